@@ -1,0 +1,35 @@
+"""Package metadata: what XL-Flax needs and the extras for each kind of machine."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="xl-flax",
+    version="0.1.0",
+    description="Pretrain, evaluate and convert multilingual encoders in JAX",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["xl_flax", "xl_flax.*", "tasks", "tasks.*"]),
+    install_requires=[
+        "array-record",
+        "flax>=0.12",
+        "gin-config",
+        "grain>=0.2.12",
+        "jax>=0.10",
+        "numpy>=2",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11",
+        "protobuf",
+        "sentencepiece",
+        "seqio",
+        "tensorboardX",
+        "tensorflow-datasets",
+        "tqdm",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "gpu": ["jax[cuda13]"],
+        "eval": ["matplotlib"],
+        "hf": ["safetensors", "torch", "transformers"],
+        "dev": ["hypothesis", "matplotlib", "pytest", "ruff"],
+    },
+)

@@ -1,0 +1,1 @@
+"""seqio Tasks and Mixtures: what the data is."""

@@ -1,0 +1,90 @@
+"""`model.json`: what a checkpoint says of itself, all that evaluation and conversion read."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xl_flax.errors import UserError
+from xl_flax.models.config import EncoderConfig
+
+VOCABULARY_FILE = "vocabulary.model"
+
+# How a model is computed, not what it is: these may change between runs of the same model.
+RUNTIME_FIELDS = frozenset(
+    {
+        "dtype",
+        "scan",
+        "remat",
+        "embedding_dropout",
+        "attention_dropout",
+        "attention_out_dropout",
+        "mlp_out_dropout",
+        "init_std",
+        "scale_residual_init",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A model: its encoder, heads, vocabulary and what it was trained on."""
+
+    encoder: EncoderConfig
+    heads: tuple[str, ...]
+    vocabulary: str  # sha256 of the vocabulary file
+    languages: Mapping[str, tuple[str, ...]]  # by objective; language ids index these
+    objectives: Mapping[str, Any]  # by name: what it was trained with
+    step: int = 0
+
+    def to_json(self) -> bytes:
+        """The text of `model.json`."""
+        fields = dataclasses.asdict(self) | {"format": 1, "encoder": self.encoder.to_dict()}
+        return (json.dumps(fields, indent=1, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, text: bytes, path: str) -> "Description":
+        """Reads `model.json`.
+
+        Raises:
+          UserError: it is damaged or written by a newer version.
+        """
+        try:
+            fields = json.loads(text)
+            if fields.pop("format") != 1:
+                raise UserError(f"{path} was written by a newer version of XL-Flax; update it")
+            encoder = EncoderConfig.from_dict(fields.pop("encoder"))
+            fields["heads"] = tuple(fields["heads"])
+            fields["languages"] = {k: tuple(v) for k, v in fields["languages"].items()}
+            return cls(encoder=encoder, **fields)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise UserError(f"{path} is damaged ({error}); choose another checkpoint") from error
+
+    def differences(self, other: "Description") -> list[str]:
+        """What keeps a run of `other` from going on from this model, one line each."""
+        lines = []
+        mine, theirs = self.encoder.to_dict(), other.encoder.to_dict()
+        for name in mine:
+            if name not in RUNTIME_FIELDS and mine[name] != theirs[name]:
+                lines.append(f"EncoderConfig.{name} was {mine[name]} and is now {theirs[name]}")
+        if self.vocabulary != other.vocabulary:
+            lines.append(
+                f"the vocabulary was {self.vocabulary[:12]}… and is now {other.vocabulary[:12]}…"
+            )
+        if set(self.heads) != set(other.heads):
+            lines.append(_changed("the heads", sorted(self.heads), sorted(other.heads)))
+        if set(self.objectives) != set(other.objectives):
+            lines.append(
+                _changed("the objectives", sorted(self.objectives), sorted(other.objectives))
+            )
+        for name in set(self.objectives) & set(other.objectives):
+            before, now = self.objectives[name], json.loads(json.dumps(other.objectives[name]))
+            for key in sorted(set(before) | set(now)):
+                if before.get(key) != now.get(key):
+                    lines.append(_changed(f"{name}.{key}", before.get(key), now.get(key)))
+        return lines
+
+
+def _changed(what: str, before: Sequence[str] | Any, now: Sequence[str] | Any) -> str:
+    show = lambda v: ", ".join(v) if isinstance(v, list) else v  # noqa: E731
+    return f"{what} was {show(before)} and is now {show(now)}"

@@ -1,0 +1,175 @@
+"""Loading a model from any checkpoint: what evaluation, sweeps and conversion start from."""
+
+import os
+import re
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
+from xl_flax.errors import UserError
+from xl_flax.models.heads import Model, build_model
+from xl_flax.parallel import params as params_lib
+from xl_flax.parallel.mesh import MeshConfig, make_partitioning
+from xl_flax.parallel.rules import Partitioning
+
+
+def find_checkpoints(path: str) -> list[str]:
+    """The complete checkpoints under a run's folder, its `checkpoints/`, or one checkpoint itself.
+
+    Returns:
+      Folders, oldest step first.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = os.path.abspath(path)
+    if os.path.exists(os.path.join(path, "model", "model.json")):
+        return [path]
+    folder = os.path.join(path, "checkpoints")
+    folder = folder if os.path.isdir(folder) else path
+    found = (
+        [
+            os.path.join(folder, name)
+            for name in sorted(os.listdir(folder), key=lambda n: (len(n), n))
+            if name.isdigit() and os.path.exists(os.path.join(folder, name, "model", "model.json"))
+        ]
+        if os.path.isdir(folder)
+        else []
+    )
+    if not found:
+        raise UserError(
+            f"no checkpoint under {path}: give a run's folder (MODEL_DIR) or one checkpoint"
+        )
+    return found
+
+
+def read_description(checkpoint: str) -> Description:
+    """Reads the `model.json` of one checkpoint folder."""
+    path = os.path.join(checkpoint, "model", "model.json")
+    try:
+        with open(path, "rb") as file:
+            return Description.from_json(file.read(), path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); is it a checkpoint?") from error
+
+
+def vocabulary_path(checkpoint: str) -> str:
+    """Where a checkpoint keeps its copy of the vocabulary."""
+    return os.path.join(checkpoint, "model", VOCABULARY_FILE)
+
+
+def load_params(checkpoint: str, layout: Any) -> Any:
+    """Reads the parameters of one checkpoint into a layout of shapes with shardings.
+
+    A layout with fewer parameters than the checkpoint reads only those.
+
+    Raises:
+      UserError: the files are damaged, or hold no such parameters.
+    """
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            return checkpointer.restore(
+                os.path.join(checkpoint, "params"),
+                args=ocp.args.PyTreeRestore(
+                    item=layout,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(layout),
+                    partial_restore=True,
+                ),
+            )
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the parameters of {checkpoint} cannot be read ({reason})") from error
+
+
+def load_model(
+    path: str, partitioning: Partitioning | None = None
+) -> tuple[Model, Description, str]:
+    """Loads the newest model under `path`.
+
+    Args:
+      path: a run's folder, its `checkpoints/`, or one checkpoint.
+      partitioning: where the parameters go; by default all devices along the data axis.
+
+    Returns:
+      The model, its description and the checkpoint's folder.
+
+    Raises:
+      UserError: no checkpoint is there, or it is damaged.
+    """
+    checkpoint = find_checkpoints(path)[-1]
+    description = read_description(checkpoint)
+    partitioning = partitioning or make_partitioning(MeshConfig())
+    abstract = params_lib.abstract(
+        lambda: build_model(description.encoder, description.heads, nnx.Rngs(0))
+    )
+    params = load_params(checkpoint, abstract.layout(partitioning))
+    return nnx.merge(abstract.graph, params), description, checkpoint
+
+
+def replace_params(params: Any, path: str, include: str, exclude: str) -> tuple[Any, list[str]]:
+    """Takes the parameters whose paths match from another checkpoint.
+
+    Args:
+      params: freshly created parameters, sharded; what is not taken stays as it is.
+      path: where the checkpoint is, as in `load_model`.
+      include: regular expression that a path must match as a whole.
+      exclude: regular expression of paths to leave out all the same; "" for none.
+
+    Returns:
+      The new parameters and the paths that were taken.
+
+    Raises:
+      UserError: an invalid expression, nothing matches, or a shape differs.
+    """
+    checkpoint = find_checkpoints(path)[-1]
+    try:
+        wanted = [
+            name
+            for name, _ in params_lib.flat(params)
+            if re.fullmatch(include, name) and not (exclude and re.fullmatch(exclude, name))
+        ]
+    except re.error as error:
+        raise UserError(f"InitFrom: {error.pattern!r} is no regular expression ({error})") from None
+    description = read_description(checkpoint)
+    theirs = params_lib.abstract(
+        lambda: build_model(description.encoder, description.heads, nnx.Rngs(0))
+    )
+    shapes = {name: leaf.shape for name, leaf in params_lib.flat(theirs.shapes)}
+    ours = dict(params_lib.flat(params))
+    if not wanted:
+        raise UserError(
+            f"InitFrom.include={include!r} without {exclude!r} matches no parameter; "
+            f"paths look like {next(iter(ours))}"
+        )
+    for name in wanted:
+        if shapes.get(name) != ours[name].shape:
+            raise UserError(
+                f"InitFrom: {name} has shape {ours[name].shape} here and "
+                f"{shapes.get(name, 'does not exist')} in {checkpoint}; exclude it, or change the "
+                "model"
+            )
+    layout = _unflatten(
+        {
+            name: jax.ShapeDtypeStruct(
+                ours[name].shape, ours[name].dtype, sharding=ours[name].sharding
+            )
+            for name in wanted
+        }
+    )
+    loaded = dict(params_lib.flat(load_params(checkpoint, layout)))
+    return _unflatten(ours | loaded), wanted
+
+
+def _unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree

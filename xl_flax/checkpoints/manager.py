@@ -1,0 +1,142 @@
+"""Checkpoints of a run: Orbax, asynchronous and atomic, each complete in itself.
+
+`MODEL_DIR/checkpoints/STEP/` holds three items: `params` and `optimizer` (sharded arrays) and
+`model`, plain files: `model.json`, which describes the encoder, the vocabulary file, and
+`progress.json`, where the run was. A folder gets its final name only when all of it is written.
+"""
+
+import asyncio
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from xl_flax.errors import UserError
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run was: all that a resumed run must know beside its arrays."""
+
+    step: int
+    rows: dict[str, int]  # rows consumed, per objective
+    seed: int
+    skipped: int  # updates skipped because of a loss or gradient that was not finite
+    window: dict[str, Any]  # metric sums since the last logged line
+
+
+class _FilesHandler(ocp.AsyncCheckpointHandler):
+    """Writes small files beside the arrays, under the same atomic rename."""
+
+    async def async_save(self, directory: epath.Path, args: "_FilesSave") -> list:
+        # The folder is made asynchronously: the write must wait for it, as Orbax's own do.
+        return [
+            ocp.future.CommitFutureAwaitingContractedSignals(
+                self._write(directory, args.files), name="files"
+            )
+        ]
+
+    async def _write(self, directory: epath.Path, files: Mapping[str, bytes]) -> None:
+        if jax.process_index() == 0:
+            for name, content in files.items():
+                (directory / name).write_bytes(content)
+
+    def save(self, directory: epath.Path, args: "_FilesSave") -> None:
+        for future in asyncio.run(self.async_save(directory, args)):
+            future.result()
+
+    def restore(self, directory: epath.Path, args: "_FilesRestore | None" = None) -> dict:
+        return {p.name: p.read_bytes() for p in directory.iterdir() if p.is_file()}
+
+
+@ocp.args.register_with_handler(_FilesHandler, for_save=True)
+@dataclasses.dataclass
+class _FilesSave(ocp.args.CheckpointArgs):
+    files: Mapping[str, bytes]
+
+
+@ocp.args.register_with_handler(_FilesHandler, for_restore=True)
+@dataclasses.dataclass
+class _FilesRestore(ocp.args.CheckpointArgs):
+    pass
+
+
+class CheckpointManager:
+    """Saves and restores a run's checkpoints; a thin layer over Orbax's manager."""
+
+    def __init__(
+        self, model_dir: str, keep_last: int | None = None, keep_every: int | None = None
+    ) -> None:
+        self.directory = os.path.join(os.path.abspath(model_dir), "checkpoints")
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep_last,
+            keep_period=keep_every,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def steps(self) -> list[int]:
+        """The complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(
+        self, params: Any, optimizer: Any, progress: Progress, files: Mapping[str, bytes]
+    ) -> None:
+        """Starts saving; returns when the arrays may be donated again.
+
+        Args:
+          params: parameters, a pytree of sharded arrays.
+          optimizer: the optimizer's state and whatever else the step carries.
+          progress: where the run is; its step names the checkpoint.
+          files: `model.json` and the vocabulary file, by name.
+        """
+        record = json.dumps(dataclasses.asdict(progress), indent=1).encode()
+        self._manager.save(
+            progress.step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                optimizer=ocp.args.StandardSave(optimizer),
+                model=_FilesSave({**files, "progress.json": record}),
+            ),
+        )
+
+    def restore(self, step: int, params: Any, optimizer: Any) -> tuple[Any, Any, Progress]:
+        """Reads one checkpoint into the layout of abstract arrays (`jax.ShapeDtypeStruct`).
+
+        Raises:
+          UserError: the files of the checkpoint are damaged or do not fit these shapes.
+        """
+        try:
+            items = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(params),
+                    optimizer=ocp.args.StandardRestore(optimizer),
+                    model=_FilesRestore(),
+                ),
+            )
+        except (ValueError, OSError, KeyError) as error:
+            raise UserError(
+                f"checkpoint {self.directory}/{step} cannot be restored "
+                f"({str(error).splitlines()[0]}); to go on from an older one, move this folder away"
+            ) from error
+        progress = Progress(**json.loads(items["model"]["progress.json"]))
+        return items["params"], items["optimizer"], progress
+
+    def wait(self) -> None:
+        """Blocks until everything started is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finishes what was started and frees the manager's threads."""
+        self._manager.close()

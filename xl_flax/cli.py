@@ -1,0 +1,159 @@
+"""What all commands share: Gin flags as in T5X, readable errors, exit codes."""
+
+import argparse
+import ast
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+import gin
+
+from xl_flax.errors import UserError
+
+EXIT_DONE, EXIT_ERROR, EXIT_USAGE = 0, 1, 2
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the state is saved, run the same command again
+
+# What Gin files may configure. None of these imports TensorFlow.
+CONFIGURABLES = (
+    "xl_flax.data.manifest",
+    "xl_flax.data.stream",
+    "xl_flax.data.vocabulary",
+    "xl_flax.evaluation.masked_lm",
+    "xl_flax.evaluation.retrieval",
+    "xl_flax.models.config",
+    "xl_flax.objectives.mlm",
+    "xl_flax.parallel.mesh",
+    "xl_flax.training.config",
+    "xl_flax.training.optimizer",
+)
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def parse(
+    argv: Sequence[str],
+    description: str,
+    extra: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> argparse.Namespace:
+    """Parses a command's flags and the Gin configuration they name.
+
+    Args:
+      argv: the arguments after the command's name.
+      description: what `--help` prints.
+      extra: adds the command's own flags to the parser.
+
+    Returns:
+      The namespace; `gin_flags` holds the Gin flags as they were given, for passing on.
+
+    Raises:
+      UserError: a Gin file, name or value that does not exist or cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Gin values: --gin.NAME=VALUE sets a macro or a parameter, as in "
+        "--gin.MODEL_DIR=/data/run or --gin.TrainConfig.steps=500; repeatable, the last one wins.",
+    )
+    parser.add_argument(
+        "--gin_file", action="append", default=[], help="a Gin file; repeatable, in this order"
+    )
+    parser.add_argument(
+        "--gin_search_paths",
+        default="",
+        help="comma-separated folders in which Gin files and their includes are looked for",
+    )
+    if extra:
+        extra(parser)
+    args, unknown = parser.parse_known_args(argv)
+    bindings = []
+    for flag in unknown:
+        match = re.fullmatch(r"--gin\.([^=]+)=(.*)", flag, re.DOTALL)
+        if not match:
+            parser.error(f"unknown argument {flag!r}; Gin values look like --gin.NAME=VALUE")
+        bindings.append(f"{match[1]} = {_literal(match[2])}")
+    args.gin_flags = (
+        [f"--gin_file={f}" for f in args.gin_file]
+        + ([f"--gin_search_paths={args.gin_search_paths}"] if args.gin_search_paths else [])
+        + unknown
+    )
+    load_gin(args.gin_file, bindings, [p for p in args.gin_search_paths.split(",") if p])
+    return args
+
+
+def load_gin(
+    files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()
+) -> None:
+    """Reads Gin files (also relative to the project's root) and bindings; replaces what was read."""
+    for module in CONFIGURABLES:
+        importlib.import_module(module)
+    gin.clear_config()
+    for path in (ROOT, *search_paths):
+        gin.add_config_file_search_path(path)
+    try:
+        gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=False)
+    except (OSError, ValueError, SyntaxError, ImportError, TypeError) as error:
+        raise UserError(explain(error)) from error
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Runs a command's `main(argv)`, prints mistakes of the user as one line, and exits."""
+    try:
+        code = main(sys.argv[1:]) or EXIT_DONE
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_ERROR
+    except Exception as error:
+        if not _from_gin(error):
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        code = EXIT_ERROR
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def explain(error: Exception) -> str:
+    """One line for an error that Gin raised: what is wrong, where, and what may have been meant."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines) or type(error).__name__
+    missing = re.search(r"Required bindings for `(\w+)` not provided in config: (\[.*?\])", text)
+    if missing:
+        names = ", ".join(f"{missing[1]}.{name}" for name in ast.literal_eval(missing[2]))
+        return f"{names} must be set: in the Gin file, or with --gin.NAME=VALUE"
+    macro = re.search(r"[Nn]o value (?:has been )?(?:set|bound) for.*?[`'\"]?%?(\w+)[`'\"]?", text)
+    if macro and "gin.macro" in text:
+        return f"{macro[1]} must be set: in the Gin file, or with --gin.{macro[1]}=VALUE"
+    unknown = re.search(r"No configurable matching '([^']+)'", text)
+    if unknown:
+        close = difflib.get_close_matches(unknown[1], _names(), n=1, cutoff=0.5)
+        return text + (f" Did you mean {close[0]!r}?" if close else "")
+    return text
+
+
+def _from_gin(error: Exception) -> bool:
+    """Whether an error's cause lies in the configuration: Gin tags what it raises or passes on."""
+    return isinstance(error, (ValueError, TypeError, RuntimeError)) and (
+        "Required bindings for" in str(error) or "gin.macro" in str(error)
+    )
+
+
+def _names() -> list[str]:
+    from gin import config
+
+    return [selector.split(".")[-1] for selector, _ in config._REGISTRY.items()]
+
+
+def _literal(value: str) -> str:
+    """A Gin value; a bare word or path, as a shell user would write it, becomes a string."""
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        if not value.lstrip().startswith(("@", "%", "[", "(", "{")):
+            return repr(value)
+    return value

@@ -1,0 +1,1 @@
+"""From seqio tasks to batches: vocabulary, packed cache, stream."""

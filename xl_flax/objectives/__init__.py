@@ -1,0 +1,1 @@
+"""Objectives: each turns a batch into a loss."""

@@ -1,0 +1,60 @@
+"""Several processes as one run: joining, waiting for each other, being told to stop."""
+
+import argparse
+import signal
+from collections.abc import Callable
+
+import jax
+from jax.experimental import multihost_utils
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags with which a process says which run it belongs to."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="join the other processes of a TPU pod or a Slurm job, which JAX recognises by itself",
+    )
+    group.add_argument("--coordinator", help="host:port of process 0, where nothing else tells it")
+    group.add_argument("--num_processes", type=int, help="with --coordinator: how many there are")
+    group.add_argument("--process_id", type=int, help="with --coordinator: which one this is")
+
+
+def initialize(args: argparse.Namespace) -> None:
+    """Joins the run that the flags name; must come before any other use of JAX's devices."""
+    if args.distributed or args.coordinator:
+        jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def first_process_first(name: str, function: Callable) -> None:
+    """Runs `function` on process 0, then, when it is done, on the others."""
+    if jax.process_index() == 0:
+        function()
+    barrier(name)
+    if jax.process_index() != 0:
+        function()
+
+
+class Preemption:
+    """Says whether the machine asks to stop (SIGTERM); all processes agree on the step."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_) -> None:
+        self._asked = True
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and stop after this step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked

@@ -1,0 +1,94 @@
+"""The device mesh: three axes, `data`, `fsdp` and `tensor`, inside a slice and across slices."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import gin
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from xl_flax.errors import UserError
+from xl_flax.parallel.rules import Partitioning, Rules
+
+AXES = ("data", "fsdp", "tensor")
+
+DEFAULT_RULES: Rules = (
+    ("batch", ("data", "fsdp")),
+    ("vocab", "tensor"),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    ("embed", "fsdp"),
+)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes `(data, fsdp, tensor)`; one −1 per group takes what is left."""
+
+    ici: Sequence[int] = (-1, 1, 1)  # devices within a slice, joined by the fast interconnect
+    dcn: Sequence[int] = (1, 1, 1)  # slices, joined by the data-centre network
+    rules: Rules = DEFAULT_RULES  # logical axis → mesh axis or axes
+
+
+def make_partitioning(
+    config: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Partitioning:
+    """Lays the devices (all of them by default) out as `config` says.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices, or a rule names no mesh axis.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    for name, axes in config.rules:
+        for axis in (axes,) if isinstance(axes, str) else axes or ():
+            if axis not in AXES:
+                raise UserError(
+                    f"MeshConfig.rules maps {name!r} to {axis!r}, which is no mesh axis; "
+                    f"the axes are {', '.join(AXES)}"
+                )
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    dcn = _fill("dcn", config.dcn, slices if slices > 1 else math.prod(_known(config.dcn)))
+    ici = _fill("ici", config.ici, len(devices) // math.prod(dcn))
+    if math.prod(ici) * math.prod(dcn) != len(devices):
+        raise UserError(
+            f"the mesh ici={tuple(config.ici)} × dcn={tuple(config.dcn)} needs "
+            f"{math.prod(ici) * math.prod(dcn)} devices, but there are {len(devices)} "
+            f"({devices[0].device_kind}); set MeshConfig.ici so that data × fsdp × tensor fits, "
+            "or one of them to -1"
+        )
+    if slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(ici, dcn, devices)
+    else:
+        shape = [i * d for i, d in zip(ici, dcn, strict=True)]
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Partitioning(mesh, config.rules)
+
+
+def check_batch(name: str, batch_size: int, accumulate: int, partitioning: Partitioning) -> None:
+    """Raises UserError unless every device gets an equal share of every microbatch."""
+    shards = math.prod(partitioning.mesh.shape[a] for a in ("data", "fsdp"))
+    if batch_size % (shards * accumulate):
+        raise UserError(
+            f"objective {name!r}: batch_size={batch_size} cannot be divided into {accumulate} "
+            f"microbatch(es) over {shards} device(s) of the data and fsdp axes; use a multiple "
+            f"of {shards * accumulate}"
+        )
+
+
+def _known(sizes: Sequence[int]) -> list[int]:
+    return [s for s in sizes if s != -1]
+
+
+def _fill(group: str, sizes: Sequence[int], total: int) -> list[int]:
+    """Replaces one −1 by what is left of `total`."""
+    if len(sizes) != len(AXES) or any(s < 1 and s != -1 for s in sizes) or sizes.count(-1) > 1:
+        raise UserError(
+            f"MeshConfig.{group}={tuple(sizes)}: give three sizes ({', '.join(AXES)}), "
+            "each at least 1, at most one of them -1"
+        )
+    known = math.prod(_known(sizes))
+    return [max(total // known, 1) if s == -1 else s for s in sizes]

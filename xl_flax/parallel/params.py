@@ -1,0 +1,81 @@
+"""A module's parameters as a plain pytree: created sharded, laid out by their logical axis names."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from xl_flax.parallel.rules import Partitioning
+
+
+@dataclasses.dataclass(frozen=True)
+class Abstract:
+    """A module without its values: everything that is known before any memory is used."""
+
+    graph: nnx.GraphDef  # `nnx.merge(graph, params)` gives the module back
+    shapes: dict[str, Any]  # nested dict of jax.ShapeDtypeStruct
+    axes: dict[str, Any]  # the same tree with a tuple of logical axis names at each leaf
+
+    def shardings(self, partitioning: Partitioning) -> dict[str, Any]:
+        """The NamedSharding of each parameter."""
+        return jax.tree.map(lambda s, a: partitioning.sharding(a, s.shape), self.shapes, self.axes)
+
+    def layout(self, partitioning: Partitioning) -> dict[str, Any]:
+        """Shapes with shardings: what restoring a checkpoint needs."""
+        return jax.tree.map(
+            lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p),
+            self.shapes,
+            self.shardings(partitioning),
+        )
+
+
+def abstract(build: Callable[[], nnx.Module]) -> Abstract:
+    """Traces a constructor without running it."""
+    graph, state = nnx.split(nnx.eval_shape(build))
+    specs = nnx.to_pure_dict(nnx.get_partition_spec(state))
+    shapes = nnx.to_pure_dict(state)
+    axes = jax.tree.map(
+        lambda s, spec: tuple(spec) + (None,) * (len(s.shape) - len(spec)), shapes, specs
+    )
+    return Abstract(graph, shapes, axes)
+
+
+def create(build: Callable[[], nnx.Module], partitioning: Partitioning) -> dict[str, Any]:
+    """Runs a constructor under jit, so that each device makes only its own share."""
+    shardings = abstract(build).shardings(partitioning)
+    return jax.jit(lambda: nnx.to_pure_dict(nnx.split(build())[1]), out_shardings=shardings)()
+
+
+def flat(tree: dict[str, Any], is_leaf: Callable[[Any], bool] | None = None) -> Iterator:
+    """Pairs of a leaf's path, as in `encoder/layers/mlp/kernel`, and the leaf."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]:
+        yield "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path), leaf
+
+
+def table(shapes: dict[str, Any], axes: dict[str, Any], partitioning: Partitioning) -> str:
+    """All parameters with shape, dtype, logical axes and sharding, and their totals, as text."""
+    rows = [("parameter", "shape", "dtype", "axes", "sharding")]
+    total = per_device = 0
+    names = dict(flat(axes, is_leaf=lambda x: isinstance(x, tuple)))
+    for path, leaf in flat(shapes):
+        sharding = partitioning.sharding(names[path], leaf.shape)
+        total += leaf.size
+        per_device += int(np.prod(sharding.shard_shape(leaf.shape)))
+        rows.append(
+            (
+                path,
+                "×".join(map(str, leaf.shape)) or "scalar",
+                str(np.dtype(leaf.dtype)),
+                ", ".join(str(a or "·") for a in names[path]),
+                ", ".join("+".join((a,) if isinstance(a, str) else a or ("·",)) for a in sharding.spec),
+            )
+        )
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    lines.insert(1, "-" * max(map(len, lines)))
+    mesh = " × ".join(f"{name} {size}" for name, size in partitioning.mesh.shape.items())
+    lines.append(f"{total:,} parameters; {per_device:,} on each device; mesh {mesh}")
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""Logical axis names → mesh axes: how parameters and activations are laid out.
+
+Models name the axes of their arrays ("batch", "embed", "mlp", …) and know no mesh. A
+`Partitioning` holds the mesh and the rules that translate; a step activates it while it is traced.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Rules = Sequence[tuple[str, str | Sequence[str] | None]]
+
+_active: contextvars.ContextVar["Partitioning | None"] = contextvars.ContextVar(
+    "partitioning", default=None
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Partitioning:
+    """A device mesh and the rules from logical axis names to its axes."""
+
+    mesh: Mesh
+    rules: Rules
+
+    def spec(
+        self, names: Sequence[str | None], shape: Sequence[int] | None = None
+    ) -> PartitionSpec:
+        """The PartitionSpec of an array whose axes have these logical names.
+
+        A mesh axis is used at most once, by the first name that claims it. With `shape`, an axis
+        whose size the mesh axes do not divide stays whole (a 250,002-piece vocabulary on four
+        devices), which the parameter table then shows.
+        """
+        rules = {name: (axes,) if isinstance(axes, str) else axes for name, axes in self.rules}
+        used: set[str] = set()
+        spec = []
+        for i, name in enumerate(names):
+            axes = tuple(a for a in (rules.get(name) or ()) if a not in used) if name else ()
+            if shape is not None:
+                size = int(np.prod([self.mesh.shape[a] for a in axes]))
+                if shape[i] % size:
+                    axes = ()
+            used.update(axes)
+            spec.append(axes if len(axes) > 1 else axes[0] if axes else None)
+        return PartitionSpec(*spec)
+
+    def sharding(
+        self, names: Sequence[str | None], shape: Sequence[int] | None = None
+    ) -> NamedSharding:
+        """`spec` as a NamedSharding on this mesh."""
+        return NamedSharding(self.mesh, self.spec(names, shape))
+
+    @contextlib.contextmanager
+    def activate(self) -> Iterator[None]:
+        """While active (at trace time), `constrain` applies this partitioning."""
+        token = _active.set(self)
+        try:
+            yield
+        finally:
+            _active.reset(token)
+
+
+def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
+    """Asks the compiler to lay out `x` as its logical axis names say; without a mesh, nothing."""
+    partitioning = _active.get()
+    if partitioning is None or partitioning.mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, partitioning.sharding(names, x.shape))
+
+
+def batch_shardings(partitioning: Partitioning, batch: Any) -> Any:
+    """Shardings of a pytree of arrays whose first axis is the batch."""
+    return jax.tree.map(
+        lambda x: partitioning.sharding(("batch",) + (None,) * (np.ndim(x) - 1)), batch
+    )

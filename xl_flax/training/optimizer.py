@@ -1,0 +1,124 @@
+"""Optimizers and learning-rate schedules, all from optax."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import optax
+
+from xl_flax.errors import UserError
+
+SCHEDULES = ("constant", "linear", "rsqrt", "cosine", "wsd")
+OPTIMIZERS = ("adamw", "muon")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and its schedule."""
+
+    name: str = "adamw"  # "adamw" or "muon" (orthogonalised momentum on the layers' matrices)
+    learning_rate: float = 1e-4  # the peak
+    schedule: str = "linear"  # after the warm-up: constant, linear, rsqrt, cosine or wsd
+    warmup_steps: int = 0  # linear from zero
+    decay_steps: int | None = None  # wsd: length of the final decay; default: a tenth of the run
+    final_scale: float = 0.0  # linear, cosine and wsd end at this share of the peak
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+    weight_decay: float = 0.01  # decoupled; not applied to biases and norms
+    clip_norm: float | None = 1.0  # global norm of the gradient
+
+
+def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
+    """Learning rate as a function of the number of updates made so far.
+
+    `wsd` is warmup-stable-decay (Hu et al. 2024, MiniCPM, §4): constant, then linear decay over
+    the last `decay_steps`; `rsqrt` is peak · sqrt(warmup / step) (Vaswani et al. 2017, §5.3).
+
+    Raises:
+      UserError: an unknown schedule, or a warm-up or decay longer than the run.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    decay = steps // 10 if config.decay_steps is None else config.decay_steps
+    if config.schedule not in SCHEDULES:
+        raise UserError(
+            f"OptimizerConfig.schedule={config.schedule!r} is none of {', '.join(SCHEDULES)}"
+        )
+    if warmup + (decay if config.schedule == "wsd" else 0) > steps:
+        raise UserError(
+            f"OptimizerConfig: warmup_steps={warmup} (and decay_steps={decay} for wsd) do not fit "
+            f"into {steps} training steps"
+        )
+    final = peak * config.final_scale
+    rest = max(steps - warmup, 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, final, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=config.final_scale),
+        "rsqrt": lambda: _rsqrt(peak, max(warmup, 1)),
+        "wsd": lambda: optax.join_schedules(
+            [optax.constant_schedule(peak), optax.linear_schedule(peak, final, max(decay, 1))],
+            [rest - decay],
+        ),
+    }[config.schedule]()
+    if not warmup:
+        return after
+    # The first update already moves: step 0 uses peak / warmup.
+    ramp = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+    return optax.join_schedules([ramp, after], [warmup])
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps: int, axes: Any
+) -> tuple[optax.GradientTransformation, Callable[[jax.Array], jax.Array]]:
+    """The optax transformation (without clipping, which the step does) and its schedule.
+
+    Args:
+      config: the optimizer's settings.
+      steps: updates in the whole run.
+      axes: the parameters' pytree with a tuple of logical axis names at each leaf; it says which
+        leaves are matrices: at least two axes beside the stack of layers.
+
+    Raises:
+      UserError: an unknown optimizer or schedule.
+    """
+    schedule = make_schedule(config, steps)
+    is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
+    matrices = jax.tree.map(lambda a: len(_own(a)) >= 2, axes, is_leaf=is_axes)
+    if config.name == "adamw":
+        return optax.adamw(
+            schedule, config.b1, config.b2, config.eps, 0.0, None, config.weight_decay, matrices
+        ), schedule
+    if config.name == "muon":
+        # Embeddings stay with AdamW, as Jordan et al. (2024) advise. A stacked leaf is a batch of
+        # matrices: input axis first, everything after it is output.
+        def dimensions(a: tuple) -> optax.contrib.MuonDimensionNumbers | None:
+            first = len(a) - len(_own(a))
+            if len(_own(a)) < 2 or "vocab" in a or "layers" not in a:
+                return None
+            return optax.contrib.MuonDimensionNumbers(first, tuple(range(first + 1, len(a))))
+
+        return optax.contrib.muon(
+            schedule,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=matrices,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=jax.tree.map(dimensions, axes, is_leaf=is_axes),
+            consistent_rms=0.2,  # updates of AdamW's size, so that one learning rate fits both
+        ), schedule
+    raise UserError(f"OptimizerConfig.name={config.name!r} is none of {', '.join(OPTIMIZERS)}")
+
+
+def _own(axes: tuple) -> tuple:
+    return tuple(a for a in axes if a != "layers")
+
+
+def _rsqrt(peak: float, warmup: int) -> Callable[[jax.Array], jax.Array]:
+    return lambda count: peak * jnp.sqrt(warmup / (count + warmup))
