@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import sys
+import tokenize
 from collections.abc import Callable, Sequence
 
 import gin
@@ -93,10 +94,40 @@ def load_gin(
     gin.clear_config()
     for path in (ROOT, *search_paths):
         gin.add_config_file_search_path(path)
+    where = ""
     try:
-        gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=False)
+        for where in files:
+            gin.parse_config_file(where)
+        in_files = _macros(gin.config_str())
+        for where in bindings:
+            gin.parse_config(where)
+    except tokenize.TokenError as error:
+        raise UserError(f"{where}: {error.args[0]}: is a bracket or quote left open?") from error
     except (OSError, ValueError, SyntaxError, ImportError, TypeError) as error:
         raise UserError(explain(error)) from error
+    _check_macros(gin.config_str(), in_files, bindings)
+
+
+def _macros(config: str) -> dict[str, str]:
+    """The macros that a printed configuration sets, with their values."""
+    return dict(re.findall(r"^(\w+) = (.*)$", config, re.MULTILINE))
+
+
+def _check_macros(config: str, in_files: dict[str, str], bindings: Sequence[str]) -> None:
+    """Refuses a macro that is required but not set, or set by a flag and used by nothing."""
+    for name in re.findall(r"^([\w./]+) = %gin\.REQUIRED$", config, re.MULTILINE):
+        raise UserError(_unset(name))
+    used = set(re.findall(r"%(\w+)", config))
+    for binding in bindings:
+        name = binding.split("=", 1)[0].strip()
+        if name.isidentifier() and name not in used and name not in in_files:
+            close = difflib.get_close_matches(name, used | set(in_files), n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"--gin.{name} sets a name that nothing uses{hint}")
+
+
+def _unset(name: str) -> str:
+    return f"{name} must be set: in the Gin file, or with --gin.{name}=VALUE"
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -124,12 +155,12 @@ def explain(error: Exception) -> str:
     text = " ".join(lines) or type(error).__name__
     missing = re.search(r"Required bindings for `(\w+)` not provided in config: (\[.*?\])", text)
     if missing:
-        names = ", ".join(f"{missing[1]}.{name}" for name in ast.literal_eval(missing[2]))
-        return f"{names} must be set: in the Gin file, or with --gin.NAME=VALUE"
-    macro = re.search(r"[Nn]o value (?:has been )?(?:set|bound) for.*?[`'\"]?%?(\w+)[`'\"]?", text)
-    if macro and "gin.macro" in text:
-        return f"{macro[1]} must be set: in the Gin file, or with --gin.{macro[1]}=VALUE"
-    unknown = re.search(r"No configurable matching '([^']+)'", text)
+        names = ast.literal_eval(missing[2])
+        return " and ".join(_unset(f"{missing[1]}.{name}") for name in names)
+    macro = re.search(r"macro\(\) missing .* in scope '(\w+)'", text)
+    if macro:
+        return _unset(macro[1])
+    unknown = re.search(r"No configurable matching (?:reference )?'@?(\w+)", text)
     if unknown:
         close = difflib.get_close_matches(unknown[1], _names(), n=1, cutoff=0.5)
         return text + (f" Did you mean {close[0]!r}?" if close else "")
@@ -137,16 +168,18 @@ def explain(error: Exception) -> str:
 
 
 def _from_gin(error: Exception) -> bool:
-    """Whether an error's cause lies in the configuration: Gin tags what it raises or passes on."""
-    return isinstance(error, (ValueError, TypeError, RuntimeError)) and (
-        "Required bindings for" in str(error) or "gin.macro" in str(error)
-    )
+    """Whether Gin raised this because a value is missing."""
+    return "Required bindings for" in str(error) or "macro() missing" in str(error)
 
 
 def _names() -> list[str]:
-    from gin import config
-
-    return [selector.split(".")[-1] for selector, _ in config._REGISTRY.items()]
+    """Names that Gin files may use, for suggestions."""
+    return [
+        name
+        for module in CONFIGURABLES
+        for name, value in vars(sys.modules[module]).items()
+        if callable(value) and getattr(value, "__module__", None) == module
+    ]
 
 
 def _literal(value: str) -> str:

@@ -10,6 +10,9 @@ from flax import nnx
 
 from xl_flax.parallel.rules import Partitioning
 
+# Variables carry logical names, not mesh axes: they are laid out here, not when they are made.
+nnx.use_eager_sharding(False)
+
 
 @dataclasses.dataclass(frozen=True)
 class Abstract:
@@ -70,7 +73,9 @@ def table(shapes: dict[str, Any], axes: dict[str, Any], partitioning: Partitioni
                 "×".join(map(str, leaf.shape)) or "scalar",
                 str(np.dtype(leaf.dtype)),
                 ", ".join(str(a or "·") for a in names[path]),
-                ", ".join("+".join((a,) if isinstance(a, str) else a or ("·",)) for a in sharding.spec),
+                ", ".join(
+                    "+".join((a,) if isinstance(a, str) else a or ("·",)) for a in sharding.spec
+                ),
             )
         )
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]

@@ -102,17 +102,17 @@ def make_optimizer(
                 return None
             return optax.contrib.MuonDimensionNumbers(first, tuple(range(first + 1, len(a))))
 
-        return optax.contrib.muon(
-            schedule,
+        muon = optax.contrib.muon(
+            1.0,
             eps=config.eps,
-            weight_decay=config.weight_decay,
-            weight_decay_mask=matrices,
             adam_b1=config.b1,
             adam_b2=config.b2,
-            adam_weight_decay=config.weight_decay,
             muon_weight_dimension_numbers=jax.tree.map(dimensions, axes, is_leaf=is_axes),
             consistent_rms=0.2,  # updates of AdamW's size, so that one learning rate fits both
-        ), schedule
+        )
+        # Its updates already point downhill, hence the sign of the decay.
+        decay = optax.add_decayed_weights(-config.weight_decay, matrices)
+        return optax.chain(muon, decay, optax.scale_by_schedule(schedule)), schedule
     raise UserError(f"OptimizerConfig.name={config.name!r} is none of {', '.join(OPTIMIZERS)}")
 
 

@@ -1,0 +1,57 @@
+"""Meshes and rules: sizes are filled in and checked, each mesh axis is used once."""
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from xl_flax.errors import UserError
+from xl_flax.parallel.mesh import MeshConfig, check_batch, make_partitioning
+from xl_flax.parallel.rules import constrain
+
+
+def test_one_minus_one_is_filled_in():
+    mesh = make_partitioning(MeshConfig(ici=(-1, 2, 2))).mesh
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize("ici", [(3, 1, 1), (4, 4, 1), (-1, 3, 1)])
+def test_a_mesh_that_does_not_match_the_devices_names_both(ici):
+    with pytest.raises(UserError, match=r"but there are 8"):
+        make_partitioning(MeshConfig(ici=ici))
+
+
+@pytest.mark.parametrize("ici", [(-1, -1, 1), (0, 1, 1), (8, 1)])
+def test_malformed_sizes_are_refused(ici):
+    with pytest.raises(UserError, match=r"MeshConfig\.ici"):
+        make_partitioning(MeshConfig(ici=ici))
+
+
+def test_a_rule_for_an_unknown_mesh_axis_is_refused():
+    with pytest.raises(UserError, match="'model', which is no mesh axis"):
+        make_partitioning(MeshConfig(rules=(("mlp", "model"),)))
+
+
+def test_a_mesh_axis_is_used_once_and_only_where_it_divides():
+    partitioning = make_partitioning(MeshConfig(ici=(2, 2, 2)))
+    assert partitioning.spec(("batch", None, "embed")) == P(("data", "fsdp"), None, None)
+    assert partitioning.spec(("vocab", "embed")) == P("tensor", "fsdp")
+    assert partitioning.spec(("vocab", "embed"), (250_001, 64)) == P(None, "fsdp")
+
+
+def test_constrain_acts_only_while_a_partitioning_is_active():
+    partitioning = make_partitioning(MeshConfig(ici=(8, 1, 1)))
+    x = jax.numpy.zeros((8, 4))
+
+    def f(x):
+        with partitioning.activate():
+            return constrain(x * 2, ("batch", None))
+
+    assert jax.jit(f)(x).sharding.shard_shape(x.shape) == (1, 4)
+    assert constrain(x, ("batch", None)) is x
+
+
+def test_a_batch_that_the_mesh_does_not_divide_names_the_next_multiple():
+    partitioning = make_partitioning(MeshConfig(ici=(4, 2, 1)))
+    check_batch("mlm", 32, 4, partitioning)
+    with pytest.raises(UserError, match=r"'mlm': batch_size=24 .* multiple of 16"):
+        check_batch("mlm", 24, 2, partitioning)

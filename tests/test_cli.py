@@ -1,0 +1,93 @@
+"""Mistakes in Gin files and flags each give one line that names them and says what to do."""
+
+import pytest
+
+from xl_flax import cli
+from xl_flax.errors import UserError
+from xl_flax.parallel.mesh import MeshConfig
+from xl_flax.training.optimizer import OptimizerConfig
+
+
+def parse(*flags):
+    return cli.parse(flags, "test")
+
+
+@pytest.fixture
+def gin_file(tmp_path):
+    def write(text):
+        path = tmp_path / "run.gin"
+        path.write_text(text)
+        return f"--gin_file={path}"
+
+    return write
+
+
+def test_files_and_flags_configure_and_flags_win(gin_file):
+    parse(
+        gin_file("LR = 0.1\nOptimizerConfig.learning_rate = %LR\nMeshConfig.ici = (2, 4, 1)\n"),
+        "--gin.LR=0.5",
+        "--gin.OptimizerConfig.schedule=rsqrt",
+    )
+    assert OptimizerConfig().learning_rate == 0.5
+    assert OptimizerConfig().schedule == "rsqrt"
+    assert tuple(MeshConfig().ici) == (2, 4, 1)
+
+
+def test_flags_are_kept_for_passing_on(gin_file):
+    file = gin_file("X = 1\n")
+    assert parse(file, "--gin.X=2").gin_flags == [file, "--gin.X=2"]
+
+
+def test_bare_words_and_paths_are_strings(gin_file):
+    parse(gin_file("P = 1\nOptimizerConfig.name = %P\n"), "--gin.P=/data/my run/x-1")
+    assert OptimizerConfig().name == "/data/my run/x-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("OptimizerConfg.b1 = 0.5\n", [], "OptimizerConfg.*line 1.*Did you mean 'OptimizerConfig'"),
+        ("OptimizerConfig.beta = 0.5\n", [], "doesn't have a parameter named 'beta'.*line 1"),
+        ("OptimizerConfig.b1 = [1,\n", [], "run.gin"),
+        ("include 'gin/nowhere.gin'\n", [], "gin/nowhere.gin"),
+        ("import no_such_module\n", [], "no_such_module.*line 1"),
+        ("STEPS = 1\n", ["--gin.STEPZ=5"], "STEPZ.*did you mean STEPS"),
+        ("MODEL_DIR = %gin.REQUIRED\n", [], "MODEL_DIR must be set"),
+        ("TrainConfig.encoder = @EncoderConf()\n", [], "Did you mean 'EncoderConfig'"),
+    ],
+)
+def test_mistakes_are_named(gin_file, text, flags, message):
+    with pytest.raises(UserError, match=message):
+        parse(gin_file(text), *flags)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(UserError, match="nowhere.gin"):
+        parse("--gin_file=nowhere.gin")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("OptimizerConfig.name = %NAME\n", "NAME must be set: in the Gin file, or with --gin.NAME"),
+        ("OptimizerConfig.name = %gin.REQUIRED\n", r"OptimizerConfig\.name must be set"),
+    ],
+)
+def test_a_value_missing_when_it_is_needed_is_one_line(gin_file, text, message, capsys):
+    def main(argv):
+        parse(gin_file(text))
+        OptimizerConfig()
+
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(main)
+    assert exit_.value.code == cli.EXIT_ERROR
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message.replace("\\", "") in error
+
+
+def test_an_unknown_flag_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse("--steps=3")
+    assert exit_.value.code == cli.EXIT_USAGE
+    assert "--gin.NAME=VALUE" in capsys.readouterr().err

@@ -1,0 +1,76 @@
+"""Schedules have the published shapes; decay and orthogonalisation reach the right parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xl_flax.errors import UserError
+from xl_flax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+
+
+def at(config, steps, points):
+    schedule = make_schedule(config, steps)
+    return [float(schedule(jnp.int32(p))) for p in points]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "points", "expected"),
+    [
+        ("constant", (9, 50, 99), (1.0, 1.0, 1.0)),
+        ("linear", (10, 55, 100), (1.0, 0.5, 0.0)),
+        ("cosine", (10, 55, 100), (1.0, 0.5, 0.0)),
+        ("rsqrt", (10, 30, 80), (1.0, 0.5**0.5 * (20 / 30) ** 0.5, 0.3535)),
+        ("wsd", (10, 80, 90, 100), (1.0, 1.0, 0.5, 0.0)),
+    ],
+)
+def test_schedules(schedule, points, expected):
+    config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup_steps=10, decay_steps=20)
+    np.testing.assert_allclose(at(config, 100, (0, 9)), (0.1, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(at(config, 100, points), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_warmup_longer_than_the_run_is_refused():
+    with pytest.raises(UserError, match="warmup_steps=200"):
+        make_schedule(OptimizerConfig(warmup_steps=200), 100)
+
+
+@pytest.mark.parametrize("field", ["name", "schedule"])
+def test_unknown_names_list_the_known_ones(field):
+    with pytest.raises(UserError, match="adamw|constant"):
+        make_optimizer(OptimizerConfig(**{field: "sgdr"}), 10, {"w": ("embed",)})
+
+
+AXES = {
+    "table": ("vocab", "embed"),
+    "kernel": ("layers", "embed", "mlp"),
+    "norm": ("layers", "embed"),
+    "bias": ("vocab",),
+}
+PARAMS = {
+    "table": jnp.ones((20, 4)),
+    "kernel": jax.random.normal(jax.random.key(0), (3, 4, 8)),
+    "norm": jnp.ones((3, 4)),
+    "bias": jnp.ones(20),
+}
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_weight_decay_spares_norms_and_biases(name):
+    config = OptimizerConfig(name=name, learning_rate=0.1, schedule="constant", weight_decay=0.5)
+    optimizer, _ = make_optimizer(config, 10, AXES)
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = optimizer.update(zero, optimizer.init(PARAMS), PARAMS)
+    assert not updates["norm"].any() and not updates["bias"].any()
+    np.testing.assert_allclose(updates["table"], -0.05 * PARAMS["table"], rtol=1e-5)
+    np.testing.assert_allclose(updates["kernel"], -0.05 * PARAMS["kernel"], rtol=1e-5)
+
+
+def test_muon_orthogonalises_each_layer_on_its_own():
+    config = OptimizerConfig(name="muon", learning_rate=1.0, schedule="constant", weight_decay=0.0)
+    optimizer, _ = make_optimizer(config, 10, AXES)
+    grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), PARAMS)
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    for layer in updates["kernel"]:
+        singular = np.linalg.svd(layer, compute_uv=False)
+        assert singular.max() / singular.min() < 2.5  # of the raw gradient's layers: far more

@@ -1,0 +1,305 @@
+"""The training loop, top to bottom: data, model, step, checkpoint, then step after step."""
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+from flax import nnx
+
+from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
+from xl_flax.checkpoints.manager import CheckpointManager, Progress
+from xl_flax.data.batches import Prefetcher, global_batch
+from xl_flax.data.stream import Stream, open_stream
+from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
+from xl_flax.errors import UserError
+from xl_flax.models.heads import build_model
+from xl_flax.parallel import params as params_lib
+from xl_flax.parallel.distributed import Preemption, barrier, first_process_first
+from xl_flax.parallel.mesh import check_batch, make_partitioning
+from xl_flax.training import state as state_lib
+from xl_flax.training.config import TrainConfig
+from xl_flax.training.flops import flops_per_token, peak_flops
+from xl_flax.training.held_out import HeldOutEvaluation
+from xl_flax.training.logging import Logger, Window, clock, console_line
+from xl_flax.training.optimizer import make_optimizer
+from xl_flax.training.step import make_train_step
+
+
+def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = False) -> bool:
+    """Trains the run that `config` describes, from its newest checkpoint on.
+
+    Args:
+      config: the run.
+      gin_flags: the Gin flags of this command, passed on to the process that builds caches.
+      dry_run: build everything and compile the step, but run and write nothing.
+
+    Returns:
+      False if the machine asked to stop before the last step; the state is saved.
+
+    Raises:
+      UserError: anything that the user can mend; see its message.
+    """
+    main_process = jax.process_index() == 0
+    say = print if main_process else lambda *_, **__: None
+
+    # ---- Mesh, vocabulary, data: cheap checks first, caches are built where they are missing.
+    partitioning = make_partitioning(config.mesh)
+    objectives = {o.name: o for o in config.objectives}
+    _check(config)
+    for name, objective in objectives.items():
+        check_batch(name, objective.batch_size, config.accumulate, partitioning)
+    vocabulary = run_vocabulary()
+    _check_vocabulary(vocabulary, config)
+    streams: dict[str, Stream] = {}
+
+    def open_streams() -> None:
+        for name, o in objectives.items():
+            streams[name] = open_stream(o.rows, config.cache, config.seed, vocabulary, gin_flags)
+
+    first_process_first("caches", open_streams)
+    for name, stream in streams.items():
+        rows = config.steps * objectives[name].batch_size
+        say(f"\n{name}: {rows:,} rows of {stream.length} tokens from\n{stream.table(rows)}")
+
+    # ---- Model, optimizer, step.
+    heads = sorted({h for o in objectives.values() for h in o.heads})
+
+    def build() -> nnx.Module:
+        return build_model(config.encoder, heads, nnx.Rngs(config.seed))
+
+    abstract = params_lib.abstract(build)
+    info = params_lib.table(abstract.shapes, abstract.axes, partitioning)
+    say(f"\n{info}\n")
+    optimizer, schedule = make_optimizer(config.optimizer, config.steps, abstract.axes)
+    step_fn = make_train_step(
+        abstract.graph,
+        list(objectives.values()),
+        optimizer,
+        schedule,
+        partitioning,
+        abstract.shardings(partitioning),
+        config.accumulate,
+        config.optimizer.clip_norm,
+    )
+    constants = {n: o.bind(vocabulary, streams[n]) for n, o in objectives.items()}
+    constants = jax.device_put(constants, partitioning.sharding(()))
+    key = jax.random.key(config.seed)
+    held_out = HeldOutEvaluation(config, objectives, abstract, partitioning, vocabulary, gin_flags)
+
+    def rates_at(step: int) -> tuple[Any, ...]:
+        return tuple(o.rate_at(step * o.batch_size) for o in objectives.values())
+
+    # ---- State: resumed, or fresh, or with another checkpoint's parameters.
+    layout = state_lib.layout(abstract, optimizer, partitioning)
+    description = Description(
+        encoder=config.encoder,
+        heads=tuple(heads),
+        vocabulary=vocabulary.fingerprint,
+        languages={n: tuple(s.languages) for n, s in streams.items()},
+        objectives={n: o.description() for n, o in objectives.items()},
+    )
+    if dry_run:
+        batches = {
+            n: global_batch(s, 0, objectives[n].batch_size, partitioning)
+            for n, s in streams.items()
+        }
+        compiled = step_fn.lower(layout, batches, constants, key, rates_at(0)).compile()
+        memory = compiled.memory_analysis()
+        say(
+            f"dry run: the step compiles; per device {_mib(memory.argument_size_in_bytes)} of "
+            f"arguments and {_mib(memory.temp_size_in_bytes)} of temporaries. Nothing was run"
+        )
+        return True
+    manager = CheckpointManager(config.model_dir, config.keep_last, config.keep_every)
+    resumed = state_lib.resume(manager, description, layout, config.seed)
+    if resumed:
+        state, progress = resumed
+        say(f"resuming {config.model_dir} at step {progress.step:,}")
+    else:
+        params = params_lib.create(build, partitioning)
+        if config.init_from:
+            params, message = state_lib.init_from(params, config.init_from)
+            say(message)
+        state = state_lib.fresh(params, optimizer, layout)
+        progress = Progress(0, dict.fromkeys(objectives, 0), config.seed, 0, {})
+    if main_process:
+        _write(config.model_dir, "config.gin", gin.config_str())
+        _write(config.model_dir, "model-info.txt", info + "\n")
+    barrier("model_dir")
+
+    # ---- Train.
+    files = {VOCABULARY_FILE: vocabulary.read_bytes()}
+    languages = {n: s.languages for n, s in streams.items()}
+    logger = Logger(config.model_dir, progress.step, main_process)
+    window = Window(progress.window)
+    speed = _Speed(config, streams)
+    preemption = Preemption()
+    rows = dict(progress.rows)
+    first = progress.step
+    pending = None  # metrics of the step before, read while this one runs
+
+    def record(step: int, metrics: dict[str, Any]) -> None:
+        metrics = jax.device_get(metrics)
+        window.add(metrics)
+        if metrics["step"]["bad_streak"] >= config.max_bad_steps:
+            raise UserError(
+                f"loss or gradient was not finite in {config.max_bad_steps} steps in a row, the "
+                f"last of them {step:,}; the checkpoints are intact ({config.model_dir}). Lower "
+                "OptimizerConfig.learning_rate or lengthen its warm-up, and start again"
+            )
+        if step % config.log_every == 0 or step == config.steps:
+            values = window.means(languages) | speed.values()
+            logger.write(step, values)
+            eta = (config.steps - step) * speed.seconds_per_step
+            say(console_line(step, config.steps, values, eta), flush=True)
+            window.sums.clear()
+
+    def save(step: int) -> None:
+        described = dataclasses.replace(description, step=step)
+        manager.save(
+            state.params,
+            state_lib.pack(state),
+            Progress(step, rows, config.seed, int(state.skipped), window.to_json()),
+            files | {"model.json": described.to_json()},
+        )
+
+    prefetchers = {
+        n: Prefetcher(s, rows[n], objectives[n].batch_size, partitioning, config.steps - first)
+        for n, s in streams.items()
+    }
+    finished = True
+    with contextlib.ExitStack() as stack:
+        stack.callback(manager.close)
+        stack.callback(logger.close)
+        for prefetcher in prefetchers.values():
+            stack.callback(prefetcher.close)
+        if first == 0 and config.held_out:
+            logger.write(0, held_out(state.params, say))
+        for step in range(first + 1, config.steps + 1):
+            if config.profile and step == config.profile[0]:
+                jax.profiler.start_trace(os.path.join(config.model_dir, "profile"))
+            batches = {}
+            for name, prefetcher in prefetchers.items():
+                batches[name], waited = prefetcher.next()
+                speed.waited(waited)
+                rows[name] += objectives[name].batch_size
+            state, metrics = step_fn(state, batches, constants, key, rates_at(step - 1))
+            if pending:
+                record(step - 1, pending)
+            pending = metrics
+            speed.stepped()
+            if config.profile and step == sum(config.profile) - 1:
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
+            stopping = preemption.reached(step)
+            last = step == config.steps
+            saving = last or stopping or step % config.checkpoint_every == 0
+            evaluating = config.held_out and (last or step % config.eval_every == 0)
+            if saving or evaluating:
+                record(step, pending)
+                pending = None
+            if evaluating:
+                with speed.paused():
+                    logger.write(step, held_out(state.params, say))
+            if saving:
+                save(step)
+            if stopping and not last:
+                say(f"asked to stop: saved step {step:,}; the same command goes on from there")
+                finished = False
+                break
+        manager.wait()
+    if finished:
+        say(f"done: {config.steps:,} steps, {config.model_dir}")
+    return finished
+
+
+class _Speed:
+    """Clock-derived values of a window: tokens and FLOPs per second, time waited for input."""
+
+    def __init__(self, config: TrainConfig, streams: dict[str, Stream]) -> None:
+        self._tokens = self._flops = 0.0
+        for objective in config.objectives:
+            length = streams[objective.name].length
+            tokens = objective.batch_size * length
+            parts = flops_per_token(config.encoder, length, objective.slots(length))
+            self._tokens += tokens
+            self._flops += tokens * sum(parts.values())
+        self._peak = peak_flops(jax.devices()[0])
+        self._start: float | None = None
+        self._steps = 0
+        self._waited = 0.0
+        self.seconds_per_step = 0.0
+
+    def waited(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def stepped(self) -> None:
+        # The first step compiles: the clock starts after it.
+        if self._start is None:
+            self._start, self._waited = time.perf_counter(), 0.0
+        else:
+            self._steps += 1
+
+    @contextlib.contextmanager
+    def paused(self):
+        before = time.perf_counter()
+        yield
+        if self._start is not None:
+            self._start += time.perf_counter() - before
+
+    def values(self) -> dict[str, float]:
+        """Values since the last call."""
+        now = time.perf_counter()
+        elapsed = max(now - (self._start or now), 1e-9)
+        steps, waited = self._steps, self._waited
+        self._start, self._steps, self._waited = now, 0, 0.0
+        self.seconds_per_step = elapsed / max(steps, 1)
+        values = {
+            "tokens_per_second": steps * self._tokens / elapsed,
+            "tokens_per_second_per_device": steps * self._tokens / elapsed / jax.device_count(),
+            "model_tflops_per_second": steps * self._flops / elapsed / 1e12,
+            "seconds_per_step": self.seconds_per_step,
+            "input_wait": waited / elapsed,
+        }
+        if self._peak:
+            values["mfu"] = (
+                values["model_tflops_per_second"] * 1e12 / (self._peak * jax.device_count())
+            )
+        return values
+
+
+def _check(config: TrainConfig) -> None:
+    names = [o.name for o in config.objectives]
+    if not names or len(set(names)) < len(names):
+        raise UserError(
+            f"TrainConfig.objectives are named {names}: give at least one, each its own name"
+        )
+    for field in ("steps", "log_every", "checkpoint_every", "eval_every", "accumulate"):
+        if getattr(config, field) < 1:
+            raise UserError(f"TrainConfig.{field}={getattr(config, field)}: must be at least 1")
+
+
+def _check_vocabulary(vocabulary: Vocabulary, config: TrainConfig) -> None:
+    if vocabulary.size != config.encoder.vocab_size:
+        raise UserError(
+            f"the vocabulary {vocabulary.path} has {vocabulary.size:,} pieces, but "
+            f"EncoderConfig.vocab_size={config.encoder.vocab_size:,}; set it to the vocabulary's "
+            "size, or name another vocabulary"
+        )
+
+
+def _write(folder: str, name: str, text: str) -> None:
+    path = os.path.join(folder, name)
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(path + ".tmp", path)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
