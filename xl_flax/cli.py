@@ -88,7 +88,7 @@ def parse(
 def load_gin(
     files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()
 ) -> None:
-    """Reads Gin files (also relative to the project's root) and bindings; replaces what was read."""
+    """Reads Gin files (also relative to the project's root), then bindings."""
     for module in CONFIGURABLES:
         importlib.import_module(module)
     gin.clear_config()

@@ -79,7 +79,7 @@ def run(ici, accumulate=1, steps=3, clip_norm=None, spoil=(), objectives=(Regres
                 batch["x"][3] = np.nan
             sharding = partitioning.sharding(("batch",))
             batches[objective.name] = jax.device_put(batch, sharding)
-        none = dict.fromkeys(batches, {})
+        none = {name: {} for name in batches}
         state, metrics = step(state, batches, none, jax.random.key(0), (0.1,) * len(objectives))
         history.append(jax.device_get(metrics["step"]))
     return state, history

@@ -1,4 +1,4 @@
-"""A module's parameters as a plain pytree: created sharded, laid out by their logical axis names."""
+"""A module's parameters as a plain pytree: created sharded, laid out by logical axis names."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -84,3 +84,7 @@ def table(shapes: dict[str, Any], axes: dict[str, Any], partitioning: Partitioni
     mesh = " × ".join(f"{name} {size}" for name, size in partitioning.mesh.shape.items())
     lines.append(f"{total:,} parameters; {per_device:,} on each device; mesh {mesh}")
     return "\n".join(lines)
+
+
+def _axis(axis: str | tuple[str, ...] | None) -> str:
+    return "+".join((axis,) if isinstance(axis, str) else axis or ("·",))

@@ -9,7 +9,6 @@ from typing import Any
 
 import gin
 import jax
-import numpy as np
 from flax import nnx
 
 from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
@@ -26,7 +25,7 @@ from xl_flax.training import state as state_lib
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.flops import flops_per_token, peak_flops
 from xl_flax.training.held_out import HeldOutEvaluation
-from xl_flax.training.logging import Logger, Window, clock, console_line
+from xl_flax.training.logging import Logger, Window, console_line
 from xl_flax.training.optimizer import make_optimizer
 from xl_flax.training.step import make_train_step
 
