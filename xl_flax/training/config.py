@@ -17,9 +17,9 @@ from xl_flax.training.optimizer import OptimizerConfig
 class HeldOut:
     """A held-out mixture on which the masked-token loss is measured during training."""
 
-    mixture: str
+    mixture: str = gin.REQUIRED
     split: str = "validation"
-    max_rows: int = 512  # rows read, spread over the mixture's tasks
+    rows_per_task: int = 64  # rows read of each language
 
 
 @gin.configurable

@@ -129,6 +129,17 @@ def console_line(step: int, steps: int, values: Mapping[str, float], eta: float)
     return "  ".join(parts) + f"  ETA {clock(eta)}"
 
 
+def held_out_line(step: int, values: Mapping[str, float]) -> str:
+    """Loss and accuracy of each held-out mixture in one line."""
+    parts = [f"step {step:,}  held out"]
+    for key, loss in values.items():
+        prefix, mixture, *rest = key.split("/")
+        if rest == ["loss"]:
+            accuracy = values[f"{prefix}/{mixture}/accuracy"]
+            parts.append(f"{mixture}: loss {loss:.4f} acc {accuracy:.3f}")
+    return "  ".join(parts)
+
+
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, seconds = divmod(int(seconds), 60)

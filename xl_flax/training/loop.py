@@ -14,6 +14,7 @@ from flax import nnx
 from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.data.batches import Prefetcher, global_batch
+from xl_flax.data.prepare import Need, prepare
 from xl_flax.data.stream import Stream, open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import UserError
@@ -24,8 +25,8 @@ from xl_flax.parallel.mesh import check_batch, make_partitioning
 from xl_flax.training import state as state_lib
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.flops import flops_per_token, peak_flops
-from xl_flax.training.held_out import HeldOutEvaluation
-from xl_flax.training.logging import Logger, Window, console_line
+from xl_flax.training.held_out import make_held_out
+from xl_flax.training.logging import Logger, Window, console_line, held_out_line
 from xl_flax.training.optimizer import make_optimizer
 from xl_flax.training.step import make_train_step
 
@@ -55,13 +56,15 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
         check_batch(name, objective.batch_size, config.accumulate, partitioning)
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
-    streams: dict[str, Stream] = {}
-
-    def open_streams() -> None:
-        for name, o in objectives.items():
-            streams[name] = open_stream(o.rows, config.cache, config.seed, vocabulary, gin_flags)
-
-    first_process_first("caches", open_streams)
+    needs = [need for o in objectives.values() for need in o.rows.needs]
+    needs += [
+        Need(h.mixture, h.split, o.rows.length) for h in config.held_out for o in config.objectives
+    ]
+    first_process_first("caches", lambda: prepare(needs, config.cache, vocabulary, gin_flags))
+    streams = {
+        name: open_stream(o.rows, config.cache, config.seed, vocabulary)
+        for name, o in objectives.items()
+    }
     for name, stream in streams.items():
         rows = config.steps * objectives[name].batch_size
         say(f"\n{name}: {rows:,} rows of {stream.length} tokens from\n{stream.table(rows)}")
@@ -89,7 +92,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     constants = {n: o.bind(vocabulary, streams[n]) for n, o in objectives.items()}
     constants = jax.device_put(constants, partitioning.sharding(()))
     key = jax.random.key(config.seed)
-    held_out = HeldOutEvaluation(config, objectives, abstract, partitioning, vocabulary, gin_flags)
+    held_out = make_held_out(config, abstract.graph, partitioning, vocabulary)
 
     def rates_at(step: int) -> tuple[Any, ...]:
         return tuple(o.rate_at(step * o.batch_size) for o in objectives.values())
@@ -104,9 +107,9 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
         objectives={n: o.description() for n, o in objectives.items()},
     )
     if dry_run:
+        sharding = partitioning.sharding(("batch",))
         batches = {
-            n: global_batch(s, 0, objectives[n].batch_size, partitioning)
-            for n, s in streams.items()
+            n: global_batch(s, 0, objectives[n].batch_size, sharding) for n, s in streams.items()
         }
         compiled = step_fn.lower(layout, batches, constants, key, rates_at(0)).compile()
         memory = compiled.memory_analysis()
@@ -133,7 +136,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     barrier("model_dir")
 
     # ---- Train.
-    files = {VOCABULARY_FILE: vocabulary.read_bytes()}
+    files = {VOCABULARY_FILE: _read(vocabulary.path)}
     languages = {n: s.languages for n, s in streams.items()}
     logger = Logger(config.model_dir, progress.step, main_process)
     window = Window(progress.window)
@@ -168,10 +171,18 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
             files | {"model.json": described.to_json()},
         )
 
-    prefetchers = {
-        n: Prefetcher(s, rows[n], objectives[n].batch_size, partitioning, config.steps - first)
-        for n, s in streams.items()
-    }
+    def evaluate(step: int) -> None:
+        values = held_out(state.params)
+        logger.write(step, values)
+        say(held_out_line(step, values), flush=True)
+
+    def prefetch(name: str) -> Prefetcher:
+        size, sharding = objectives[name].batch_size, partitioning.sharding(("batch",))
+        return Prefetcher(
+            lambda row: global_batch(streams[name], row, size, sharding), rows[name], size
+        )
+
+    prefetchers = {name: prefetch(name) for name in objectives}
     finished = True
     with contextlib.ExitStack() as stack:
         stack.callback(manager.close)
@@ -179,7 +190,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
         for prefetcher in prefetchers.values():
             stack.callback(prefetcher.close)
         if first == 0 and config.held_out:
-            logger.write(0, held_out(state.params, say))
+            evaluate(0)
         for step in range(first + 1, config.steps + 1):
             if config.profile and step == config.profile[0]:
                 jax.profiler.start_trace(os.path.join(config.model_dir, "profile"))
@@ -205,7 +216,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
                 pending = None
             if evaluating:
                 with speed.paused():
-                    logger.write(step, held_out(state.params, say))
+                    evaluate(step)
             if saving:
                 save(step)
             if stopping and not last:
@@ -285,7 +296,8 @@ def _check(config: TrainConfig) -> None:
 
 
 def _check_vocabulary(vocabulary: Vocabulary, config: TrainConfig) -> None:
-    if vocabulary.size != config.encoder.vocab_size:
+    # Published models round the table up to a multiple of 64 or 128.
+    if not 0 <= config.encoder.vocab_size - vocabulary.size < 512:
         raise UserError(
             f"the vocabulary {vocabulary.path} has {vocabulary.size:,} pieces, but "
             f"EncoderConfig.vocab_size={config.encoder.vocab_size:,}; set it to the vocabulary's "
@@ -298,6 +310,11 @@ def _write(folder: str, name: str, text: str) -> None:
     with open(path + ".tmp", "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(path + ".tmp", path)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _mib(size: int) -> str:

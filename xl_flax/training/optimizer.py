@@ -95,12 +95,14 @@ def make_optimizer(
         ), schedule
     if config.name == "muon":
         # Embeddings stay with AdamW, as Jordan et al. (2024) advise. A stacked leaf is a batch of
-        # matrices: input axis first, everything after it is output.
+        # matrices from or to the "embed" axis; unnamed axes (query, key, value) count as a batch.
         def dimensions(a: tuple) -> optax.contrib.MuonDimensionNumbers | None:
-            first = len(a) - len(_own(a))
             if len(_own(a)) < 2 or "vocab" in a or "layers" not in a:
                 return None
-            return optax.contrib.MuonDimensionNumbers(first, tuple(range(first + 1, len(a))))
+            embed = (a.index("embed"),)
+            others = tuple(i for i, x in enumerate(a) if x not in ("layers", "embed", None))
+            inputs, outputs = sorted((embed, others))
+            return optax.contrib.MuonDimensionNumbers(inputs, outputs)
 
         muon = optax.contrib.muon(
             1.0,

@@ -1,0 +1,347 @@
+"""What tasks on text are made of: vocabulary, files, and the registration of tasks and mixtures.
+
+A module of your own needs only this one:
+
+    from tasks import text
+
+    languages = ("bre", "cym", "gle")
+    for language in languages:
+        text.add_text_task(f"celtic_{language}", language, text.TextFiles(f"celtic/{language}.txt"))
+    text.add_language_mixture("celtic", [f"celtic_{l}" for l in languages], exponent=0.5)
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from xl_flax.data import vocabulary
+from xl_flax.errors import UserError
+
+DATA_DIR = "XL_FLAX_DATA_DIR"
+
+# Corpora name some languages by one of their varieties; results want one name for each.
+_VARIETIES = {"arb": "ara", "cmn": "zho", "pes": "fas", "swh": "swa", "zho-CN": "zho"}
+
+
+class RunVocabulary(seqio.Vocabulary):
+    """The vocabulary of the run, `run_vocabulary.path` in Gin, read when it is first used."""
+
+    @property
+    def pad_id(self) -> int:
+        """The id of `<pad>` or `[PAD]`."""
+        return self._vocabulary.special.pad
+
+    @property
+    def bos_id(self) -> int:
+        """The id of `<s>` or `[CLS]`."""
+        return self._vocabulary.special.cls
+
+    @property
+    def eos_id(self) -> int:
+        """The id of `</s>` or `[SEP]`."""
+        return self._vocabulary.special.sep
+
+    @property
+    def unk_id(self) -> int:
+        """The id of `<unk>` or `[UNK]`."""
+        return self._vocabulary.special.unk
+
+    @property
+    def _vocabulary(self) -> vocabulary.Vocabulary:
+        return vocabulary.run_vocabulary()
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self._vocabulary.size
+
+    def _encode(self, s: str) -> list[int]:
+        return self._vocabulary.encode(s)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._vocabulary.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        return self._tokenizer().tokenize(s)
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return self._tokenizer().detokenize(ids)
+
+    def _tokenizer(self) -> tf_text.SentencepieceTokenizer:
+        with open(self._vocabulary.path, "rb") as file:
+            return tf_text.SentencepieceTokenizer(model=file.read())
+
+    def __eq__(self, other: object) -> bool:
+        """All are the one vocabulary of the run: seqio mixes only tasks with equal ones."""
+        return isinstance(other, RunVocabulary)
+
+    __hash__ = None
+
+
+def read_lines(path: str, split: str) -> Iterator[str]:
+    """Yields the lines of a text file that are not blank: one line, one example."""
+    del split
+    for _, line in numbered_lines(path):
+        if line.strip():
+            yield line
+
+
+def read_documents(path: str, split: str) -> Iterator[str]:
+    """Yields the documents of a text file, which blank lines set apart, their lines kept."""
+    del split
+    document = []
+    for _, line in numbered_lines(path):
+        if line.strip():
+            document.append(line)
+        elif document:
+            yield "\n".join(document)
+            document = []
+    if document:
+        yield "\n".join(document)
+
+
+def read_aligned(path: str, split: str) -> Iterator[str]:
+    """Yields every line of a file whose line i translates line i of others; none may be blank."""
+    del split
+    for number, line in numbered_lines(path):
+        if not line.strip():
+            raise UserError(
+                f"{path}, line {number} is blank; in aligned text every line needs a translation: "
+                "remove this line from all the files"
+            )
+        yield line
+
+
+def numbered_lines(path: str) -> Iterator[tuple[int, str]]:
+    """Yields (number from 1, line without its end) of a UTF-8 file; ends may be LF or CRLF.
+
+    Raises:
+      UserError: the file cannot be read, or a line is not UTF-8 text.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{path}, line {number}: byte {error.start + 1} (0x"
+                        f"{error.object[error.start]:02x}) is not valid UTF-8; convert the file, "
+                        "for example with iconv -f LATIN1 -t UTF-8"
+                    ) from error
+                if "\0" in line:
+                    raise UserError(f"{path}, line {number} holds a NUL byte: this is no text file")
+                yield number, line.rstrip("\r\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+class TextFiles(seqio.DataSource):
+    """Text files, read by a function that yields one string per example.
+
+    All files of a split are read through and checked before its first example is given out, since
+    what a tf.data generator raises reaches the user without its line number or not at all.
+    """
+
+    def __init__(
+        self,
+        paths: str | Mapping[str, str | Sequence[str]],
+        read: Callable[[str, str], Iterator[str]] = read_lines,
+        aligned_with: "TextFiles | None" = None,
+    ):
+        """The source.
+
+        Args:
+          paths: the files of each split; one path alone is the split "train". Paths that are not
+            absolute start at XL_FLAX_DATA_DIR, which is looked up when the files are read.
+          read: a function of (path, split) that yields the texts.
+          aligned_with: a source with a translation of each example, in the same order.
+        """
+        paths = {"train": paths} if isinstance(paths, str) else paths
+        self._paths = {s: [p] if isinstance(p, str) else list(p) for s, p in paths.items()}
+        self._read = read
+        self._aligned_with = aligned_with
+        super().__init__(splits=tuple(self._paths))
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """No: a file is read from its start."""
+        return False
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        """The files, by which the cache knows that the data have changed."""
+        return self.files(split)
+
+    def files(self, split: str) -> list[str]:
+        """The absolute paths of a split's files.
+
+        Raises:
+          UserError: there is no such split, XL_FLAX_DATA_DIR is not set or a file is missing.
+        """
+        if split not in self._paths:
+            raise UserError(f"there is no split {split!r}; there are {', '.join(self._paths)}")
+        return [data_path(path) for path in self._paths[split]]
+
+    def num_input_examples(self, split: str) -> int:
+        """The number of examples, which takes one pass through the files that also checks them."""
+        files = tuple(self.files(split))
+        count = _count(self._read, split, files, tuple(os.stat(f).st_mtime_ns for f in files))
+        if not count:
+            raise UserError(f"{', '.join(files)}: no examples for the split {split!r}")
+        other = self._aligned_with
+        if other and (expected := other.num_input_examples(split)) != count:
+            raise UserError(
+                f"{', '.join(files)} has {count} examples, but {', '.join(other.files(split))} "
+                f"has {expected}: line i of one must translate line i of the other"
+            )
+        return count
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = False,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused,
+    ) -> tf.data.Dataset:
+        """A dataset of {"text": string}, in the order of the files whatever `shuffle` says.
+
+        Shuffling is the cache's: it does so over the whole split, not over a buffer.
+        """
+        del shuffle, seed, unused
+        if shard_info and shard_info.num_shards > 1:
+            raise ValueError("TextFiles are read as one shard")
+        self.num_input_examples(split)  # checks the files
+        files = self.files(split)
+        return tf.data.Dataset.from_generator(
+            lambda: ({"text": text} for file in files for text in self._read(file, split)),
+            output_signature={"text": tf.TensorSpec((), tf.string)},
+        )
+
+
+@functools.cache
+def _count(read: Callable, split: str, files: tuple[str, ...], mtimes: tuple[int, ...]) -> int:
+    """Reads each version of the files once; not kept in the source, which is fingerprinted."""
+    del mtimes
+    return sum(1 for file in files for _ in read(file, split))
+
+
+def data_path(path: str) -> str:
+    """The absolute path of a file that must exist; relative ones start at XL_FLAX_DATA_DIR.
+
+    Raises:
+      UserError: XL_FLAX_DATA_DIR is not set, or the file is missing.
+    """
+    if not os.path.isabs(path):
+        if not os.environ.get(DATA_DIR):
+            raise UserError(
+                f"{DATA_DIR} is not set: set it to the folder of your data, "
+                f"where {path} is expected"
+            )
+        path = os.path.join(os.path.abspath(os.environ[DATA_DIR]), path)
+    if not os.path.isfile(path):
+        raise UserError(f"{path} does not exist; relative paths start at {DATA_DIR}")
+    return path
+
+
+def iso639(code: str) -> str:
+    """The language (ISO 639-3) of a corpus's code: "cmn" and "zho-CN" are both "zho"."""
+    return _VARIETIES.get(code, code)
+
+
+def set_language(dataset: tf.data.Dataset, language: str) -> tf.data.Dataset:
+    """Adds the feature "language", which rows, losses and results are sorted by."""
+    return dataset.map(lambda example: {**example, "language": tf.constant(language)})
+
+
+def add_text_task(
+    name: str,
+    language: str,
+    source: seqio.DataSource,
+    *,
+    preprocessors: Sequence[Callable[[tf.data.Dataset], tf.data.Dataset]] = (),
+) -> seqio.Task:
+    """Registers a task on the text of one language.
+
+    Args:
+      name: the task's name, unique among all tasks.
+      language: what the language is called in logs and results; ISO 639-3 in this project.
+      source: yields {"text": string scalar, ...}; `TextFiles`, or any seqio source.
+      preprocessors: seqio preprocessors that rewrite, split or drop examples; their results must
+        have "text".
+
+    Returns:
+      The task, whose examples are {"tokens": int32[n], "language": string scalar}.
+    """
+    return seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[
+            *preprocessors,
+            functools.partial(seqio.preprocessors.rekey, key_map={"tokens": "text"}),
+            functools.partial(set_language, language=language),
+            functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
+            seqio.CacheDatasetPlaceholder(),
+        ],
+        output_features={"tokens": seqio.Feature(RunVocabulary(), add_eos=False)},
+    )
+
+
+def add_language_mixture(
+    name: str,
+    tasks: Sequence[str | seqio.Task],
+    *,
+    exponent: float = 1.0,
+    rates: Mapping[str, float] | None = None,
+) -> seqio.Mixture:
+    """Registers a mixture of tasks, by their sizes or by rates of your own.
+
+    Args:
+      name: the mixture's name.
+      tasks: the tasks or their names.
+      exponent: a task's rate is its number of training examples to this power: 1 takes the data as
+        it is, 0 all languages alike; XLM-R trained with 0.3, mmBERT with 0.7, then 0.5, then 0.3.
+      rates: the rate of each task by its name, instead; only their proportions matter.
+    """
+    names = [task if isinstance(task, str) else task.name for task in tasks]
+    if rates is not None:
+        if set(rates) != set(names):
+            wrong = ", ".join(sorted(set(rates) ^ set(names)))
+            raise UserError(
+                f"mixture {name!r}: tasks without a rate, or rates without a task: {wrong}"
+            )
+        return seqio.MixtureRegistry.add(name, [(task, rates[task]) for task in names])
+    if exponent == 0:
+        return seqio.MixtureRegistry.add(name, names, default_rate=1.0)
+    rate = functools.partial(seqio.mixing_rate_num_examples, temperature=1 / exponent)
+    return seqio.MixtureRegistry.add(name, names, default_rate=rate)
+
+
+def add_aligned_tasks(
+    name: str,
+    paths: Mapping[str, str],
+    *,
+    split: str = "test",
+    languages: Mapping[str, str] | None = None,
+    read: Callable[[str, str], Iterator[str]] = read_aligned,
+) -> seqio.Mixture:
+    """Registers parallel text: a task `{name}_{code}` per file, and the mixture `name` of them all.
+
+    Line i of every file translates line i of the others, so that retrieval can be scored.
+
+    Args:
+      name: the mixture's name.
+      paths: the file of each code, as for `TextFiles`.
+      split: the split that the files become.
+      languages: the language of a code, where they differ.
+      read: as for `TextFiles`.
+    """
+    tasks, first = [], None
+    for code, path in paths.items():
+        source = TextFiles({split: path}, read, aligned_with=first)
+        first = first or source
+        tasks.append(add_text_task(f"{name}_{code}", (languages or {}).get(code, code), source))
+    return add_language_mixture(name, tasks, exponent=0)

@@ -1,0 +1,158 @@
+"""How fast rows come from the cache, and how fast and small a stream of many languages opens.
+
+    JAX_PLATFORMS=cpu python tests/benchmarks/stream.py
+
+Writes a cache of random rows to a temporary folder (rows of 512 tokens, sentences of 28 tokens in
+the mean, uint32 ids as a vocabulary of 250,002 needs them) and measures in fresh processes, each
+on one core. Prints a table and, last, one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+
+from xl_flax.data.manifest import Cache, Manifest, write_manifest
+from xl_flax.data.mixtures import Mixture, write_mixture
+from xl_flax.data.packing import Segment, best_fit
+from xl_flax.data.records import encode_row, ids_dtype, write_shards
+from xl_flax.data.stream import Rows, open_stream
+
+LENGTH = 512
+BATCH = 64
+ROWS = 2000  # of each language
+VOCABULARY = types.SimpleNamespace(
+    size=250_002,
+    special=types.SimpleNamespace(cls=0, pad=1, sep=2, unk=3, mask=250_001),
+    fingerprint="0" * 64,
+    path="",
+)
+
+
+def write_cache(directory: str, languages: int) -> None:
+    """Writes ROWS packed rows of each of so many languages, without seqio."""
+    rng = np.random.default_rng(0)
+    lengths = rng.gamma(2.0, 14.0, 60_000).astype(int).clip(3, LENGTH).tolist()
+    rows = [[lengths[i] for i in row] for row in best_fit(lengths, LENGTH)][:ROWS]
+    ids = rng.integers(4, VOCABULARY.size - 1, 2 * LENGTH * ROWS).astype(np.int32)
+    dtype = ids_dtype(VOCABULARY.size)
+    records, tokens = [], 0
+    for number in range(ROWS):
+        row = rows[number % len(rows)]
+        segments = []
+        for size in row:
+            segments.append(Segment(ids[tokens % (LENGTH * ROWS) :][:size]))
+            tokens += size
+        records.append(encode_row(segments, dtype))
+    cache = Cache(directory, ["none"], on_missing="stop")
+    names = [f"language{i:03d}" for i in range(languages)]
+    for name in names:
+        folder = cache.folder(name, "train", LENGTH)
+        folder.mkdir(parents=True)
+        shards = write_shards(folder, iter(records))
+        np.savez(folder / "unigrams.npz", ids=np.zeros(0, np.int32), counts=np.zeros(0, np.int64))
+        manifest = Manifest(
+            task=name,
+            split="train",
+            length=LENGTH,
+            language=name,
+            examples=len(lengths),
+            empty=0,
+            cut=0,
+            tokens=tokens,
+            rows=ROWS,
+            vocab_size=VOCABULARY.size,
+            repacked_from=None,
+            features={},
+            shards=tuple(shards),
+            fingerprint={
+                "modules": {},
+                "vocabulary": VOCABULARY.fingerprint,
+                "source": "",
+                "preprocessors": [],
+                "files": {},
+            },
+        )
+        write_manifest(folder, manifest)
+    for count in (12, 120):
+        used = names[:count]
+        mixture = Mixture(
+            f"all{count}",
+            {},
+            {name: 1 / (1 + i % 10) for i, name in enumerate(used)},
+            dict.fromkeys(used, len(lengths)),
+        )
+        write_mixture(cache, "train", mixture)
+
+
+def measure(directory: str, languages: int, first_row: int, seconds: float) -> dict[str, float]:
+    """Opens a stream in this process, reads a batch at `first_row`, then reads on for a while."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cache = Cache(directory, ["none"], on_missing="stop")
+    begin = time.perf_counter()
+    stream = open_stream(Rows(f"all{languages}", LENGTH), cache, 0, VOCABULARY)
+    opened = time.perf_counter()
+    stream.rows(range(first_row, first_row + BATCH))
+    first_batch = time.perf_counter()
+    tokens, spent, row = 0, 0.0, first_row
+    while spent < seconds:
+        row += BATCH
+        start = time.perf_counter()
+        batch = stream.rows(range(row, row + BATCH))
+        spent += time.perf_counter() - start
+        tokens += int(np.count_nonzero(batch["segment_ids"]))
+    return {
+        "open_s": opened - begin,
+        "first_batch_s": first_batch - opened,
+        "tokens_per_s": tokens / spent,
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of reading per measurement")
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        directory, languages, first_row = args.measure
+        print(json.dumps(measure(directory, int(languages), int(first_row), args.seconds)))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        write_cache(directory, 120)
+        size = sum(f.stat().st_size for f in Path(directory).rglob("*.arrayrecord")) / 2**20
+        print(f"cache: 120 languages x {ROWS} rows of {LENGTH} tokens, {size:,.0f} MiB")
+        results = {}
+        for languages, first_row in ((12, 0), (120, 0), (120, 10**6)):
+            command = [sys.executable, __file__, f"--seconds={args.seconds}"]
+            command += ["--measure", directory, str(languages), str(first_row)]
+            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            results[languages, first_row] = json.loads(out.splitlines()[-1])
+    head = ("languages", "from row", "open (s)", "first batch (s)", "tokens/s", "memory (MB)")
+    print("  ".join(f"{name:>15}" for name in head))
+    for (languages, row), r in results.items():
+        cells = (f"{languages}", f"{row:,}", f"{r['open_s']:.3f}", f"{r['first_batch_s']:.4f}")
+        cells += (f"{r['tokens_per_s']:,.0f}", f"{r['memory_mb']:.0f}")
+        print("  ".join(f"{cell:>15}" for cell in cells))
+    few, many, far = results.values()
+    summary = {
+        "row_length": LENGTH,
+        "tokens_per_s_12_languages": round(few["tokens_per_s"]),
+        "tokens_per_s_120_languages": round(many["tokens_per_s"]),
+        "open_120_s": round(many["open_s"], 3),
+        "open_120_mb": round(many["memory_mb"]),
+        "resume_at_row_1e6_s": round(far["first_batch_s"], 4),
+    }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+import dataclasses
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from xl_flax.data import fingerprint
+from xl_flax.data.manifest import Cache, read_manifest, read_unigrams
+from xl_flax.data.mixtures import read_mixture
+from xl_flax.data.prepare import locked
+from xl_flax.data.stream import Rows, open_stream
+from xl_flax.errors import UserError
+
+
+@pytest.fixture
+def cached(make_cache, random_examples):
+    cache = make_cache({"xx": random_examples(0, 100, 0, 40)})
+    return cache, cache.folder("xx", "train", 16)
+
+
+def test_the_manifest_counts_everything(cached, random_examples):
+    _, folder = cached
+    examples = random_examples(0, 100, 0, 40)
+    manifest = read_manifest(folder)
+    sizes = np.array([len(e) for e in examples])
+    assert manifest.empty == (sizes == 0).sum() and manifest.examples == (sizes > 0).sum()
+    assert manifest.cut == (sizes > 14).sum()
+    assert manifest.tokens == sizes.sum() + 2 * np.ceil(sizes / 14).sum()
+    assert manifest.rows == sum(s.rows for s in manifest.shards)
+    assert 0.9 < manifest.fill <= 1
+
+
+def edit(folder, change):
+    path = folder / "manifest.json"
+    path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace('"rows": ', '"rows": 1'),
+        lambda text: "[]",
+        lambda text: "",
+    ],
+)
+def test_a_damaged_manifest_is_an_error_that_names_it(cached, tiny_vocabulary, change):
+    cache, folder = cached
+    edit(folder, change)
+    with pytest.raises(UserError, match=r"xx/train/16/manifest.json is damaged: run `python -m"):
+        open_stream(Rows("xx", 16), cache, 0, tiny_vocabulary)
+
+
+def test_a_missing_shard_is_an_error(cached, tiny_vocabulary):
+    cache, folder = cached
+    next(folder.glob("rows-*")).unlink()
+    with pytest.raises(UserError, match=r"rows-00000-of-00001.arrayrecord is missing"):
+        open_stream(Rows("xx", 16), cache, 0, tiny_vocabulary)
+
+
+def test_no_manifest_means_not_cached(cached, tiny_vocabulary):
+    cache, folder = cached
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"xx \(train, length 16\): not cached"):
+        open_stream(Rows("xx", 16), cache, 0, tiny_vocabulary)
+
+
+def test_damaged_unigrams_are_an_error(cached):
+    _, folder = cached
+    (folder / "unigrams.npz").write_bytes(b"PK nonsense")
+    with pytest.raises(UserError, match="unigrams.npz is damaged"):
+        read_unigrams(folder)
+
+
+def test_another_format_is_stale_and_not_an_error(cached):
+    _, folder = cached
+    value = json.loads((folder / "manifest.json").read_text())
+    del value["sha256"]
+    from xl_flax.data.manifest import write_json
+
+    write_json(folder / "manifest.json", value | {"format": 0})
+    assert read_manifest(folder) is None
+
+
+def test_another_vocabulary_makes_a_cache_stale(cached, tiny_vocabulary):
+    cache, _ = cached
+    tiny_vocabulary.fingerprint, old = "0" * 64, tiny_vocabulary.fingerprint
+    try:
+        with pytest.raises(UserError, match="the vocabulary changed"):
+            open_stream(Rows("xx", 16), cache, 0, tiny_vocabulary)
+    finally:
+        tiny_vocabulary.fingerprint = old
+
+
+def test_a_token_outside_the_vocabulary_is_an_error(make_cache):
+    with pytest.raises(UserError, match=r"'xx'.*token id 1000 is outside the vocabulary of 100"):
+        make_cache({"xx": [np.array([5, 1000])]})
+
+
+def test_a_mixture_whose_counts_changed_is_stale(make_cache, tiny_vocabulary, random_examples):
+    make_cache({"xx": random_examples(0, 100)}, {"mix": {"xx": 1.0}})
+    cache = make_cache({"xx": random_examples(0, 90)})
+    assert read_mixture(cache, "mix", "train").examples == {"xx": 100}
+    with pytest.raises(UserError, match="the number of examples of task xx changed"):
+        open_stream(Rows("mix", 16), cache, 0, tiny_vocabulary)
+
+
+def test_fingerprints_tell_what_changed(tmp_path, monkeypatch):
+    module, source = tmp_path / "some_tasks_module.py", tmp_path / "text.txt"
+    module.write_text("x = 1")
+    source.write_text("one")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    old = {
+        "modules": fingerprint.modules_sha256(["some_tasks_module"]),
+        "vocabulary": "a" * 64,
+        "source": "S(1)",
+        "preprocessors": ["p(k=1)"],
+        "files": fingerprint.files_state([str(source)]),
+    }
+    assert not fingerprint.changes(old, fingerprint.observe(old, "a" * 64))
+    module.write_text("x = 22")
+    source.write_text("other")
+    found = fingerprint.changes(old, fingerprint.observe(old, "b" * 64) | {"preprocessors": []})
+    assert [f.split(" (")[0] for f in found] == [
+        "task module some_tasks_module changed",
+        f"source file {source} changed",
+        "the vocabulary changed",
+        "preprocessors changed from ['p(k=1)'] to []",
+    ]
+    # A cache that was moved to a machine without the sources is as good as it was.
+    module.unlink()
+    source.unlink()
+    assert not fingerprint.changes(old, fingerprint.observe(old, "a" * 64))
+
+
+def test_functions_are_described_with_what_is_bound_to_them():
+    @dataclasses.dataclass
+    class Options:
+        depth: int
+
+    def outer(options):
+        def inner(dataset):
+            return dataset, options
+
+        return inner
+
+    describe = fingerprint.describe
+    assert describe(outer(Options(1))) != describe(outer(Options(2)))
+    assert describe(outer(Options(1))) == describe(outer(Options(1)))
+    assert describe(functools.partial(sorted, key=outer)) != describe(functools.partial(sorted))
+    assert "0x" not in describe([object(), outer(object())])
+
+
+def test_an_unwritable_folder_and_bad_options_are_errors(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"cannot write to Cache.directory"),
+        locked(Cache(str(tmp_path / "file"), ["m"])),
+    ):
+        pass
+    with pytest.raises(UserError, match="on_missing"):
+        Cache("x", ["m"], on_missing="ask")
+    with pytest.raises(UserError, match=r"must be a list of module names, as in \['tasks.x'\]"):
+        Cache("x", "tasks.x")

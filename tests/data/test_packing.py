@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xl_flax.data import packing, shuffling
+from xl_flax.data.packing import Piece, Segment, best_fit, join, pack_in_order, pack_windows
+
+CLS, SEP = 0, 2
+
+
+def framed(examples, length):
+    return [s for i, e in enumerate(examples) for s in packing.segments(i, e, length, CLS, SEP)]
+
+
+@given(st.lists(st.integers(1, 40), max_size=200))
+def test_best_fit_places_every_item_once_and_overfills_no_row(lengths):
+    rows = best_fit(lengths, 40)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in row) <= 40 for row in rows)
+    # No two rows could be one.
+    totals = sorted(sum(lengths[i] for i in row) for row in rows)
+    assert len(totals) < 2 or totals[0] + totals[1] > 40
+
+
+def test_best_fit_fills_rows_of_sentences():
+    lengths = np.random.default_rng(0).gamma(2.0, 14.0, 20_000).astype(int).clip(3, 512).tolist()
+    rows = best_fit(lengths, 512)
+    assert sum(lengths) / (512 * len(rows)) > 0.995
+
+
+@given(st.lists(st.integers(0, 60), max_size=50), st.integers(3, 20), st.randoms())
+def test_nothing_is_lost_however_long_the_examples(sizes, length, random):
+    examples = [np.arange(n) + 1000 * i for i, n in enumerate(sizes)]
+    framing = framed(examples, length)
+    assert all(len(s.ids) <= length and s.ids[0] == CLS and s.ids[-1] == SEP for s in framing)
+    assert [e.tolist() for e in join(framing)] == [e.tolist() for e in examples]
+    random.shuffle(framing)
+    joined = sorted(e.tolist() for e in join(framing))
+    assert joined == sorted(e.tolist() for e in examples)
+
+
+def test_a_missing_piece_is_noticed():
+    with pytest.raises(ValueError, match="pieces of 1 examples"):
+        list(join([Segment(np.arange(4), Piece(0, 0, 2))]))
+
+
+def test_in_order_packing_keeps_the_order():
+    framing = framed([np.full(n, i) for i, n in enumerate([3, 9, 1, 30, 2, 2])], 12)
+    rows = list(pack_in_order(framing, 12))
+    assert [id(s) for row in rows for s in row] == [id(s) for s in framing]
+    assert max(sum(len(s.ids) for s in row) for row in rows) <= 12
+
+
+def test_windows_bound_what_is_held(monkeypatch):
+    monkeypatch.setattr(packing, "WINDOW_ROWS", 4)
+    read = 0
+
+    def stream():
+        nonlocal read
+        for _ in range(1000):
+            read += 1
+            yield Segment(np.zeros(8, np.int32))
+
+    rows = pack_windows(stream(), 16)
+    next(rows)
+    assert read == 8
+    assert sum(len(row) for row in rows) + 2 == 1000
+
+
+@pytest.mark.parametrize("held", [10**6, 2000])
+def test_shuffle_is_a_seeded_permutation_in_memory_and_through_files(tmp_path, held):
+    examples = [(i, np.full(i % 7, i, np.int32)) for i in range(500)]
+    first, again, other = (
+        list(shuffling.shuffled(iter(examples), tmp_path, seed, held)) for seed in (1, 1, 2)
+    )
+    assert [i for i, _ in first] == [i for i, _ in again] != [i for i, _ in other]
+    assert sorted(i for i, _ in first) == list(range(500))
+    assert all(tokens.tolist() == [i] * (i % 7) for i, tokens in first)
+    assert not list(tmp_path.iterdir())
+    # A permutation at random: neighbours come from anywhere.
+    order = np.array([i for i, _ in first])
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.2

@@ -1,0 +1,143 @@
+"""Where cached splits lie, what their manifests say, and whether they can be used."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+
+from xl_flax.data.fingerprint import Fingerprint, changes, observe
+from xl_flax.data.records import REBUILD, Shard, check_shards
+from xl_flax.errors import UserError
+
+FORMAT = 1
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """The folder of packed rows, and what they are made from."""
+
+    directory: str = gin.REQUIRED
+    task_modules: Sequence[str] = gin.REQUIRED
+    """Modules that define the tasks; imported by the cache command only."""
+    on_missing: str = "build"
+    """What training does if rows are missing or stale: "build" them first, or "stop"."""
+
+    def __post_init__(self):
+        if isinstance(self.task_modules, str):
+            raise UserError(
+                f"Cache.task_modules must be a list of module names, as in "
+                f"['{self.task_modules}'], not the string {self.task_modules!r}"
+            )
+        if self.on_missing not in ("build", "stop"):
+            raise UserError(f"Cache.on_missing is {self.on_missing!r}: use 'build' or 'stop'")
+
+    def folder(self, task: str, split: str, length: int) -> Path:
+        """Where the rows of one task, split and length lie."""
+        return Path(self.directory) / task / split / str(length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a cached split holds. Written last: without it a split is not complete."""
+
+    task: str
+    split: str
+    length: int
+    language: str
+    examples: int
+    """Examples in the rows."""
+    empty: int
+    """Examples without tokens: dropped from the train split, kept as [CLS] [SEP] elsewhere."""
+    cut: int
+    """Examples longer than a row, stored in pieces."""
+    tokens: int
+    """Tokens in the rows, special tokens included, padding excluded."""
+    rows: int
+    vocab_size: int
+    repacked_from: int | None
+    """The length of the rows that these were made from, None if made from the source."""
+    features: dict[str, str]
+    shards: tuple[Shard, ...]
+    fingerprint: Fingerprint
+
+    @property
+    def fill(self) -> float:
+        """Share of the rows that is not padding."""
+        return self.tokens / (self.rows * self.length)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes an object with its own checksum, atomically."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    value = value | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary.open("w", encoding="utf-8") as out:
+        json.dump(value, out, sort_keys=True, ensure_ascii=False, indent=1)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.rename(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads what `write_json` wrote.
+
+    Raises:
+      UserError: the file is damaged, or was written by another version of the format.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        value = dict(value)
+        written = value.pop("sha256")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cache file {path} is damaged: {REBUILD}") from error
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    if hashlib.sha256(text.encode()).hexdigest() != written:
+        raise UserError(f"cache file {path} is damaged: {REBUILD}")
+    return value
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Completes a cached split."""
+    write_json(folder / "manifest.json", {"format": FORMAT} | dataclasses.asdict(manifest))
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a complete split, None if there is none or its format is another one.
+
+    Raises:
+      UserError: the split is damaged: a file is missing, truncated or inconsistent.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    value = read_json(path)
+    if value.pop("format") != FORMAT:
+        return None
+    manifest = Manifest(**value | {"shards": tuple(Shard(**s) for s in value["shards"])})
+    if sum(s.rows for s in manifest.shards) != manifest.rows:
+        raise UserError(f"cache file {path}: its shards do not add up to its rows: {REBUILD}")
+    check_shards(folder, manifest.shards)
+    return manifest
+
+
+def stale(manifest: Manifest, vocabulary_sha256: str) -> list[str]:
+    """What has changed since a split was cached, seen without importing its task."""
+    now = observe(manifest.fingerprint, vocabulary_sha256)
+    return changes(manifest.fingerprint, now)
+
+
+def read_unigrams(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids int32[k], ascending, and how often each stands in a split, int64[k]."""
+    try:
+        with np.load(folder / "unigrams.npz") as file:
+            return file["ids"], file["counts"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(f"cache file {folder / 'unigrams.npz'} is damaged: {REBUILD}") from error

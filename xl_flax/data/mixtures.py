@@ -1,0 +1,76 @@
+"""Mixtures as the cache command resolved them: tasks and rates, no seqio."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from xl_flax.data.fingerprint import modules_sha256
+from xl_flax.data.manifest import FORMAT, Cache, Manifest, read_json, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """The tasks of one split of a mixture; a task alone is a mixture of itself."""
+
+    name: str
+    modules: dict[str, str]
+    """Task modules and their sha256 when the rates were resolved."""
+    rates: dict[str, float]
+    """Task -> rate per example, not normalised, as seqio means it."""
+    examples: dict[str, int]
+    """Task -> number of cached examples, from which rates may have been computed."""
+
+
+def _path(cache: Cache, name: str) -> Path:
+    return Path(cache.directory) / "mixtures" / f"{name}.json"
+
+
+def write_mixture(cache: Cache, split: str, mixture: Mixture) -> None:
+    """Stores one split of a mixture beside its other splits."""
+    path = _path(cache, mixture.name)
+    splits = read_json(path)["splits"] if path.exists() else {}
+    splits[split] = dataclasses.asdict(mixture)
+    write_json(path, {"format": FORMAT, "splits": splits})
+
+
+def read_mixture(cache: Cache, name: str, split: str) -> Mixture | None:
+    """One split of a mixture, None if it has not been cached.
+
+    Raises:
+      UserError: its file is damaged.
+    """
+    path = _path(cache, name)
+    if not path.exists():
+        return None
+    value = read_json(path)
+    if value["format"] != FORMAT or split not in value["splits"]:
+        return None
+    return Mixture(**value["splits"][split])
+
+
+def mixture_changes(mixture: Mixture, examples: Mapping[str, int]) -> list[str]:
+    """What has changed since the rates were resolved."""
+    now = modules_sha256(mixture.modules)
+    found = [
+        f"task module {name} changed"
+        for name, sha256 in mixture.modules.items()
+        if now.get(name, sha256) != sha256
+    ]
+    return found + [
+        f"the number of examples of task {task} changed"
+        for task, count in mixture.examples.items()
+        if examples[task] != count
+    ]
+
+
+def row_rates(mixture: Mixture, manifests: Mapping[str, Manifest]) -> dict[str, float]:
+    """Share of the rows that each task gives, f64, summing to 1.
+
+    seqio's rates are per example; a task whose examples are longer fills more rows with as many of
+    them, so a rate is multiplied by rows per example.
+    """
+    rates = {t: r * manifests[t].rows / manifests[t].examples for t, r in mixture.rates.items()}
+    total = np.sum(list(rates.values()))
+    return {task: rate / total for task, rate in rates.items()}

@@ -1,0 +1,273 @@
+"""The stream of rows: shuffled, repeated and mixed, a pure function of the index.
+
+Nothing here has a state: row i of a stream follows from the caches, the seed and i. The state of
+training is the number of rows consumed.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Sequence
+
+import gin
+import grain
+import numpy as np
+
+from xl_flax.data.build import read_examples
+from xl_flax.data.manifest import Cache, Manifest, read_unigrams
+from xl_flax.data.mixing import Mixing
+from xl_flax.data.mixtures import row_rates
+from xl_flax.data.prepare import Need, prepare
+from xl_flax.data.records import RowSource, decode_rows, ids_dtype
+from xl_flax.data.tables import split_table
+from xl_flax.data.vocabulary import Vocabulary
+from xl_flax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows that an objective reads."""
+
+    mixture: str | Sequence[tuple[int, str]] = gin.REQUIRED
+    """Name of a mixture or task, or phases [(first row, name), ...] at absolute row counts."""
+    length: int = gin.REQUIRED
+    """Tokens per row, special tokens included."""
+    split: str = "train"
+    max_epochs: float | None = None
+    """Passes over a task after which it leaves the mixture; the others stay in proportion."""
+
+    @property
+    def phases(self) -> list[tuple[int, str]]:
+        """The mixture as phases.
+
+        Raises:
+          UserError: they do not begin at row 0 or do not ascend.
+        """
+        if isinstance(self.mixture, str):
+            return [(0, self.mixture)]
+        phases = [(int(first), name) for first, name in self.mixture]
+        firsts = [first for first, _ in phases]
+        if not phases or firsts[0] != 0 or any(a >= b for a, b in itertools.pairwise(firsts)):
+            raise UserError(
+                f"Rows.mixture has phases at rows {firsts}: they must begin at 0 and ascend"
+            )
+        return phases
+
+    @property
+    def needs(self) -> list[Need]:
+        """What must be cached for these rows."""
+        return [Need(name, self.split, self.length) for name in {n: 0 for _, n in self.phases}]
+
+
+class Stream:
+    """Random access to an endless stream of rows; made by `open_stream`.
+
+    Attributes:
+      tasks: names, sorted.
+      languages: sorted; a row's language is an index into them.
+      length: tokens per row.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        cache: Cache,
+        seed: int,
+        vocabulary: Vocabulary,
+        phases: Sequence[tuple[int, dict[str, float]]],
+        manifests: dict[str, Manifest],
+    ):
+        self.tasks = tuple(sorted(manifests))
+        self.languages = tuple(sorted({m.language for m in manifests.values()}))
+        self.length = rows.length
+        self._manifests = manifests
+        self._folders = {t: cache.folder(t, rows.split, rows.length) for t in self.tasks}
+        self._dtype, self._pad_id = ids_dtype(vocabulary.size), vocabulary.special.pad
+        limits = None
+        if rows.max_epochs is not None:
+            sizes = np.array([manifests[task].rows for task in self.tasks])
+            limits = np.maximum(1, np.floor(rows.max_epochs * sizes)).astype(np.int64)
+        rates = [(first, [rate.get(t, 0.0) for t in self.tasks]) for first, rate in phases]
+        self._mixing = Mixing(rates, seed, limits, self.tasks)
+        self._rows = grain.MapDataset.select_from_datasets(
+            [self._shuffled(task, seed) for task in self.tasks], self._mixing
+        )
+
+    def _shuffled(self, task: str, seed: int) -> grain.MapDataset:
+        manifest = self._manifests[task]
+        language = self.languages.index(manifest.language)
+        source = RowSource(self._folders[task], manifest.shards, language)
+        # With one seed for all, aligned corpora of equal length would come out in lockstep.
+        digest = hashlib.sha256(f"{seed}/{task}".encode()).digest()
+        task_seed = int.from_bytes(digest[:4], "little")
+        return grain.MapDataset.source(source).shuffle(seed=task_seed).repeat()
+
+    def rows(self, indices: Sequence[int]) -> Batch:
+        """The rows at these indices of the stream, in that order.
+
+        Returns:
+          tokens, segment_ids (1, 2, ... by segment, 0 for padding) and positions (from 0 in each
+          segment) int32[n, length]; language and row (the index) int32[n].
+
+        Raises:
+          UserError: a cache file is damaged, or the mixture has run out of rows (`max_epochs`).
+        """
+        found = [self._rows[int(index)] for index in indices]
+        batch = decode_rows([r for _, r in found], self.length, self._dtype, self._pad_id)
+        batch["language"] = np.array([language for language, _ in found], np.int32)
+        batch["row"] = np.array(indices, np.int32)
+        return batch
+
+    def epochs(self, num_rows: int) -> dict[str, float]:
+        """How often the first `num_rows` rows go through each task.
+
+        Raises:
+          UserError: the stream does not have so many rows, because of `max_epochs`.
+        """
+        used = self._mixing.used(num_rows)
+        return {t: int(u) / self._manifests[t].rows for t, u in zip(self.tasks, used, strict=True)}
+
+    def table(self, num_rows: int) -> str:
+        """What the first `num_rows` rows read, one line per task."""
+        epochs = self.epochs(num_rows)
+        manifests = [self._manifests[task] for task in self.tasks]
+        shares = [epochs[m.task] * m.rows / num_rows for m in manifests]
+        return split_table(manifests, shares, list(epochs.values()))
+
+    def unigrams(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Language -> (token ids int32[k], ascending, without specials; counts int64[k])."""
+        parts: dict[str, list] = {language: [] for language in self.languages}
+        for task in self.tasks:
+            parts[self._manifests[task].language].append(read_unigrams(self._folders[task]))
+        return {language: _sum_counts(part) for language, part in parts.items()}
+
+
+def _sum_counts(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    ids, inverse = np.unique(np.concatenate([ids for ids, _ in parts]), return_inverse=True)
+    counts = np.zeros(len(ids), np.int64)
+    np.add.at(counts, inverse, np.concatenate([counts for _, counts in parts]))
+    return ids, counts
+
+
+def open_stream(
+    rows: Rows,
+    cache: Cache,
+    seed: int,
+    vocabulary: Vocabulary,
+    gin_flags: Sequence[str] = (),
+) -> Stream:
+    """Opens a stream; builds its caches first if they are missing, as `cache.on_missing` says.
+
+    Args:
+      rows: which rows.
+      cache: where they lie.
+      seed: of the order of the rows.
+      vocabulary: of the run.
+      gin_flags: the Gin flags of this process, for the process that builds caches.
+
+    Raises:
+      UserError: a cache is damaged, or missing or stale and not built.
+    """
+    ready = prepare(rows.needs, cache, vocabulary, gin_flags)
+    by_name = {r.mixture.name: r for r in ready}
+    phases = [
+        (first, row_rates(by_name[name].mixture, by_name[name].manifests))
+        for first, name in rows.phases
+    ]
+    manifests = {task: manifest for r in ready for task, manifest in r.manifests.items()}
+    return Stream(rows, cache, seed, vocabulary, phases, manifests)
+
+
+def open_examples(
+    task: str,
+    split: str,
+    cache: Cache,
+    vocabulary: Vocabulary,
+    length: int,
+    gin_flags: Sequence[str] = (),
+) -> list[np.ndarray]:
+    """The examples of a split as int[n] tokens: whole, in order, without special tokens.
+
+    In "train" the order is that of the cache; in other splits it is that of the source.
+    """
+    (ready,) = prepare([Need(task, split, length)], cache, vocabulary, gin_flags)
+    if task not in ready.manifests:
+        raise UserError(f"{task!r} is a mixture: name one of its tasks {sorted(ready.manifests)}")
+    return list(read_examples(cache.folder(task, split, length), ready.manifests[task]))
+
+
+class HeldOutRows:
+    """The rows of a held-out split, in order and each once; made by `open_eval_rows`.
+
+    Attributes:
+      tasks: names, sorted; their rows follow one another.
+      languages: a row's language is an index into them.
+      length: tokens per row.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, RowSource],
+        languages: Sequence[str],
+        length: int,
+        vocabulary: Vocabulary,
+        rows_per_task: int | None,
+    ):
+        self.tasks, self.languages, self.length = tuple(sources), tuple(languages), length
+        self._dtype, self._pad_id = ids_dtype(vocabulary.size), vocabulary.special.pad
+        self._places = [
+            (source, i)
+            for source in sources.values()
+            for i in range(min(len(source), rows_per_task or len(source)))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def rows(self, indices: Sequence[int]) -> Batch:
+        """As `Stream.rows`; past the end come padding rows, with row = -1 and segment_ids 0."""
+        places = [self._places[i] if i < len(self) else None for i in indices]
+        found = [place[0][place[1]] if place else (0, b"\0\0\0\0") for place in places]
+        batch = decode_rows([r for _, r in found], self.length, self._dtype, self._pad_id)
+        batch["language"] = np.array([language for language, _ in found], np.int32)
+        batch["row"] = np.array([i if i < len(self) else -1 for i in indices], np.int32)
+        return batch
+
+
+def open_eval_rows(
+    mixture: str,
+    split: str,
+    length: int,
+    cache: Cache,
+    vocabulary: Vocabulary,
+    *,
+    languages: Sequence[str] | None = None,
+    rows_per_task: int | None = None,
+    gin_flags: Sequence[str] = (),
+) -> HeldOutRows:
+    """Opens the held-out rows of a mixture, finite and in order.
+
+    Args:
+      mixture: name of a mixture or task.
+      split: as "validation".
+      length: tokens per row.
+      cache: where they lie.
+      vocabulary: of the run.
+      languages: that a row's language is an index into; by default those of the mixture, sorted.
+      rows_per_task: at most so many rows of each task.
+      gin_flags: the Gin flags of this process, for the process that builds caches.
+    """
+    (ready,) = prepare([Need(mixture, split, length)], cache, vocabulary, gin_flags)
+    manifests = dict(sorted(ready.manifests.items()))
+    own = sorted({m.language for m in manifests.values()})
+    languages = tuple(own if languages is None else languages)
+    if missing := set(own) - set(languages):
+        raise UserError(f"mixture {mixture!r} has languages {sorted(missing)} beyond {languages}")
+    sources = {
+        task: RowSource(cache.folder(task, split, length), m.shards, languages.index(m.language))
+        for task, m in manifests.items()
+    }
+    return HeldOutRows(sources, languages, length, vocabulary, rows_per_task)

@@ -1,0 +1,1 @@
+"""Synthetic languages: one meaning layer, many surfaces, every annotation known."""

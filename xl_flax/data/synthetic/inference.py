@@ -1,0 +1,78 @@
+"""Premises and hypotheses: entailment, neutral, contradiction.
+
+A premise reports two deeds, and in this world nobody is ever done by as they did: if A beats B,
+then B does not beat A. So the roles decide, not the words: "A beats B and C warns D" entails
+"A beats B" and "B does not beat A", contradicts "B beats A" and "A does not beat B", and says
+nothing on "A beats C". All three labels use words of the premise only, the four people are drawn
+alike and without regard to the verb, and "not" is as frequent under each label. A logistic
+regression on the presence of words in premise and hypothesis, and of words in both, reaches
+0.33 to 0.35 on 4,000 unseen pairs after 16,000 (chance: 0.333; see the tests).
+"""
+
+import dataclasses
+import random
+
+from xl_flax.data.synthetic import meaning
+from xl_flax.data.synthetic.generator import Sentence, key, render
+from xl_flax.data.synthetic.language import Language
+from xl_flax.data.synthetic.people import Person, deed, draw_people
+
+LABELS = ("entailment", "neutral", "contradiction")
+
+
+@dataclasses.dataclass(frozen=True)
+class InferencePair:
+    """Two sentences and how the second follows from the first."""
+
+    premise: Sentence
+    hypothesis: Sentence
+    label: str  # one of LABELS
+
+
+def inference_pair(
+    language: Language, seed: object, index: int, hypothesis_language: Language | None = None
+) -> InferencePair:
+    """Pair ``index`` of the corpus ``seed``, the same meanings in every language.
+
+    Args:
+      language: of the premise.
+      seed: any value with a stable ``str``, e.g. a split's name.
+      index: of the pair.
+      hypothesis_language: of the hypothesis; the premise's by default.
+    """
+    id = key("inference", seed, index)
+    rng = random.Random(id)
+    people = draw_people(rng, 4)
+    verbs = rng.sample(meaning.VERBS["social"], 2)
+    deeds = [(people[0], verbs[0], people[1]), (people[2], verbs[1], people[3])]
+    premise = meaning.Tree()
+    first = deed(premise, *deeds[0])
+    second = deed(premise, *deeds[1], head=first)
+    premise.add("and", "CCONJ", second, "cc")
+
+    label = rng.choice(LABELS)
+    negated = rng.random() < 0.5
+    subject, verb, other = rng.choice(deeds)
+    if label == "neutral":
+        # one of the two that did this, and one who had no part in it
+        subject = rng.choice((subject, other))
+        other = rng.choice([p for p in people if p not in _parties(deeds, verb)])
+        if rng.random() < 0.5:
+            subject, other = other, subject
+    elif negated == (label == "entailment"):
+        subject, other = other, subject
+    hypothesis = meaning.Tree()
+    if rng.random() < 0.5:
+        subject = dataclasses.replace(subject, adjective="")
+    if rng.random() < 0.5:
+        other = dataclasses.replace(other, adjective="")
+    deed(hypothesis, subject, verb, other, negated=negated)
+    return InferencePair(
+        premise=render(premise.meaning(id), language),
+        hypothesis=render(hypothesis.meaning(id + 1), hypothesis_language or language),
+        label=label,
+    )
+
+
+def _parties(deeds, verb: str) -> tuple[Person, Person]:
+    return next((subject, other) for subject, v, other in deeds if v == verb)

@@ -1,0 +1,158 @@
+"""Evaluates checkpoints:  python -m xl_flax.evaluate --gin_file=gin/runs/quickstart.gin
+
+Runs the evaluations that Gin names (`EvaluateConfig.evaluations`, see `xl_flax.evaluation` and
+`gin/eval/`) on the newest checkpoint of MODEL_DIR, which is a run's folder, its `checkpoints/` or
+one checkpoint. `--checkpoint` takes others, or all of them. Prints tables and adds every number to
+`results.jsonl` in the run's folder, with the signature that says how it was measured; numbers that
+are there already are shown, not computed again, unless `--overwrite` is given.
+
+Examples:
+  python -m xl_flax.evaluate --gin_file=gin/runs/quickstart.gin --checkpoint=all
+  python -m xl_flax.evaluate --gin_file=gin/eval/retrieval.gin --gin.MODEL_DIR=runs/quickstart \\
+    --gin.CACHE_DIR=runs/quickstart/cache --gin.TASK_MODULES="['tasks.synthetic']" \\
+    --gin.SentenceRetrieval.mixture=synthetic_core
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+import gin
+import jax
+
+from xl_flax import cli
+from xl_flax.checkpoints.load import (
+    find_checkpoints,
+    load_model,
+    read_description,
+    vocabulary_path,
+)
+from xl_flax.data.prepare import prepare
+from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
+from xl_flax.errors import UserError
+from xl_flax.evaluation import results as results_lib
+from xl_flax.evaluation.context import Context, EvaluateConfig
+from xl_flax.evaluation.results import Source
+from xl_flax.parallel import distributed
+from xl_flax.parallel.mesh import make_partitioning
+
+
+def choose_checkpoints(path: str, which: str) -> list[str]:
+    """The checkpoint folders that `--checkpoint` asks for, oldest first.
+
+    Args:
+      path: a run's folder, its `checkpoints/`, or one checkpoint.
+      which: "latest", "all", or steps as in "500,1000".
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    found = find_checkpoints(path)
+    if which == "all":
+        return found
+    if which == "latest":
+        return found[-1:]
+    by_step = {str(read_description(checkpoint).step): checkpoint for checkpoint in found}
+    steps = [step.strip() for step in which.split(",")]
+    if missing := [step for step in steps if step not in by_step]:
+        raise UserError(
+            f"--checkpoint={which}: no checkpoint of step {', '.join(missing)} under {path}; "
+            f'there are {", ".join(by_step)}; or say "latest" or "all"'
+        )
+    return [by_step[step] for step in sorted(steps, key=int)]
+
+
+def results_path(checkpoint: str) -> str:
+    """Where results go: the run's folder, or a lone checkpoint's own."""
+    parent = os.path.dirname(checkpoint)
+    folder = os.path.dirname(parent) if os.path.basename(parent) == "checkpoints" else checkpoint
+    return os.path.join(folder, results_lib.FILE)
+
+
+def evaluate(
+    config: EvaluateConfig,
+    which: str = "latest",
+    overwrite: bool = False,
+    gin_flags: Sequence[str] = (),
+) -> None:
+    """Evaluates checkpoints, prints tables and adds to `results.jsonl`.
+
+    Args:
+      config: what to do.
+      which: the checkpoints, as in `choose_checkpoints`.
+      overwrite: compute again what `results.jsonl` holds, and replace it.
+      gin_flags: the Gin flags of this process, for the one that builds caches.
+
+    Raises:
+      UserError: anything that the user can mend; see its message.
+    """
+    main_process = jax.process_index() == 0
+    say = print if main_process else lambda *_: None
+    checkpoints = choose_checkpoints(config.model_dir, which)
+    partitioning = make_partitioning(config.mesh)
+    context = Context(config.cache, _vocabulary(checkpoints[0]), partitioning, gin_flags)
+    needs = dict.fromkeys(need for e in config.evaluations for need in e.needs)
+    distributed.first_process_first(
+        "evaluation caches",
+        lambda: prepare(list(needs), config.cache, context.vocabulary, gin_flags),
+    )
+    for checkpoint in checkpoints:
+        description = read_description(checkpoint)
+        if description.vocabulary != context.vocabulary.fingerprint:
+            raise UserError(
+                f"{checkpoint} was trained with another vocabulary than {context.vocabulary.path}; "
+                f"use its own: --gin.VOCABULARY={vocabulary_path(checkpoint)}"
+            )
+        source, path = Source(checkpoint, description.step), results_path(checkpoint)
+        say(f"\n{checkpoint}: step {description.step:,}")
+        model = None
+        for evaluation in config.evaluations:
+            rows = [] if overwrite else results_lib.read(path)
+            signatures = evaluation.signatures(description, context)
+            if set(signatures) <= results_lib.done(rows, source):
+                rows = [row for row in rows if results_lib.same(row, source)]
+                results = results_lib.from_rows(rows, signatures)
+                say(f"\nFrom {path} (--overwrite computes it again):", end="")
+            else:
+                if model is None:
+                    model, _, _ = load_model(checkpoint, partitioning)
+                results = evaluation(model, description, context)
+                if main_process:
+                    results_lib.write(path, source, results)
+            say(f"\n{evaluation.table(results)}")
+        say(f"\nresults: {path}")
+
+
+def _vocabulary(checkpoint: str) -> Vocabulary:
+    """The vocabulary that Gin names, else the copy that the checkpoint keeps."""
+    try:
+        path = gin.query_parameter("run_vocabulary.path")
+    except ValueError:
+        path = None
+    if path is None:
+        return load_vocabulary(vocabulary_path(checkpoint))
+    return run_vocabulary()
+
+
+def _flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        default="latest",
+        metavar="WHICH",
+        help='"latest" (the default), "all", or steps as in 500,1000',
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="compute again what results.jsonl already holds"
+    )
+    distributed.add_flags(parser)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    args = cli.parse(argv, __doc__, _flags)
+    distributed.initialize(args)
+    evaluate(EvaluateConfig(), args.checkpoint, args.overwrite, args.gin_flags)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,111 @@
+"""What every evaluation is given: data, vocabulary, devices, and a memory over checkpoints."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import gin
+import numpy as np
+
+from xl_flax.data.build import read_examples
+from xl_flax.data.manifest import Cache, read_unigrams
+from xl_flax.data.prepare import Need, prepare
+from xl_flax.data.vocabulary import Vocabulary
+from xl_flax.errors import UserError
+from xl_flax.parallel.mesh import MeshConfig
+from xl_flax.parallel.rules import Partitioning
+
+T = TypeVar("T")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What `python -m xl_flax.evaluate` does."""
+
+    model_dir: str = gin.REQUIRED  # a run's folder, its `checkpoints/`, or one checkpoint
+    cache: Cache = gin.REQUIRED
+    evaluations: Sequence[Any] = gin.REQUIRED  # as in [@MaskedAccuracy(), @SentenceRetrieval()]
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+
+@dataclasses.dataclass
+class Context:
+    """Lives as long as the command; what it remembers is shared by the checkpoints of a sweep."""
+
+    cache: Cache
+    vocabulary: Vocabulary
+    partitioning: Partitioning
+    gin_flags: Sequence[str] = ()  # of this process, for the one that builds caches
+    _memory: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, remembered under `key`: data that was read, functions that were compiled."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
+
+    def aligned(self, mixture: str, split: str, length: int) -> dict[str, list[np.ndarray]]:
+        """The examples of a mixture of translations, by language, sorted by name.
+
+        Args:
+          mixture: name of a mixture whose tasks have a translation of sentence i as example i.
+          split: as "test".
+          length: of the cached rows; examples come whole, whatever it is.
+
+        Returns:
+          Language (the task's name where two tasks have one language) -> int[n] tokens of each
+          example, without special tokens.
+
+        Raises:
+          UserError: fewer than two tasks, or they differ in their number of examples.
+        """
+        return self.once(
+            (mixture, split, length), lambda: self._read_aligned(mixture, split, length)
+        )
+
+    def unigrams(self, mixture: str, length: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Language -> token ids int32[k] and counts int64[k] in a mixture's train split."""
+        return self.once(("unigrams", mixture, length), lambda: self._unigrams(mixture, length))
+
+    def _unigrams(self, mixture: str, length: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        need = Need(mixture, "train", length)
+        (ready,) = prepare([need], self.cache, self.vocabulary, self.gin_flags)
+        counts: dict[str, np.ndarray] = {}
+        for task, manifest in ready.manifests.items():
+            ids, own = read_unigrams(self.cache.folder(task, "train", length))
+            sums = counts.setdefault(manifest.language, np.zeros(self.vocabulary.size, np.int64))
+            sums[ids] += own
+        return {k: (ids := np.flatnonzero(v), v[ids]) for k, v in counts.items()}
+
+    def _read_aligned(self, mixture: str, split: str, length: int) -> dict[str, list[np.ndarray]]:
+        need = Need(mixture, split, length)
+        (ready,) = prepare([need], self.cache, self.vocabulary, self.gin_flags)
+        languages = [m.language for m in ready.manifests.values()]
+        examples = {}
+        for task, manifest in ready.manifests.items():
+            name = manifest.language if languages.count(manifest.language) == 1 else task
+            folder = self.cache.folder(task, split, length)
+            examples[name] = list(read_examples(folder, manifest))
+        check_aligned(f"mixture {mixture!r}, split {split!r}", examples)
+        return dict(sorted(examples.items()))
+
+
+def check_aligned(what: str, examples: dict[str, Sequence[Any]]) -> None:
+    """Raises UserError unless there are two or more languages with equally many examples."""
+    if len(examples) < 2:
+        raise UserError(
+            f"{what} has one language ({', '.join(examples)}): retrieval needs a mixture of two or "
+            "more tasks whose examples are translations of one another"
+        )
+    counts = {language: len(e) for language, e in examples.items()}
+    empty = [language for language, count in counts.items() if not count]
+    if empty:
+        raise UserError(f"{what}: no examples in {', '.join(empty)}; check the task's source")
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{language} {count:,}" for language, count in counts.items())
+        raise UserError(
+            f"{what}: example i of each task must be the same sentence, but their numbers of "
+            f"examples differ ({listed}); for pairs of their own size (Tatoeba) make one mixture "
+            "per pair"
+        )

@@ -1,0 +1,312 @@
+"""Masked-token loss and accuracy per language, beside what token frequencies alone reach.
+
+Shapes: Batch, Length, D = width, V = vocabulary.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from xl_flax.checkpoints.description import Description
+from xl_flax.data.batches import global_batch
+from xl_flax.data.prepare import Need
+from xl_flax.data.stream import HeldOutRows, open_eval_rows
+from xl_flax.data.vocabulary import Vocabulary
+from xl_flax.errors import UserError
+from xl_flax.evaluation import report
+from xl_flax.evaluation.context import Context
+from xl_flax.evaluation.results import MACRO, Result, signature
+from xl_flax.models.heads import Model, token_table
+from xl_flax.objectives.cross_entropy import chunk_size, linear_cross_entropy
+from xl_flax.objectives.masking import select_slots
+from xl_flax.parallel.rules import Partitioning, constrain
+
+TOKENS_PER_DEVICE = 8192  # in a batch, padding included
+LOGITS_MIB = 128  # memory for the logits that exist at once, per device
+KEY = 0  # of the masks: every evaluation hides the same tokens
+
+
+@dataclasses.dataclass
+class Score:
+    """Sums over the masked tokens of one language."""
+
+    loss_sum: float = 0.0  # nats
+    correct: float = 0.0
+    targets: list[np.ndarray] = dataclasses.field(default_factory=list)  # int32, the hidden tokens
+
+    @property
+    def count(self) -> int:
+        """Masked tokens."""
+        return sum(map(len, self.targets))
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        return self.loss_sum / self.count
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the masked tokens that got the highest probability."""
+        return self.correct / self.count
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class MaskedAccuracy:
+    """Masked-token loss and accuracy per language on held-out text, without dropout.
+
+    Every chosen token is replaced by the mask token (Devlin et al., 2019, leave a tenth as it is
+    when training; a model scores there by copying). The same tokens are hidden in every checkpoint.
+    """
+
+    mixture: str = gin.REQUIRED
+    length: int = gin.REQUIRED  # tokens per row
+    split: str = "validation"
+    rows_per_task: int | None = None  # the first ones only; None: all
+    rate: float = 0.15  # share of the tokens that are hidden
+    baseline: str | None = None  # mixture whose "train" split gives frequencies; None: the same
+
+    def __post_init__(self):
+        if not 0 < self.rate < 1:
+            raise UserError(f"MaskedAccuracy.rate = {self.rate} is not between 0 and 1")
+
+    @property
+    def needs(self) -> list[Need]:
+        """What must be cached."""
+        return [
+            Need(self.mixture, self.split, self.length),
+            Need(self.baseline or self.mixture, "train", self.length),
+        ]
+
+    def signatures(self, description: Description, context: Context) -> list[str]:
+        """Of the results that a call will give."""
+        rows = self._rows(context)
+        return [
+            signature(
+                "masked_lm",
+                data=f"{self.mixture}/{self.split}",
+                languages=len(rows.languages),
+                rows=len(rows),
+                length=self.length,
+                rate=self.rate,
+                masks=f"all,key{KEY}",
+                baseline=f"{self.baseline or self.mixture}/train",
+                vocabulary=description.vocabulary[:12],
+            )
+        ]
+
+    def __call__(self, model: Model, description: Description, context: Context) -> list[Result]:
+        """Evaluates one checkpoint.
+
+        Returns:
+          Per language and as a mean over languages ("macro"): "loss", "accuracy", and on the very
+          same tokens "unigram_loss" and "unigram_accuracy".
+
+        Raises:
+          UserError: no MLM head, rows longer than the model takes, or a loss that is not finite.
+        """
+        if "mlm" not in description.heads:
+            raise UserError(
+                f"the model has no MLM head (heads: {', '.join(description.heads) or 'none'}): "
+                "leave MaskedAccuracy out of EvaluateConfig.evaluations"
+            )
+        rows = self._rows(context)
+        graph, state = nnx.split(model)
+        score = context.once(
+            ("masked_lm", graph, self.rate),
+            lambda: make_score(graph, context.vocabulary, self.rate, context.partitioning),
+        )
+        what = f"{self.mixture}, step {description.step}"
+        scores = evaluate(score, nnx.to_pure_dict(state), rows, context.partitioning)
+        unigrams = context.unigrams(self.baseline or self.mixture, self.length)
+        (sign,) = self.signatures(description, context)
+        return list(self._results(scores, unigrams, context.vocabulary, sign, what))
+
+    def table(self, results: Sequence[Result]) -> str:
+        """What the console shows."""
+        return report.masked_lm(results)
+
+    def _rows(self, context: Context) -> HeldOutRows:
+        return context.once(
+            self,
+            lambda: open_eval_rows(
+                self.mixture,
+                self.split,
+                self.length,
+                context.cache,
+                context.vocabulary,
+                rows_per_task=self.rows_per_task,
+                gin_flags=context.gin_flags,
+            ),
+        )
+
+    def _results(
+        self,
+        scores: Mapping[str, Score],
+        unigrams: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        vocabulary: Vocabulary,
+        sign: str,
+        what: str,
+    ) -> Iterator[Result]:
+        per_language: dict[str, dict[str, float]] = {}
+        for language, score in scores.items():
+            if not score.count:
+                raise UserError(
+                    f"{what}: no token of {language!r} was hidden; give it more held-out text, or "
+                    "raise MaskedAccuracy.rate"
+                )
+            if not math.isfinite(score.loss_sum):
+                raise UserError(
+                    f"{what}: the loss of {language!r} is not finite; evaluate an earlier "
+                    "checkpoint, and train with a lower learning rate"
+                )
+            if language not in unigrams:
+                raise UserError(
+                    f"mixture {self.baseline or self.mixture!r} has no {language!r} to take the "
+                    "unigram baseline from; set MaskedAccuracy.baseline to one that has"
+                )
+            loss, accuracy = unigram_scores(
+                np.concatenate(score.targets), *unigrams[language], ~vocabulary.special_mask()
+            )
+            per_language[language] = {
+                "loss": score.loss,
+                "accuracy": score.accuracy,
+                "unigram_loss": loss,
+                "unigram_accuracy": accuracy,
+            }
+        data = f"{self.mixture}/{self.split}"
+        for language, values in per_language.items():
+            for metric, value in values.items():
+                n = scores[language].count
+                yield Result("masked_lm", data, (language,), metric, value, n, sign)
+        for metric in ("loss", "accuracy", "unigram_loss", "unigram_accuracy"):
+            mean = float(np.mean([values[metric] for values in per_language.values()]))
+            yield Result("masked_lm", data, (MACRO,), metric, mean, len(per_language), sign)
+
+
+def make_score(
+    graph: nnx.GraphDef, vocabulary: Vocabulary, rate: float, partitioning: Partitioning
+) -> Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]:
+    """Builds the jitted `score(params, batch)`, compiled once and good for any parameters.
+
+    Args:
+      graph: of the model.
+      vocabulary: of the rows.
+      rate: share of the tokens to hide, all of them behind the mask token.
+      partitioning: the batch is spread over its data axes.
+
+    Returns:
+      A function of parameters and a batch of rows (tokens, segment_ids, positions, row), that gives
+      hidden bool[B, L], and loss and correct float32[B, L], 0 where nothing is hidden.
+    """
+    special_V = jnp.asarray(vocabulary.special_mask())
+    mask_id = vocabulary.special.mask
+
+    def score(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        with partitioning.activate():
+            model = nnx.merge(graph, params)
+            tokens_BxL, segments_BxL = batch["tokens"], batch["segment_ids"]
+            size, length = tokens_BxL.shape
+
+            def hide(row: jax.Array, tokens_L: jax.Array, segments_L: jax.Array) -> jax.Array:
+                key = jax.random.fold_in(jax.random.key(KEY), row)
+                # A slot for every token: here nothing may overflow.
+                slots = select_slots(key, tokens_L, segments_L, special_V, rate, length)
+                return jnp.zeros(length, bool).at[slots.positions_K].set(True, mode="drop")
+
+            hidden_BxL = jax.vmap(hide)(batch["row"], tokens_BxL, segments_BxL)
+            x_BxLxD = model.encoder(
+                jnp.where(hidden_BxL, mask_id, tokens_BxL),
+                segment_ids=segments_BxL,
+                positions=batch["positions"],
+            )
+            head, table_VxD = model.heads["mlm"], token_table(model)
+            local_rows = partitioning.sharding(("batch",), (size,)).shard_shape((size,))[0]
+            vocab_sharding = partitioning.sharding(("vocab",), table_VxD.shape[:1])
+            bytes_per_slot = 4 * vocab_sharding.shard_shape(table_VxD.shape[:1])[0]
+            result = linear_cross_entropy(
+                constrain(head.features(x_BxLxD), ("batch", None, None)),
+                table_VxD,
+                head.bias[...],
+                tokens_BxL,
+                hidden_BxL.astype(jnp.float32),
+                chunk=chunk_size(rate * length * local_rows, bytes_per_slot, LOGITS_MIB),
+                groups=size // local_rows,
+            )
+            return {
+                "hidden": hidden_BxL,
+                "loss": result.loss_BxK,
+                "correct": result.correct_BxK,
+            }
+
+    return jax.jit(score, out_shardings=partitioning.sharding(()))
+
+
+def evaluate(
+    score: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]],
+    params: Any,
+    rows: HeldOutRows,
+    partitioning: Partitioning,
+) -> dict[str, Score]:
+    """Scores parameters on held-out rows, during training or after it.
+
+    Args:
+      score: from `make_score`.
+      params: of the model.
+      rows: held-out rows; all of them are read.
+      partitioning: that `score` was made with.
+
+    Returns:
+      The sums of each language in `rows.languages`.
+    """
+    shards = math.prod(partitioning.mesh.shape[axis] for axis in ("data", "fsdp"))
+    most = shards * max(1, TOKENS_PER_DEVICE // rows.length)
+    batch_size = min(most, -(-len(rows) // shards) * shards)
+    sharding = partitioning.sharding(("batch", None))
+    scores = {language: Score() for language in rows.languages}
+    for first in range(0, len(rows), batch_size):
+        batch = global_batch(rows, first, batch_size, sharding)
+        found = {name: np.asarray(x) for name, x in score(params, batch).items()}
+        # Read again rather than fetched: another process may hold these rows' devices.
+        own = rows.rows(range(first, first + batch_size))
+        for i, language in enumerate(rows.languages):
+            mine = found["hidden"] & (own["language"] == i)[:, None]
+            total = scores[language]
+            total.loss_sum += float(found["loss"][mine].sum(dtype=np.float64))
+            total.correct += float(found["correct"][mine].sum(dtype=np.float64))
+            total.targets.append(own["tokens"][mine])
+    return scores
+
+
+def unigram_scores(
+    targets_N: np.ndarray, ids: np.ndarray, counts: np.ndarray, ordinary_V: np.ndarray
+) -> tuple[float, float]:
+    """What a language's token frequencies reach on targets, without looking at the context.
+
+    The probability of a token is its relative frequency; the share that Good (1953) estimates for
+    unseen tokens, that of tokens seen once, is spread evenly over them.
+
+    Args:
+      targets_N: int[N], the hidden tokens.
+      ids: int[k], the tokens seen in training.
+      counts: int[k], how often.
+      ordinary_V: bool[V], the tokens that can be targets.
+
+    Returns:
+      Mean cross-entropy in nats, and the accuracy of always saying the most frequent token.
+    """
+    count_V = np.zeros(len(ordinary_V))
+    count_V[ids] = counts
+    count_V[~ordinary_V] = 0
+    total = count_V.sum()
+    unseen = ordinary_V & (count_V == 0)
+    share = max((count_V == 1).sum(), 1) / (total + 1) if unseen.any() else 0.0
+    p_V = np.where(unseen, share / max(unseen.sum(), 1), (1 - share) * count_V / total)
+    return -float(np.log(p_V[targets_N]).mean()), float((targets_N == count_V.argmax()).mean())

@@ -1,0 +1,142 @@
+"""What an encoder is: one frozen dataclass that covers BERT, RoBERTa/XLM-R and ModernBERT/mmBERT."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import gin
+
+from xl_flax.errors import UserError
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes and choices of one encoder; `gin/models/*.gin` holds the published ones.
+
+    Raises:
+      UserError: the values do not make an encoder (says which field and what would).
+    """
+
+    vocab_size: int = gin.REQUIRED  # rows of the token table, special tokens included
+    num_layers: int = gin.REQUIRED
+    width: int = gin.REQUIRED  # size of a token's hidden state
+    num_heads: int = gin.REQUIRED  # attention heads; each is width / num_heads wide
+    mlp_width: int = gin.REQUIRED  # inner size of the feed-forward block (of each half, if gated)
+    max_positions: int = 512  # longest input, in tokens
+
+    positions: Literal["learned", "rotary"] = "learned"
+    position_offset: int = 0  # first used row of a learned table: 2 in RoBERTa and XLM-R
+    rotary_base: float = 160_000.0  # of layers with global attention
+    local_rotary_base: float = 10_000.0  # of layers with local attention
+    token_types: int = 0  # rows of the token type table; 0: there is none
+    local_window: int | None = None  # local layers see |i - j| <= local_window / 2; None: all global
+    global_every: int = 3  # layers 0, n, 2n, … have global attention, if there is a local_window
+
+    pre_norm: bool = False  # normalise the input of each block (ModernBERT), else its sum (BERT)
+    embedding_norm: bool = True  # normalise the embeddings
+    first_attention_norm: bool = True  # False: layer 0 has none (ModernBERT), as embeddings have one
+    final_norm: bool = False  # normalise the last layer's output (pre-norm encoders need it)
+    norm_eps: float = 1e-12  # added to the variance
+    norm_bias: bool = True  # layer norms have a bias
+    bias: bool = True  # linear maps have a bias
+    gated_mlp: bool = False  # GeGLU: gelu(x U) * (x V) instead of gelu(x U)
+    tie_head: bool = True  # the MLM head multiplies with the token table, else with its own
+
+    embedding_dropout: float = 0.0  # of the embeddings
+    attention_dropout: float = 0.0  # of attention probabilities
+    attention_out_dropout: float = 0.0  # of what the attention block adds to the residual
+    mlp_out_dropout: float = 0.0  # of what the feed-forward block adds to the residual
+
+    init_std: float = 0.02  # of all weights: a normal distribution cut at two of these
+    scale_residual_init: bool = False  # divide it by sqrt(2 num_layers) for maps into the residual
+
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; parameters are float32
+    scan: Literal["scan", "unroll"] = "scan"  # one compiled layer in a loop, or a copy per layer
+    remat: Literal["none", "full", "dots"] = "none"  # kept for backward: all, nothing, weight products
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), field.type
+            if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
+                options = ", ".join(map(repr, typing.get_args(kind)))
+                _fail(f"{field.name} = {value!r} is not one of {options}")
+            if kind is int and (not isinstance(value, int) or isinstance(value, bool)):
+                _fail(f"{field.name} = {value!r} is not a whole number")
+            if field.name.endswith("dropout") and not 0 <= value < 1:
+                _fail(f"{field.name} = {value} is not in [0, 1)")
+        for name in ("vocab_size", "num_layers", "width", "num_heads", "mlp_width", "max_positions"):
+            if getattr(self, name) < 1:
+                _fail(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.width % self.num_heads:
+            _fail(f"width = {self.width} is not divisible by num_heads = {self.num_heads}")
+        if self.positions == "rotary" and self.head_dim % 2:
+            _fail(f"rotary positions need an even head size; width / num_heads = {self.head_dim}")
+        if self.local_window is not None and (self.local_window < 2 or self.local_window % 2):
+            _fail(f"local_window = {self.local_window} must be even and at least 2, or None")
+        if self.global_every < 1:
+            _fail(f"global_every = {self.global_every} must be at least 1")
+        if not self.first_attention_norm and not self.pre_norm:
+            _fail("first_attention_norm = False has a meaning only with pre_norm = True")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.num_heads
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of the position table: those before the offset are never read."""
+        return self.max_positions + self.position_offset if self.positions == "learned" else 0
+
+    def window(self, layer: int) -> int | None:
+        """The attention window of a layer (0-based); None if it sees its whole segment."""
+        return None if layer % self.global_every == 0 else self.local_window
+
+    def attended_span(self, layer: int, length: int) -> int:
+        """Most keys that a query of this layer sees in rows of `length` tokens."""
+        window = self.window(layer)
+        return length if window is None else min(length, window + 1)
+
+    @property
+    def body_params(self) -> int:
+        """Parameters of all layers: the N of 6·N FLOPs per token."""
+        linear = self.width * (4 * self.width + (2 + self.gated_mlp) * self.mlp_width)
+        biases = self.bias * (5 * self.width + (1 + self.gated_mlp) * self.mlp_width)
+        norms = 2 * self.num_layers - (not self.first_attention_norm)
+        return self.num_layers * (linear + biases) + norms * self._norm_params
+
+    @property
+    def num_params(self) -> int:
+        """Parameters of the encoder: embeddings, layers and norms, without heads."""
+        rows = self.vocab_size + self.position_rows + self.token_types
+        norms = self.embedding_norm + self.final_norm
+        return rows * self.width + self.body_params + norms * self._norm_params
+
+    @property
+    def _norm_params(self) -> int:
+        return self.width * (1 + self.norm_bias)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "EncoderConfig":
+        """The inverse of `to_dict`; a field that is not there takes its default, never Gin's value.
+
+        Raises:
+          UserError: an unknown field, or a required one that is missing.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - set(defaults)):
+            _fail(f"unknown fields {', '.join(unknown)}; was it written by a newer version?")
+        values = defaults | dict(values)
+        if missing := [name for name, value in values.items() if value is gin.REQUIRED]:
+            _fail(f"missing fields {', '.join(missing)}")
+        return cls(**values)
+
+
+def _fail(message: str):
+    raise UserError(f"EncoderConfig: {message}.")

@@ -1,0 +1,181 @@
+"""The parts of an encoder: parameters with logical axes, norm, embeddings, one layer.
+
+Shapes: Batch, Length, D = width, Heads, K = head size, M = feed-forward width.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from xl_flax.models.attention import attention, rotate
+from xl_flax.models.config import EncoderConfig
+from xl_flax.models.dropout import dropout, row_keys
+from xl_flax.parallel.rules import constrain
+
+zeros, ones = jax.nn.initializers.zeros, jax.nn.initializers.ones
+
+
+def normal(std: float):
+    """A normal distribution cut at two standard deviations, as in BERT."""
+    return jax.nn.initializers.truncated_normal(std)
+
+
+def param(init, rngs: nnx.Rngs, shape: tuple[int, ...], names: tuple[str | None, ...]) -> nnx.Param:
+    """A float32 parameter that carries the logical names of its axes as metadata.
+
+    Shardings follow from the names by the rules of a mesh, outside of this package. Flax's eager
+    sharding is off: it would want mesh axes, and a mesh, here and now.
+    """
+    value = init(rngs.params(), shape, jnp.float32)
+    return nnx.Param(value, out_sharding=names, eager_sharding=False)
+
+
+class Norm(nnx.Module):
+    """Layer normalisation (Ba et al., 2016), float32 inside; `stack` adds leading axes."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, stack: tuple[int, ...] = ()):
+        names = ("layers",) * len(stack) + ("embed",)
+        self.scale = param(ones, rngs, (*stack, config.width), names)
+        self.bias = param(zeros, rngs, (*stack, config.width), names) if config.norm_bias else None
+        self.eps = config.norm_eps
+
+    def __call__(self, x_xD: jax.Array) -> jax.Array:
+        """Normalises the last axis."""
+        x = x_xD.astype(jnp.float32)
+        x -= x.mean(axis=-1, keepdims=True)
+        variance = jnp.square(x).mean(axis=-1, keepdims=True)
+        x *= jax.lax.rsqrt(variance + self.eps) * self.scale[...]
+        if self.bias is not None:
+            x += self.bias[...]
+        return x.astype(x_xD.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x·Φ(x) with the exact Φ (Hendrycks and Gimpel, 2016)."""
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+class Embeddings(nnx.Module):
+    """Token, position and token type tables, summed, normalised and dropped."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        def table(rows, name):
+            if not rows:
+                return None
+            return param(normal(config.init_std), rngs, (rows, config.width), (name, "embed"))
+
+        self.config = config
+        self.tokens = table(config.vocab_size, "vocab")
+        self.positions = table(config.position_rows, "positions")
+        self.token_types = table(config.token_types, None)
+        self.norm = Norm(config, rngs) if config.embedding_norm else None
+
+    def __call__(self, tokens_BxL, positions_BxL, token_types_BxL, dropout_keys) -> jax.Array:
+        """[B, L, D] in the dtype of computation; `positions_BxL` may be [1, L]."""
+        x_BxLxD = self.tokens[...][tokens_BxL]
+        if self.token_types is not None:
+            x_BxLxD += self.token_types[...][0 if token_types_BxL is None else token_types_BxL]
+        if self.positions is not None:
+            x_BxLxD += self.positions[...][positions_BxL + self.config.position_offset]
+        x_BxLxD = x_BxLxD.astype(self.config.dtype)
+        if self.norm is not None:
+            x_BxLxD = self.norm(x_BxLxD)
+        x_BxLxD = dropout(x_BxLxD, dropout_keys, self.config.embedding_dropout)
+        return constrain(x_BxLxD, ("batch", "length", "embed"))
+
+
+class Layer(nnx.Module):
+    """Attention and feed-forward block. With `stack`, parameters of that many layers in one array."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        rngs: nnx.Rngs,
+        stack: tuple[int, ...] = (),
+        attention_norm: bool = True,
+    ):
+        d, m = config.width, config.mlp_width
+        heads, heads_names = (config.num_heads, config.head_dim), ("heads", "head_dim")
+        halves, halves_names = ((2, m), (None, "mlp")) if config.gated_mlp else ((m,), ("mlp",))
+        std_in = std_out = config.init_std
+        if config.scale_residual_init:
+            std_out /= math.sqrt(2 * config.num_layers)
+
+        def stacked(init, shape, names):
+            return param(init, rngs, (*stack, *shape), ("layers",) * len(stack) + names)
+
+        def bias(shape, names):
+            return stacked(zeros, shape, names) if config.bias else None
+
+        self.config = config
+        self.attention_norm = Norm(config, rngs, stack) if attention_norm else None
+        self.qkv = stacked(normal(std_in), (d, 3, *heads), ("embed", None, *heads_names))
+        self.qkv_bias = bias((3, *heads), (None, *heads_names))
+        self.out = stacked(normal(std_out), (*heads, d), (*heads_names, "embed"))
+        self.out_bias = bias((d,), ("embed",))
+        self.mlp_norm = Norm(config, rngs, stack)
+        self.up = stacked(normal(std_in), (d, *halves), ("embed", *halves_names))
+        self.up_bias = bias(halves, halves_names)
+        self.down = stacked(normal(std_out), (m, d), ("mlp", "embed"))
+        self.down_bias = bias((d,), ("embed",))
+
+    def __call__(self, x_BxLxD: jax.Array, attend, dropout_keys) -> jax.Array:
+        """One layer; `attend(q, k, v, dropout_keys)` knows positions, segments and the window."""
+        attention_keys, out_keys, mlp_keys = (row_keys(dropout_keys, site) for site in range(3))
+        config = self.config
+
+        def add(x, block, norm, keys, rate):
+            if not config.pre_norm:
+                return norm(x + dropout(block(x), keys, rate))
+            return x + dropout(block(x if norm is None else norm(x)), keys, rate)
+
+        def attention_block(x):
+            return self._attention(x, attend, attention_keys)
+
+        rates = config.attention_out_dropout, config.mlp_out_dropout
+        x_BxLxD = add(x_BxLxD, attention_block, self.attention_norm, out_keys, rates[0])
+        x_BxLxD = add(x_BxLxD, self._mlp, self.mlp_norm, mlp_keys, rates[1])
+        return constrain(x_BxLxD, ("batch", "length", "embed"))
+
+    def _attention(self, x_BxLxD, attend, dropout_keys):
+        qkv = _linear("bld,dshk->sbhlk", x_BxLxD, self.qkv)
+        if self.qkv_bias is not None:
+            qkv += self.qkv_bias[...].astype(qkv.dtype)[:, None, :, None, :]
+        q, k, v = (constrain(y, ("batch", "heads", "length", "head_dim")) for y in qkv)
+        y_BxHxLxK = attend(q, k, v, dropout_keys)
+        return _linear("bhlk,hkd->bld", y_BxHxLxK, self.out, self.out_bias)
+
+    def _mlp(self, x_BxLxD):
+        if self.config.gated_mlp:
+            y = _linear("bld,dsm->blsm", x_BxLxD, self.up, self.up_bias)
+            y_BxLxM = gelu(y[:, :, 0]) * y[:, :, 1]
+        else:
+            y_BxLxM = gelu(_linear("bld,dm->blm", x_BxLxD, self.up, self.up_bias))
+        y_BxLxM = constrain(y_BxLxM, ("batch", "length", "mlp"))
+        return _linear("blm,md->bld", y_BxLxM, self.down, self.down_bias)
+
+
+def _linear(subscripts, x, kernel, bias=None):
+    y = jnp.einsum(subscripts, x, kernel[...].astype(x.dtype))
+    return y if bias is None else y + bias[...].astype(x.dtype)
+
+
+def rotary_attention(config: EncoderConfig, window, table, segment_ids):
+    """The `attend` of a layer: rotates by `table` (None: positions are learned), then attends."""
+
+    def attend(q, k, v, dropout_keys):
+        if table is not None:
+            q, k = rotate(q, table), rotate(k, table)
+        return attention(
+            q,
+            k,
+            v,
+            segment_ids=segment_ids,
+            window=window,
+            dropout_keys=dropout_keys,
+            dropout_rate=config.attention_dropout,
+        )
+
+    return attend

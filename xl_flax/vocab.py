@@ -1,0 +1,296 @@
+"""python -m xl_flax.vocab: trains a SentencePiece vocabulary on the text of a seqio mixture.
+
+The Gin file sets VocabularyConfig: the mixture, the model file to write and its size (see
+xl_flax/data/vocabulary.py for the rest), and Cache.task_modules. The text is what the tasks'
+preprocessors make before `seqio.preprocessors.tokenize`. Beside the model stands a report,
+NAME.report.json: fertility, unknown and single-character pieces per language. The same settings
+and text give the same bytes.
+"""
+
+import argparse
+import dataclasses
+import functools
+import inspect
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import seqio
+import tensorflow as tf
+from absl import logging
+
+from xl_flax import cli
+from xl_flax.cache import find, import_tasks, split_tasks
+from xl_flax.data.manifest import Cache
+from xl_flax.data.vocabulary import Vocabulary, VocabularyConfig
+from xl_flax.data.vocabulary_training import Corpus, format_table, measure, train_model
+from xl_flax.errors import UserError
+
+TOKENIZERS = (seqio.preprocessors.tokenize, seqio.preprocessors.tokenize_and_append_eos)
+LINE_CHARACTERS = 4000  # longer lines are cut: SentencePiece would drop them
+MEASURED_LINES = 2000  # lines per language that the report counts
+WEIGHT_STEPS = 10  # weights are whole numbers from here up, so they are exact to 5 %
+
+Tasks = dict[str, list[tuple[seqio.Task, int]]]  # language -> its tasks and their examples
+
+
+# --- Reading text ----------------------------------------------------------------------------
+
+
+def text_dataset(task: seqio.Task, split: str, every: int = 1) -> tf.data.Dataset:
+    """Every k-th example of a task as it is before it is tokenised.
+
+    Raises:
+      UserError: the task does not tokenise with seqio's preprocessor.
+    """
+    dataset = task.source.get_dataset(split=split, shuffle=False).shard(every, 0)
+    for step in task.preprocessors:
+        function = step.func if isinstance(step, functools.partial) else step
+        if function in TOKENIZERS:
+            return dataset
+        known = {"output_features": task.output_features, "sequence_length": None}
+        wanted = inspect.signature(step).parameters
+        dataset = step(dataset, **{k: v for k, v in known.items() if k in wanted})
+    raise UserError(
+        f"task {task.name!r} has no text to train a vocabulary on: its preprocessors must include "
+        "seqio.preprocessors.tokenize, as those of tasks.text.add_text_task do"
+    )
+
+
+def text_features(task: seqio.Task, dataset: tf.data.Dataset) -> list[str]:
+    """The names of the features that will be tokenised."""
+    spec = dataset.element_spec
+    return [f for f in task.output_features if f in spec and spec[f].dtype == tf.string]
+
+
+def read_lines(task: seqio.Task, split: str, every: int = 1) -> Iterator[str]:
+    """Yields lines of at most LINE_CHARACTERS characters, without tabs and blank lines."""
+    dataset = text_dataset(task, split, every)
+    features = text_features(task, dataset)
+    for example in dataset.prefetch(64).as_numpy_iterator():
+        for feature in features:
+            for line in example[feature].decode(errors="replace").splitlines():
+                yield from cut(line.replace("\t", " ").replace("\0", " ").strip())
+
+
+def cut(line: str) -> Iterator[str]:
+    """Cuts a line at spaces where there are any."""
+    while len(line) > LINE_CHARACTERS:
+        end = line.rfind(" ", 1, LINE_CHARACTERS)
+        end = LINE_CHARACTERS if end < 0 else end
+        yield line[:end]
+        line = line[end:].lstrip()
+    if line:
+        yield line
+
+
+def by_language(config: VocabularyConfig) -> Tasks:
+    """The mixture's tasks by the language of their first example, and their numbers of examples.
+
+    Raises:
+      UserError: there is no such mixture, or a task has no examples.
+    """
+    modules = Cache(directory="").task_modules
+    import_tasks(modules)
+    found: Tasks = {}
+    for task in split_tasks(find(config.mixture, modules), config.split):
+        dataset = text_dataset(task, config.split)
+        first = next(dataset.take(1).as_numpy_iterator(), None)
+        if first is None:
+            raise UserError(f"task {task.name!r} has no examples in the split {config.split!r}")
+        language = first["language"].decode() if "language" in first else task.name
+        examples = task.num_input_examples(config.split)
+        if examples is None:
+            source = task.source.get_dataset(split=config.split, shuffle=False)
+            examples = int(source.reduce(0, lambda count, _: count + 1))
+        found.setdefault(language, []).append((task, int(examples)))
+    return dict(sorted(found.items()))
+
+
+def file_sizes(tasks: Tasks, split: str) -> dict[str, list[int]]:
+    """The sizes in bytes of each task's files, by which a changed text is noticed."""
+    return {
+        task.name: [os.path.getsize(f) for f in task.source.list_shards(split) if os.path.isfile(f)]
+        for found in tasks.values()
+        for task, _ in found
+    }
+
+
+# --- Sampling --------------------------------------------------------------------------------
+
+
+def draw(tasks: Tasks, config: VocabularyConfig) -> list[Corpus]:
+    """Draws lines of each language and weighs them.
+
+    A language's share of `max_sentences`, and then of the weighted text, is in proportion to
+    examples**exponent. Small languages are thus weighted up, not repeated, and no line of theirs
+    is lost to smoothing.
+    """
+    sizes = {language: sum(n for _, n in found) for language, found in tasks.items()}
+    rates = {language: size**config.exponent for language, size in sizes.items()}
+    drawn = {}
+    for language, found in tasks.items():
+        quota = config.max_sentences * rates[language] / sum(rates.values())
+        lines: list[str] = []
+        for task, examples in found:
+            share = max(1, round(quota * examples / sizes[language]))
+            source = read_lines(task, config.split, max(1, examples // share))
+            lines += sample(source, share, f"{config.seed} {task.name}")
+        if not lines:
+            raise UserError(f"{language!r} has no text in the split {config.split!r}")
+        drawn[language] = lines
+        print(f"read {language}: {sizes[language]:,} examples, {len(lines):,} lines", flush=True)
+    lift = {language: rates[language] / len(lines) for language, lines in drawn.items()}
+    weights = {k: round(WEIGHT_STEPS * v / min(lift.values())) for k, v in lift.items()}
+    common = math.gcd(*weights.values())
+    return [
+        Corpus(language, sizes[language], lines, weights[language] // common)
+        for language, lines in drawn.items()
+    ]
+
+
+def sample(lines: Iterable[str], size: int, seed: str) -> list[str]:
+    """At most `size` lines, each with the same chance (reservoir sampling)."""
+    generator, kept = random.Random(seed), []
+    for i, line in enumerate(lines):
+        if i < size:
+            kept.append(line)
+        elif (place := generator.randrange(i + 1)) < size:
+            kept[place] = line
+    return kept
+
+
+def measured_lines(
+    tasks: Sequence[tuple[seqio.Task, int]], corpus: Corpus
+) -> tuple[str, list[str]]:
+    """Lines to measure the vocabulary on, held out where the language has a validation split.
+
+    Returns:
+      The split's name and the lines.
+    """
+    held_out = [task for task, _ in tasks if "validation" in task.splits]
+    lines = [
+        line
+        for task in held_out
+        for line in sample(read_lines(task, "validation"), MEASURED_LINES, "")
+    ]
+    return ("validation", lines) if lines else ("train", sample(corpus.lines, MEASURED_LINES, ""))
+
+
+# --- The command -----------------------------------------------------------------------------
+
+
+def train_vocabulary(config: VocabularyConfig, *, overwrite: bool = False) -> None:
+    """Trains, measures and writes a vocabulary, unless the same one is there.
+
+    Raises:
+      UserError: another model is there, the text cannot be read, or the size does not fit it.
+    """
+    start = time.monotonic()
+    tasks = by_language(config)
+    made_from = {k: v for k, v in dataclasses.asdict(config).items() if k != "path"}
+    made_from["files"] = file_sizes(tasks, config.split)
+    if not overwrite and is_current(config.path, made_from):
+        print(f"{config.path} is there, made from these settings and this text: nothing to do")
+        return
+    corpora = draw(tasks, config)
+    lines = sum(len(corpus.lines) for corpus in corpora)
+    characters = sum(corpus.characters for corpus in corpora)
+    print(
+        f"training {config.size:,} {config.model_type} pieces on {lines:,} lines, "
+        f"{characters:,} characters, {len(corpora)} languages",
+        flush=True,
+    )
+    model = train_model(corpora, config)
+    vocabulary = Vocabulary(config.path, model)
+    languages = {}
+    total = sum(len(corpus.lines) * corpus.weight for corpus in corpora)
+    for corpus in corpora:
+        split, held_out = measured_lines(tasks[corpus.language], corpus)
+        languages[corpus.language] = {
+            "examples": corpus.examples,
+            "lines": len(corpus.lines),
+            "share": round(len(corpus.lines) * corpus.weight / total, 4),
+            "measured": split,
+        } | measure(vocabulary, held_out)
+    report = {
+        "fingerprint": vocabulary.fingerprint,
+        "size": vocabulary.size,
+        "made_from": made_from,
+        "languages": languages,
+    }
+    # The report first: a model without one would count as somebody else's.
+    write(report_path(config.path), json.dumps(report, indent=1, ensure_ascii=False).encode())
+    write(config.path, model)
+    print(format_table(languages))
+    print(f"wrote {config.path} in {time.monotonic() - start:.0f} s")
+
+
+def report_path(path: str) -> str:
+    """Where the report of a model file stands."""
+    return f"{os.path.splitext(path)[0]}.report.json"
+
+
+def is_current(path: str, made_from: dict[str, Any]) -> bool:
+    """Whether the model is there, made from these settings and files.
+
+    Raises:
+      UserError: another one is there.
+    """
+    if not os.path.exists(path):
+        return False
+    remedy = "choose another VocabularyConfig.path, or replace it with --overwrite"
+    try:
+        with open(report_path(path), encoding="utf-8") as file:
+            old = json.load(file)
+        was, fingerprint = old["made_from"], old["fingerprint"]
+        with open(path, "rb") as file:
+            now = Vocabulary(path, file.read()).fingerprint
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is there and was not made by this command: {remedy}") from error
+    if now != fingerprint:
+        raise UserError(f"{path} has changed since it was made: {remedy}")
+    changed = [
+        "the text is another" if key == "files" else f"{key} was {was.get(key)!r}, now {value!r}"
+        for key, value in made_from.items()
+        if was.get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{path} is there and was made differently ({'; '.join(changed)}): {remedy}"
+        )
+    return True
+
+
+def write(path: str, content: bytes) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    temporary = f"{path}.tmp{os.getpid()}"
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The command's own flags."""
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    args = cli.parse(argv, __doc__, add_flags)
+    logging.set_verbosity(logging.ERROR)
+    train_vocabulary(VocabularyConfig(), overwrite=args.overwrite)
+
+
+if __name__ == "__main__":
+    cli.run(main)
