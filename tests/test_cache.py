@@ -151,6 +151,40 @@ def test_a_mixture_is_cached_and_read_back(project, capsys):
     assert read_manifest(project.cache.folder("one", "train", 32)) == stamp
 
 
+def test_the_command_caches_what_the_configuration_names(project):
+    import gin
+
+    from xl_flax import cli
+    from xl_flax.data.required import planned_rows, required
+
+    project.define("")
+    more = """
+Rows.mixture = [(0, 'a'), (100, 'b')]
+late/Rows.mixture = 'c'
+late/Rows.length = 64
+HeldOut.mixture = %HELD
+HELD = 'd'
+SentenceRetrieval.mixture = ['e', 'f']
+MaskedAccuracy.mixture = 'a'
+MaskedAccuracy.length = 16
+MaskedLM.batch_size = 8
+STEPS = 5
+TrainConfig.steps = %STEPS
+"""
+    project.gin.write_text(project.gin.read_text() + more)
+    cli.load_gin([str(project.gin)])
+    assert {(n.mixture, n.split, n.length) for n in required()} == {
+        *((name, "train", 32) for name in "ab"),
+        ("c", "train", 64),
+        *(("d", "validation", length) for length in (32, 64)),
+        *((name, "test", 128) for name in "ef"),
+        ("a", "validation", 16),
+        ("a", "train", 16),
+    }
+    assert planned_rows() == 40
+    gin.clear_config()
+
+
 def test_temperature_sees_the_cached_counts(project):
     project.two_languages()
     project.run("--need=tempered:train:32")

@@ -256,7 +256,9 @@ def cache_split(
     first = next(batches, ([], [""]))
     language = first[1][0]
     total = num_examples(task, split)
-    with tqdm(total=total, desc=f"{title}{task.name} ({split})", unit=" examples") as bar:
+    pace = 0.1 if sys.stderr.isatty() else 10.0  # seconds between lines; few of them in a log
+    title = f"{title}{task.name} ({split})"
+    with tqdm(total=total, desc=title, unit=" examples", mininterval=pace) as bar:
 
         def tokens() -> Iterator[np.ndarray]:
             for batch, found in itertools.chain([first], batches):

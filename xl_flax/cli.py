@@ -22,6 +22,7 @@ CONFIGURABLES = (
     "xl_flax.data.manifest",
     "xl_flax.data.stream",
     "xl_flax.data.vocabulary",
+    "xl_flax.evaluation.context",
     "xl_flax.evaluation.masked_lm",
     "xl_flax.evaluation.retrieval",
     "xl_flax.models.config",

@@ -91,6 +91,12 @@ def evaluate(
     checkpoints = choose_checkpoints(config.model_dir, which)
     partitioning = make_partitioning(config.mesh)
     context = Context(config.cache, _vocabulary(checkpoints[0]), partitioning, gin_flags)
+    for checkpoint in checkpoints:  # before anything is cached with the wrong vocabulary
+        if read_description(checkpoint).vocabulary != context.vocabulary.fingerprint:
+            raise UserError(
+                f"{checkpoint} was trained with another vocabulary than {context.vocabulary.path}; "
+                f"use its own: --gin.run_vocabulary.path={vocabulary_path(checkpoint)}"
+            )
     needs = dict.fromkeys(need for e in config.evaluations for need in e.needs)
     distributed.first_process_first(
         "evaluation caches",
@@ -98,17 +104,12 @@ def evaluate(
     )
     for checkpoint in checkpoints:
         description = read_description(checkpoint)
-        if description.vocabulary != context.vocabulary.fingerprint:
-            raise UserError(
-                f"{checkpoint} was trained with another vocabulary than {context.vocabulary.path}; "
-                f"use its own: --gin.VOCABULARY={vocabulary_path(checkpoint)}"
-            )
+        planned = [(e, e.signatures(description, context)) for e in config.evaluations]
         source, path = Source(checkpoint, description.step), results_path(checkpoint)
         say(f"\n{checkpoint}: step {description.step:,}")
         model = None
-        for evaluation in config.evaluations:
+        for evaluation, signatures in planned:
             rows = [] if overwrite else results_lib.read(path)
-            signatures = evaluation.signatures(description, context)
             if set(signatures) <= results_lib.done(rows, source):
                 rows = [row for row in rows if results_lib.same(row, source)]
                 results = results_lib.from_rows(rows, signatures)

@@ -11,7 +11,7 @@ import pytest
 
 from xl_flax.data.synthetic import meaning
 from xl_flax.data.synthetic.generator import align, corpus_sentence, parallel_sentence
-from xl_flax.data.synthetic.language import FAMILY, Language, lexicon
+from xl_flax.data.synthetic.language import AFFIXES, FAMILY, Language, ending, lexicon
 from xl_flax.errors import UserError
 
 ALPHA = FAMILY["alpha"]
@@ -194,6 +194,15 @@ def test_morphology_puts_function_words_into_endings(morphology):
     assert seen[2] and seen[3]
 
 
+def test_agglutinative_endings_differ():
+    delta = FAMILY["delta"]
+    features = [c for c in meaning.concepts() if c.startswith(AFFIXES)] + ["object"]
+    assert len({ending(delta, (f,)) for f in features}) == len(features)
+    assert ending(delta, ("number/plural", "object")) == (
+        ending(delta, ("number/plural",)) + ending(delta, ("object",))
+    )
+
+
 def test_frequencies_are_zipfian_and_follow_the_exponent():
     def share_of_top(exponent):
         language = Language("other", zipf_exponent=exponent)
@@ -223,7 +232,7 @@ def test_length_and_domain():
         sentences = [corpus_sentence(language, "train", i) for i in range(500)]
         return {w for s in sentences for w, u in zip(s.words, s.upos, strict=True) if u == "VERB"}
 
-    assert len(verbs((0,))) <= 18 < len(verbs((0, 1, 2)))
+    assert len(verbs((0,))) <= 14 < len(verbs((0, 1, 2)))
 
 
 def test_test_sentences_are_distinct_meanings():

@@ -45,12 +45,16 @@ AXES = {
     "table": ("vocab", "embed"),
     "kernel": ("layers", "embed", "mlp"),
     "norm": ("layers", "embed"),
+    "qkv": ("layers", "embed", None, "heads", "head_dim"),
+    "qkv_bias": ("layers", None, "heads", "head_dim"),
     "bias": ("vocab",),
 }
 PARAMS = {
     "table": jnp.ones((20, 4)),
     "kernel": jax.random.normal(jax.random.key(0), (3, 4, 8)),
     "norm": jnp.ones((3, 4)),
+    "qkv": jax.random.normal(jax.random.key(2), (3, 4, 3, 2, 2)),
+    "qkv_bias": jnp.ones((3, 3, 2, 2)),
     "bias": jnp.ones(20),
 }
 
@@ -61,7 +65,7 @@ def test_weight_decay_spares_norms_and_biases(name):
     optimizer, _ = make_optimizer(config, 10, AXES)
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     updates, _ = optimizer.update(zero, optimizer.init(PARAMS), PARAMS)
-    assert not updates["norm"].any() and not updates["bias"].any()
+    assert not any(updates[name].any() for name in ("norm", "bias", "qkv_bias"))
     np.testing.assert_allclose(updates["table"], -0.05 * PARAMS["table"], rtol=1e-5)
     np.testing.assert_allclose(updates["kernel"], -0.05 * PARAMS["kernel"], rtol=1e-5)
 
@@ -71,6 +75,12 @@ def test_muon_orthogonalises_each_layer_on_its_own():
     optimizer, _ = make_optimizer(config, 10, AXES)
     grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), PARAMS)
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
-    for layer in updates["kernel"]:
-        singular = np.linalg.svd(layer, compute_uv=False)
-        assert singular.max() / singular.min() < 2.5  # of the raw gradient's layers: far more
+    qkv = np.moveaxis(updates["qkv"], 2, 1).reshape(9, 4, 4)  # each of Q, K, V is a matrix
+    raw = np.moveaxis(grads["qkv"], 2, 1).reshape(9, 4, 4)
+    assert all(condition(a) < 2.5 for a in updates["kernel"])
+    assert np.median([*map(condition, qkv)]) < 0.5 * np.median([*map(condition, raw)])
+
+
+def condition(matrix):
+    singular = np.linalg.svd(matrix, compute_uv=False)
+    return singular.max() / singular.min()

@@ -69,6 +69,8 @@ def describe(value: Any) -> str:
         return f"{name}[{', '.join(map(describe, cells))}]" if cells else name
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(describe, value))}]"
+    if isinstance(value, (set, frozenset)):  # the order differs from process to process
+        return f"{{{', '.join(sorted(map(describe, value)))}}}"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{k}: {describe(v)}' for k, v in value.items())}}}"
     if isinstance(value, type):

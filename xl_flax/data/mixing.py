@@ -12,7 +12,7 @@ import numpy as np
 
 from xl_flax.errors import UserError
 
-_PRECISION = 1000  # rows per block of the rarest task, which bounds the error of its rate
+_PRECISION = 250  # rows per block of the rarest task: its rate is exact to half of one of them
 _MAX_BLOCK = 2**20
 
 
@@ -55,7 +55,10 @@ def block_pattern(counts: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, 
     rng = np.random.default_rng(seed)
     tasks = np.repeat(np.arange(len(counts), dtype=np.int16), counts)
     ranks = np.arange(len(tasks)) - np.repeat(np.cumsum(counts) - counts, counts)
-    order = np.argsort((ranks + rng.random(len(tasks))) / counts[tasks], kind="stable")
+    places = (ranks + rng.random(len(tasks))) / counts[tasks]
+    # Sorting whole numbers that end in the index is faster than argsort, and knows no ties.
+    keys = (places * 2**42).astype(np.int64) << 21 | np.arange(len(tasks))
+    order = np.sort(keys) & (2**21 - 1)
     return tasks[order], ranks[order].astype(np.int32)
 
 

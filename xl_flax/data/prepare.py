@@ -52,8 +52,7 @@ def prepare(
     Raises:
       UserError: a cache is damaged, or it is missing or stale and must not or cannot be built.
     """
-    needs = [Need(*need) for need in needs]
-    lacking = _lacking(needs, cache, vocabulary)
+    ready, lacking = _look(needs, cache, vocabulary)
     if lacking and cache.on_missing == "stop":
         raise UserError(
             f"{_reasons(lacking)}. Run `python -m xl_flax.cache` with the Gin flags of this run, or"
@@ -61,16 +60,16 @@ def prepare(
         )
     if lacking:
         with locked(cache):
-            for need in lacking:
+            for need in needs:
                 _repack(need, cache, vocabulary)
-        lacking = _lacking(needs, cache, vocabulary)
+        ready, lacking = _look(needs, cache, vocabulary)
     if lacking:
         print(f"Building the cache: {_reasons(lacking)}", file=sys.stderr, flush=True)
-        _run_command(list(lacking), cache, vocabulary, gin_flags)
-        lacking = _lacking(needs, cache, vocabulary)
+        _run_command(needs, cache, vocabulary, gin_flags)
+        ready, lacking = _look(needs, cache, vocabulary)
     if lacking:
         raise UserError(f"{_reasons(lacking)}, although it has just been cached: try again")
-    return [_load(need, cache) for need in needs]
+    return ready
 
 
 @contextlib.contextmanager
@@ -93,66 +92,50 @@ def locked(cache: Cache) -> Iterator[None]:
         yield
 
 
-def problems(task: str, split: str, length: int, cache: Cache, vocabulary: Vocabulary) -> list[str]:
-    """Why the rows of a split cannot be used; empty if they can."""
-    manifest = read_manifest(cache.folder(task, split, length))
-    if manifest is None:
-        return ["not cached"]
-    return stale(manifest, vocabulary.fingerprint)
-
-
-def _lacking(
+def _look(
     needs: Sequence[Need], cache: Cache, vocabulary: Vocabulary
-) -> dict[Need, dict[str, list[str]]]:
-    """The needs that are not met, each with the reasons by culprit."""
-    lacking = {}
+) -> tuple[list[Ready], dict[str, list[str]]]:
+    """What is ready, and why the rest is not: reasons by culprit."""
+    ready, lacking = [], {}
     for need in needs:
         mixture = read_mixture(cache, need.mixture, need.split)
         if mixture is None:
-            lacking[need] = {f"{need.mixture} ({need.split})": ["not cached"]}
+            lacking[f"{need.mixture} ({need.split})"] = ["not cached"]
             continue
-        found = {
-            task: problems(task, need.split, need.length, cache, vocabulary)
-            for task in mixture.rates
-        }
+        manifests, found = {}, {}
+        for task in mixture.rates:
+            manifests[task] = read_manifest(cache.folder(task, need.split, need.length))
+            found[task] = _problems(manifests[task], vocabulary)
         if not any(found.values()):
-            folders = {t: cache.folder(t, need.split, need.length) for t in mixture.rates}
-            examples = {t: read_manifest(folder).examples for t, folder in folders.items()}
+            examples = {task: manifest.examples for task, manifest in manifests.items()}
             found[need.mixture] = mixture_changes(mixture, examples)
-        found = {
-            f"{task} ({need.split}, length {need.length})": reasons
-            for task, reasons in found.items()
-            if reasons
-        }
-        if found:
-            lacking[need] = found
-    return lacking
+        where = f"({need.split}, length {need.length})"
+        lacking |= {f"{name} {where}": reasons for name, reasons in found.items() if reasons}
+        ready.append(Ready(mixture, manifests))
+    return ready, lacking
 
 
-def _reasons(lacking: dict[Need, dict[str, list[str]]]) -> str:
-    found = {k: v for reasons in lacking.values() for k, v in reasons.items()}
-    lines = [f"{culprit}: {', '.join(reasons)}" for culprit, reasons in found.items()]
+def _problems(manifest: Manifest | None, vocabulary: Vocabulary) -> list[str]:
+    return ["not cached"] if manifest is None else stale(manifest, vocabulary.fingerprint)
+
+
+def _reasons(lacking: dict[str, list[str]]) -> str:
+    lines = [f"{culprit}: {', '.join(reasons)}" for culprit, reasons in lacking.items()]
     more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
     return "the cache is missing or stale: " + "; ".join(lines[:5]) + more
-
-
-def _load(need: Need, cache: Cache) -> Ready:
-    mixture = read_mixture(cache, need.mixture, need.split)
-    folders = {task: cache.folder(task, need.split, need.length) for task in mixture.rates}
-    return Ready(mixture, {task: read_manifest(folder) for task, folder in folders.items()})
 
 
 def _repack(need: Need, cache: Cache, vocabulary: Vocabulary) -> None:
     """Makes what is missing from fresh rows of another length, where there are any."""
     mixture = read_mixture(cache, need.mixture, need.split)
     for task in mixture.rates if mixture else ():
-        if not problems(task, need.split, need.length, cache, vocabulary):
+        if not _problems(read_manifest(cache.folder(task, *need[1:])), vocabulary):
             continue
-        folder = cache.folder(task, need.split, need.length).parent
+        folder = cache.folder(task, *need[1:]).parent
         lengths = sorted(int(f.name) for f in folder.glob("[0-9]*")) if folder.exists() else []
         for length in reversed(lengths):
-            fresh = not problems(task, need.split, length, cache, vocabulary)
-            if length != need.length and fresh:
+            other = read_manifest(cache.folder(task, need.split, length))
+            if length != need.length and not _problems(other, vocabulary):
                 print(f"Repacking {task} ({need.split}) from {length} to {need.length} tokens")
                 repack(task, need.split, cache, length, need.length, vocabulary)
                 break
@@ -164,7 +147,7 @@ def _run_command(
     """Runs the cache command for these needs and shows what it prints.
 
     Raises:
-      UserError: with the command's own last line if it fails.
+      UserError: with the command's own message if it fails.
     """
     command = [
         *(sys.executable, "-m", "xl_flax.cache", *gin_flags),
@@ -187,5 +170,5 @@ def _run_command(
         tail = (tail + chunk)[-2000:]
     if process.wait():
         lines = tail.decode(errors="replace").replace("\r", "\n").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "no message")
-        raise UserError(f"building the cache failed: {last.removeprefix('error: ')}")
+        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        raise UserError(f"building the cache failed: {(said or ['see above'])[-1]}")

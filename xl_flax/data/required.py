@@ -1,46 +1,37 @@
 """What a run is going to read, as its Gin configuration says."""
 
-import inspect
 import re
-from typing import Any
 
 import gin
 
 from xl_flax.data.prepare import Need
-from xl_flax.data.stream import Rows
 
 
 def required() -> list[Need]:
     """All rows that the Gin configuration names.
 
-    These are the mixtures of all `Rows`, and of all other configurables with a parameter called
-    `mixture`, which may have a `split` and a `length` too.
+    Every configurable with a bound `mixture` is asked for its `needs`; one that has none, but a
+    `split`, reads rows of the lengths that the others read.
     """
-    rows, others = [], []
+    needs, held_out = [], []
     pattern = r"^(?:(\S+)/)?(?:\w+\.)*(\w+)\.mixture\s*="
     for scope, name in dict.fromkeys(re.findall(pattern, gin.config_str(), re.MULTILINE)):
         with gin.config_scope(scope or None):
-            if name == "Rows":
-                rows += Rows().needs
-            else:
-                others.append(_defaults(name) | gin.get_bindings(name))
-    lengths = {need.length for need in rows}
-    for values in others:
-        length = values.get("length")
-        if isinstance(values["mixture"], str):
-            split = values.get("split", "validation")
-            rows += [Need(values["mixture"], split, n) for n in ([length] if length else lengths)]
-    return list(dict.fromkeys(rows))
-
-
-def _defaults(name: str) -> dict[str, Any]:
-    parameters = inspect.signature(gin.get_configurable(name)).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+            reader = gin.get_configurable(name)()
+        if hasattr(reader, "needs"):
+            needs += [(name, need) for need in reader.needs]
+        else:
+            held_out.append(reader)
+    lengths = dict.fromkeys(need.length for name, need in needs if name == "Rows")
+    needs = [need for _, need in needs]
+    needs += [Need(reader.mixture, reader.split, n) for reader in held_out for n in lengths]
+    return list(dict.fromkeys(needs))
 
 
 def planned_rows() -> int | None:
-    """Rows that the configured run will read: its steps by its rows per step."""
+    """Rows that the configured run will read, its steps by its rows per step; None if unknown."""
     try:
-        return gin.query_parameter("TrainConfig.steps") * gin.query_parameter("MaskedLM.batch_size")
-    except (ValueError, TypeError):
+        steps = gin.get_bindings("TrainConfig")["steps"]
+        return steps * gin.get_bindings("MaskedLM")["batch_size"]
+    except (KeyError, ValueError, TypeError, RuntimeError):
         return None

@@ -7,7 +7,8 @@ training is the number of rows consumed.
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import gin
 import grain
@@ -24,6 +25,7 @@ from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+Unigrams = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @gin.configurable
@@ -137,15 +139,19 @@ class Stream:
         shares = [epochs[m.task] * m.rows / num_rows for m in manifests]
         return split_table(manifests, shares, list(epochs.values()))
 
-    def unigrams(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def unigrams(self) -> Unigrams:
         """Language -> (token ids int32[k], ascending, without specials; counts int64[k])."""
-        parts: dict[str, list] = {language: [] for language in self.languages}
-        for task in self.tasks:
-            parts[self._manifests[task].language].append(read_unigrams(self._folders[task]))
-        return {language: _sum_counts(part) for language, part in parts.items()}
+        return _unigrams(self._folders, self._manifests)
 
 
-def _sum_counts(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _unigrams(folders: Mapping[str, Path], manifests: Mapping[str, Manifest]) -> Unigrams:
+    by_language: dict[str, list] = {}
+    for task, manifest in manifests.items():
+        by_language.setdefault(manifest.language, []).append(read_unigrams(folders[task]))
+    return {language: _sum(by_language[language]) for language in sorted(by_language)}
+
+
+def _sum(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     ids, inverse = np.unique(np.concatenate([ids for ids, _ in parts]), return_inverse=True)
     counts = np.zeros(len(ids), np.int64)
     np.add.at(counts, inverse, np.concatenate([counts for _, counts in parts]))
@@ -210,19 +216,22 @@ class HeldOutRows:
 
     def __init__(
         self,
-        sources: dict[str, RowSource],
+        manifests: Mapping[str, Manifest],
+        folders: Mapping[str, Path],
         languages: Sequence[str],
         length: int,
         vocabulary: Vocabulary,
         rows_per_task: int | None,
     ):
-        self.tasks, self.languages, self.length = tuple(sources), tuple(languages), length
+        self.tasks, self.languages, self.length = tuple(manifests), tuple(languages), length
+        self._manifests, self._folders = manifests, folders
         self._dtype, self._pad_id = ids_dtype(vocabulary.size), vocabulary.special.pad
-        self._places = [
-            (source, i)
-            for source in sources.values()
-            for i in range(min(len(source), rows_per_task or len(source)))
-        ]
+        self._places = []
+        for task, manifest in manifests.items():
+            language = self.languages.index(manifest.language)
+            source = RowSource(folders[task], manifest.shards, language)
+            count = min(len(source), rows_per_task or len(source))
+            self._places += [(source, i) for i in range(count)]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -235,6 +244,10 @@ class HeldOutRows:
         batch["language"] = np.array([language for language, _ in found], np.int32)
         batch["row"] = np.array([i if i < len(self) else -1 for i in indices], np.int32)
         return batch
+
+    def unigrams(self) -> Unigrams:
+        """As `Stream.unigrams`, of whole splits."""
+        return _unigrams(self._folders, self._manifests)
 
 
 def open_eval_rows(
@@ -266,8 +279,5 @@ def open_eval_rows(
     languages = tuple(own if languages is None else languages)
     if missing := set(own) - set(languages):
         raise UserError(f"mixture {mixture!r} has languages {sorted(missing)} beyond {languages}")
-    sources = {
-        task: RowSource(cache.folder(task, split, length), m.shards, languages.index(m.language))
-        for task, m in manifests.items()
-    }
-    return HeldOutRows(sources, languages, length, vocabulary, rows_per_task)
+    folders = {task: cache.folder(task, split, length) for task in manifests}
+    return HeldOutRows(manifests, folders, languages, length, vocabulary, rows_per_task)

@@ -165,7 +165,9 @@ class VocabularyConfig:
     exponent: float = 0.3
     max_sentences: int = 1_000_000  # most lines of text that SentencePiece sees
     model_type: str = "unigram"  # or "bpe"
-    character_coverage: float = 0.9995  # share of the text's characters that get a piece
+    # Share of the text's characters that get a piece. On the twelve Bibles 0.9995 left 1.8 % of the
+    # Chinese pieces unknown, 0.9999 0.3 %.
+    character_coverage: float = 0.9999
     byte_fallback: bool = False  # spell unknown characters as bytes; takes 256 pieces
     normalization: str = "nmt_nfkc"  # or "nmt_nfkc_cf" (lower case), "nfkc", "identity"
     seed: int = 0

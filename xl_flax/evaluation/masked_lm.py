@@ -86,7 +86,16 @@ class MaskedAccuracy:
         ]
 
     def signatures(self, description: Description, context: Context) -> list[str]:
-        """Of the results that a call will give."""
+        """Of the results that a call will give.
+
+        Raises:
+          UserError: the model has no MLM head.
+        """
+        if "mlm" not in description.heads:
+            raise UserError(
+                f"the model has no MLM head (heads: {', '.join(description.heads) or 'none'}): "
+                "leave MaskedAccuracy out of EvaluateConfig.evaluations"
+            )
         rows = self._rows(context)
         return [
             signature(
@@ -110,13 +119,8 @@ class MaskedAccuracy:
           same tokens "unigram_loss" and "unigram_accuracy".
 
         Raises:
-          UserError: no MLM head, rows longer than the model takes, or a loss that is not finite.
+          UserError: rows longer than the model takes, or a loss that is not finite.
         """
-        if "mlm" not in description.heads:
-            raise UserError(
-                f"the model has no MLM head (heads: {', '.join(description.heads) or 'none'}): "
-                "leave MaskedAccuracy out of EvaluateConfig.evaluations"
-            )
         rows = self._rows(context)
         graph, state = nnx.split(model)
         score = context.once(

@@ -38,9 +38,7 @@ class SentenceRetrieval:
 
     mixture: str | Sequence[str] = gin.REQUIRED  # its name, or several (one per pair: Tatoeba)
     split: str = "test"
-    layers: str | Sequence[int] = (
-        "all"  # 0 = embeddings, i = after layer i, -1 = last; or "all"
-    )
+    layers: str | Sequence[int] = "all"  # 0 = embeddings, i = after layer i, -1 = last; or "all"
     length: int = 128  # longest input, special tokens included; longer ones are cut, and counted
 
     @property
@@ -158,7 +156,7 @@ class SentenceRetrieval:
         sizes = {language: np.array([len(s) for s in e]) for language, e in examples.items()}
         for what, count in (
             (f"sentences longer than {length} tokens were cut", lambda s: (s > length - 2).sum()),
-            ("sentences are empty and count as wrong", lambda s: (s == 0).sum()),
+            ("sentences are empty and can be found by chance only", lambda s: (s == 0).sum()),
         ):
             counts = {language: int(count(s)) for language, s in sizes.items()}
             if total := sum(counts.values()):

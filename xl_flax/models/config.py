@@ -1,4 +1,4 @@
-"""What an encoder is: one frozen dataclass that covers BERT, RoBERTa/XLM-R and ModernBERT/mmBERT."""
+"""What an encoder is: one frozen dataclass for BERT, RoBERTa/XLM-R and ModernBERT/mmBERT."""
 
 import dataclasses
 import typing
@@ -31,12 +31,16 @@ class EncoderConfig:
     rotary_base: float = 160_000.0  # of layers with global attention
     local_rotary_base: float = 10_000.0  # of layers with local attention
     token_types: int = 0  # rows of the token type table; 0: there is none
-    local_window: int | None = None  # local layers see |i - j| <= local_window / 2; None: all global
+    local_window: int | None = (
+        None  # local layers see |i - j| <= local_window / 2; None: all global
+    )
     global_every: int = 3  # layers 0, n, 2n, … have global attention, if there is a local_window
 
     pre_norm: bool = False  # normalise the input of each block (ModernBERT), else its sum (BERT)
     embedding_norm: bool = True  # normalise the embeddings
-    first_attention_norm: bool = True  # False: layer 0 has none (ModernBERT), as embeddings have one
+    first_attention_norm: bool = (
+        True  # False: layer 0 has none (ModernBERT), as embeddings have one
+    )
     final_norm: bool = False  # normalise the last layer's output (pre-norm encoders need it)
     norm_eps: float = 1e-12  # added to the variance
     norm_bias: bool = True  # layer norms have a bias
@@ -54,7 +58,9 @@ class EncoderConfig:
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; parameters are float32
     scan: Literal["scan", "unroll"] = "scan"  # one compiled layer in a loop, or a copy per layer
-    remat: Literal["none", "full", "dots"] = "none"  # kept for backward: all, nothing, weight products
+    remat: Literal["none", "full", "dots"] = (
+        "none"  # kept for backward: all, nothing, weight products
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -66,7 +72,14 @@ class EncoderConfig:
                 _fail(f"{field.name} = {value!r} is not a whole number")
             if field.name.endswith("dropout") and not 0 <= value < 1:
                 _fail(f"{field.name} = {value} is not in [0, 1)")
-        for name in ("vocab_size", "num_layers", "width", "num_heads", "mlp_width", "max_positions"):
+        for name in (
+            "vocab_size",
+            "num_layers",
+            "width",
+            "num_heads",
+            "mlp_width",
+            "max_positions",
+        ):
             if getattr(self, name) < 1:
                 _fail(f"{name} = {getattr(self, name)} must be at least 1")
         if self.width % self.num_heads:

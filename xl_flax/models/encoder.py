@@ -63,7 +63,8 @@ class Encoder(nnx.Module):
         config, length = self.config, tokens_BxL.shape[1]
         if length > config.max_positions:
             raise UserError(
-                f"rows of {length} tokens, but EncoderConfig.max_positions = {config.max_positions}."
+                f"rows of {length} tokens are longer than what the encoder reads, "
+                f"EncoderConfig.max_positions = {config.max_positions}."
             )
         if positions is None:
             positions = jnp.arange(length)[None]
@@ -109,7 +110,7 @@ class Encoder(nnx.Module):
         return apply
 
     def _run_stack(self, apply, x, all_layers):
-        """Runs the stacked layers; returns the last output and, if asked, [num stacked, B, L, D]."""
+        """Runs the stacked layers; returns the last output and, if asked, all: [layers, B, L, D]."""
         config = self.config
         graph, stacked = nnx.split(self.layers)
         indices = range(0 if self.first is None else 1, config.num_layers)

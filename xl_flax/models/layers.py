@@ -87,7 +87,7 @@ class Embeddings(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention and feed-forward block. With `stack`, parameters of that many layers in one array."""
+    """Attention and feed-forward block; with `stack`, the parameters of that many layers."""
 
     def __init__(
         self,

@@ -121,7 +121,7 @@ class MaskedLM:
         for language, (begin, end) in zip(stream.languages, ranges, strict=True):
             if begin == end:
                 raise UserError(
-                    f"language {language!r} has only special tokens, none to put at random in place of "
+                    f"language {language!r} has only special tokens, none to put in place of "
                     "others; check its data, or set MaskedLM.same_language_random = False."
                 )
         constants = {

@@ -55,7 +55,7 @@ def create(build: Callable[[], nnx.Module], partitioning: Partitioning) -> dict[
 def flat(tree: dict[str, Any], is_leaf: Callable[[Any], bool] | None = None) -> Iterator:
     """Pairs of a leaf's path, as in `encoder/layers/mlp/kernel`, and the leaf."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]:
-        yield "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path), leaf
+        yield "/".join(map(_key, path)), leaf
 
 
 def table(shapes: dict[str, Any], axes: dict[str, Any], partitioning: Partitioning) -> str:
@@ -84,6 +84,11 @@ def table(shapes: dict[str, Any], axes: dict[str, Any], partitioning: Partitioni
     mesh = " × ".join(f"{name} {size}" for name, size in partitioning.mesh.shape.items())
     lines.append(f"{total:,} parameters; {per_device:,} on each device; mesh {mesh}")
     return "\n".join(lines)
+
+
+def _key(key: Any) -> str:
+    """A step of a path: a dict's key, a sequence's index or an attribute's name."""
+    return str(next(getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)))
 
 
 def _axis(axis: str | tuple[str, ...] | None) -> str:

@@ -1,60 +1,58 @@
-"""Held-out masked-token loss during training: fixed masks, no dropout, per language."""
+"""Held-out masked-token loss during training: the same hidden tokens each time, no dropout."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
-from xl_flax.data.batches import global_batch
 from xl_flax.data.stream import open_eval_rows
 from xl_flax.data.vocabulary import Vocabulary
+from xl_flax.evaluation import masked_lm
 from xl_flax.parallel.rules import Partitioning
 from xl_flax.training.config import TrainConfig
-from xl_flax.training.logging import objective_means
 
-RATE = 0.15  # of masking, whatever the rate in training is: losses stay comparable across phases
+RATE = 0.15  # of masking, whatever it is in training: losses stay comparable across phases
 
 
 def make_held_out(
     config: TrainConfig, graph: nnx.GraphDef, partitioning: Partitioning, vocabulary: Vocabulary
 ) -> Callable[[Any], dict[str, float]]:
-    """Opens the held-out mixtures and compiles their loss once.
+    """Opens the held-out mixtures of a run.
+
+    Args:
+      config: the run; rows are as long as its first objective's.
+      graph: the model's graph definition, with an MLM head.
+      partitioning: mesh and rules.
+      vocabulary: of the run.
 
     Returns:
-      A function from parameters to values such as `eval/MIXTURE/loss/LANGUAGE`.
+      A function from parameters to `eval/MIXTURE/loss`, `…/accuracy` and the same with
+      `/LANGUAGE`; the values without a language are means over languages.
     """
-    objective = next((o for o in config.objectives if "mlm" in o.heads), None)
-    opened = {}
-    for held_out in config.held_out:
-        rows = open_eval_rows(
-            held_out.mixture, held_out.split, objective.rows.length, config.cache, vocabulary,
-            rows_per_task=held_out.rows_per_task,
-        )  # fmt: skip
-        constants = jax.device_put(objective.bind(vocabulary, rows), partitioning.sharding(()))
-        opened[held_out.mixture] = (rows, constants)
-    key = jax.random.key(0)
-
-    @jax.jit
-    def sums(params: Any, batch: Any, constants: Any) -> Any:
-        with partitioning.activate():
-            model = nnx.merge(graph, params)
-            return objective.loss(model, batch, key, constants, RATE, train=False)[1]
+    length = config.objectives[0].rows.length
+    mixtures = {
+        h.mixture: open_eval_rows(
+            h.mixture, h.split, length, config.cache, vocabulary, rows_per_task=h.rows_per_task
+        )
+        for h in config.held_out
+    }
+    score = masked_lm.make_score(graph, vocabulary, RATE, partitioning)
 
     def evaluate(params: Any) -> dict[str, float]:
         values = {}
-        for name, (rows, constants) in opened.items():
-            size = objective.batch_size
-            total: dict[str, Any] = {}
-            for first in range(0, len(rows), size):
-                batch = global_batch(rows, first, size, partitioning.sharding(("batch",)))
-                for key_, value in jax.device_get(sums(params, batch, constants)).items():
-                    total[key_] = total.get(key_, 0.0) + np.asarray(value, np.float64)
-            means = objective_means(total, rows.languages)
-            for key_, value in means.items():
-                if key_.split("/")[0] in ("loss", "accuracy"):
-                    values[f"eval/{name}/{key_}"] = value
+        for mixture, rows in mixtures.items():
+            scores = masked_lm.evaluate(score, params, rows, partitioning)
+            for metric in ("loss", "accuracy"):
+                found = {f"/{k}": getattr(s, metric) for k, s in scores.items() if s.count}
+                found |= {"": float(np.mean([*found.values()]))}
+                # JSON has no NaN; a run that diverged says so in the losses of its steps.
+                values |= {
+                    f"eval/{mixture}/{metric}{suffix}": value
+                    for suffix, value in found.items()
+                    if math.isfinite(value)
+                }
         return values
 
     return evaluate

@@ -133,9 +133,9 @@ def held_out_line(step: int, values: Mapping[str, float]) -> str:
     """Loss and accuracy of each held-out mixture in one line."""
     parts = [f"step {step:,}  held out"]
     for key, loss in values.items():
-        prefix, mixture, *rest = key.split("/")
-        if rest == ["loss"]:
-            accuracy = values[f"{prefix}/{mixture}/accuracy"]
+        if key.endswith("/loss"):
+            mixture = key.removeprefix("eval/").removesuffix("/loss")
+            accuracy = values[f"eval/{mixture}/accuracy"]
             parts.append(f"{mixture}: loss {loss:.4f} acc {accuracy:.3f}")
     return "  ".join(parts)
 

@@ -58,7 +58,9 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     _check_vocabulary(vocabulary, config)
     needs = [need for o in objectives.values() for need in o.rows.needs]
     needs += [
-        Need(h.mixture, h.split, o.rows.length) for h in config.held_out for o in config.objectives
+        Need(h.mixture, h.split, o.rows.length)
+        for h in config.held_out
+        for o in config.objectives[:1]
     ]
     first_process_first("caches", lambda: prepare(needs, config.cache, vocabulary, gin_flags))
     streams = {

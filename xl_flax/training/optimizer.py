@@ -81,14 +81,14 @@ def make_optimizer(
       config: the optimizer's settings.
       steps: updates in the whole run.
       axes: the parameters' pytree with a tuple of logical axis names at each leaf; it says which
-        leaves are matrices: at least two axes beside the stack of layers.
+        leaves are matrices.
 
     Raises:
       UserError: an unknown optimizer or schedule.
     """
     schedule = make_schedule(config, steps)
     is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
-    matrices = jax.tree.map(lambda a: len(_own(a)) >= 2, axes, is_leaf=is_axes)
+    matrices = jax.tree.map(_is_matrix, axes, is_leaf=is_axes)
     if config.name == "adamw":
         return optax.adamw(
             schedule, config.b1, config.b2, config.eps, 0.0, None, config.weight_decay, matrices
@@ -97,7 +97,7 @@ def make_optimizer(
         # Embeddings stay with AdamW, as Jordan et al. (2024) advise. A stacked leaf is a batch of
         # matrices from or to the "embed" axis; unnamed axes (query, key, value) count as a batch.
         def dimensions(a: tuple) -> optax.contrib.MuonDimensionNumbers | None:
-            if len(_own(a)) < 2 or "vocab" in a or "layers" not in a:
+            if not _is_matrix(a) or "vocab" in a or "layers" not in a:
                 return None
             embed = (a.index("embed"),)
             others = tuple(i for i, x in enumerate(a) if x not in ("layers", "embed", None))
@@ -118,8 +118,9 @@ def make_optimizer(
     raise UserError(f"OptimizerConfig.name={config.name!r} is none of {', '.join(OPTIMIZERS)}")
 
 
-def _own(axes: tuple) -> tuple:
-    return tuple(a for a in axes if a != "layers")
+def _is_matrix(axes: tuple) -> bool:
+    """Weights map from or to the embedding axis; biases and norms have at most that one axis."""
+    return "embed" in axes and len([a for a in axes if a != "layers"]) >= 2
 
 
 def _rsqrt(peak: float, warmup: int) -> Callable[[jax.Array], jax.Array]:

@@ -10,6 +10,7 @@ from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import read_description, replace_params
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.errors import UserError
+from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.params import Abstract
 from xl_flax.parallel.rules import Partitioning
 from xl_flax.training.config import InitFrom
@@ -38,15 +39,19 @@ def layout(
     params = abstract.layout(partitioning)
     whole = partitioning.sharding(())
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
-        jax.eval_shape(optimizer.init, params),
-        params,
-        transform_non_params=lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=whole
-        ),
-    )
+    # A moment's path ends with that of its parameter.
+    like = dict(params_lib.flat(params))
+
+    def lay_out(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
+        parts = path.split("/")
+        names = ("/".join(parts[i:]) for i in range(len(parts)))
+        name = next((n for n in names if n in like and like[n].shape == leaf.shape), None)
+        sharding = like[name].sharding if name else whole
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    shapes = jax.eval_shape(optimizer.init, params)
+    leaves = [lay_out(path, leaf) for path, leaf in params_lib.flat(shapes)]
+    opt_state = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
     return TrainState(params, opt_state, updates=scalar, skipped=scalar, bad_streak=scalar)
 
 

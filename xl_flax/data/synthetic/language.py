@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 
@@ -161,9 +162,22 @@ def lexicon(language: Language) -> Mapping[str, str]:
 
 @functools.cache
 def ending(language: Language, features: tuple[str, ...]) -> str:
-    """The ending that expresses ``features``: one syllable each, or one for all if fusional."""
+    """The ending that expresses ``features``, in their order.
+
+    Agglutinative: a syllable for each feature, no two alike. Fusional: one for all of them, which
+    may be that of another combination, as in German or Latin. Isolating: none.
+    """
     if not features or language.morphology == "isolating":
         return ""
-    parts = ["+".join(features)] if language.morphology == "fusional" else features
-    seeds = (random.Random(f"ending/{language.name}/{part}") for part in parts)
-    return "".join(next(_words(seed, language.script))[0] for seed in seeds)
+    if language.morphology == "fusional":
+        rng = random.Random(f"ending/{language.name}/{'+'.join(features)}")
+        return next(_words(rng, language.script))[0]
+    return "".join(_affixes(language)[feature] for feature in features)
+
+
+@functools.lru_cache
+def _affixes(language: Language) -> Mapping[str, str]:
+    words = _words(random.Random(f"affixes/{language.name}"), language.script)
+    syllables = dict.fromkeys(short for short, _ in itertools.islice(words, 1000))
+    features = [c for c in meaning.concepts() if c.startswith(AFFIXES)] + ["object"]
+    return dict(zip(features, syllables, strict=False))

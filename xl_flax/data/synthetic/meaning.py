@@ -11,25 +11,23 @@ import random
 from typing import NamedTuple
 
 CLASSES = {  # noun class -> number of nouns
-    "person": 24,
-    "animal": 14,
-    "food": 14,
-    "tool": 14,
-    "garment": 12,
-    "vehicle": 10,
-    "plant": 12,
-    "document": 10,
-    "building": 12,
-    "landscape": 12,
-    "town": 10,
+    "person": 18,
+    "animal": 10,
+    "food": 10,
+    "tool": 10,
+    "garment": 8,
+    "plant": 8,
+    "document": 8,
+    "building": 9,
+    "landscape": 9,
 }
 ANIMATE = ("person", "animal")
-PLACES = ("building", "landscape", "town")
-NAMES = {"PER": 16, "LOC": 10, "ORG": 8}  # entity type -> names; people have family names too
-CLASS_OF_NAME = {"PER": "person", "LOC": "town", "ORG": "building"}
-NUM_FAMILY_NAMES = 10
-NUM_VERBS = {"transitive": 40, "intransitive": 16, "social": 12}
-NUM_ADJECTIVES, NUM_ADVERBS, NUM_ADPOSITIONS, NUM_NUMERALS, NUM_TOPICS = 56, 20, 8, 5, 8
+PLACES = ("building", "landscape")
+NAMES = {"PER": 12, "LOC": 6, "ORG": 6}  # entity type -> names; people have family names too
+CLASS_OF_NAME = {"PER": "person", "LOC": "landscape", "ORG": "building"}
+NUM_FAMILY_NAMES = 6
+NUM_VERBS = {"transitive": 24, "intransitive": 10, "social": 8}
+NUM_ADJECTIVES, NUM_ADVERBS, NUM_ADPOSITIONS, NUM_NUMERALS, NUM_TOPICS = 30, 12, 6, 4, 8
 TENSES = ("present", "past", "future")  # the present has no word of its own
 WORLD_SEED = "world"  # the one world all languages speak of
 
@@ -116,13 +114,16 @@ def build_world(exponent: float = 1.0) -> World:
     rng = random.Random(WORLD_SEED)
 
     def some(pool, count):
-        return zipf(rng.sample(pool, min(count, len(pool))), exponent)
+        """`count` of the pool; low numbers, common in the world, tend to come first here too."""
+        chosen = rng.sample(pool, min(count, len(pool)))
+        ranks = {c: (int(c.rpartition("/")[2]) + 1) * rng.expovariate(1.0) for c in chosen}
+        return zipf(sorted(chosen, key=ranks.get), exponent)
 
     def beings(classes, count):
         """Nouns of these classes, among them some names."""
         pool = [c for name in classes for c in NOUNS[name]]
         names = [c for kind, name in CLASS_OF_NAME.items() if name in classes for c in PROPER[kind]]
-        return some(rng.sample(pool, 9) + rng.sample(names, len(names) // 3), count)
+        return some(rng.sample(pool, 7) + rng.sample(names, len(names) // 3), count)
 
     verbs = [v for group in VERBS.values() for v in group]
     things = [name for name in CLASSES if name not in PLACES]
@@ -130,25 +131,25 @@ def build_world(exponent: float = 1.0) -> World:
     for kind, group in VERBS.items():
         for verb in group:
             doers = ["person"] if kind == "social" else rng.sample(ANIMATE, rng.choice((1, 2)))
-            subjects[verb] = beings(doers, 10)
+            subjects[verb] = beings(doers, 8)
             if kind == "social":
-                objects[verb] = beings(["person"], 10)
+                objects[verb] = beings(["person"], 8)
             elif kind == "transitive":
                 objects[verb] = beings(rng.sample(things, rng.choice((1, 2))), 8)
-            places[verb] = beings(rng.sample(PLACES, 2), 6)
+            places[verb] = beings(PLACES, 6)
     nouns = [c for group in NOUNS.values() for c in group]
     names = [c for group in PROPER.values() for c in group]
     temporal = ADVERBS[::2]
     return World(
-        topics=tuple(some(rng.sample(verbs, 18), 18) for _ in range(NUM_TOPICS)),
+        topics=tuple(some(verbs, 14) for _ in range(NUM_TOPICS)),
         subjects=subjects,
         objects=objects,
         places=places,
-        adverbs={v: some(rng.sample(ADVERBS, 5), 5) for v in verbs},
-        adjectives={n: some(rng.sample(ADJECTIVES, 6), 6) for n in nouns},
-        adpositions={c: some(rng.sample(ADPOSITIONS, 2), 2) for c in nouns + names},
-        owners={n: some(rng.sample(NOUNS["person"], 4), 4) for n in nouns},
-        family_names={c: some(rng.sample(FAMILY_NAMES, 3), 3) for c in PROPER["PER"]},
+        adverbs={v: some(ADVERBS, 5) for v in verbs},
+        adjectives={n: some(ADJECTIVES, 5) for n in nouns},
+        adpositions={c: some(ADPOSITIONS, 2) for c in nouns + names},
+        owners={n: some(NOUNS["person"], 4) for n in nouns},
+        family_names={c: some(FAMILY_NAMES, 3) for c in PROPER["PER"]},
         tenses={a: TENSES[i % 3] for i, a in enumerate(temporal)},
     )
 

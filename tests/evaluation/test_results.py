@@ -1,0 +1,87 @@
+import pytest
+
+from xl_flax.errors import UserError
+from xl_flax.evaluation import report, results
+from xl_flax.evaluation.results import MACRO, Result, Source, signature
+
+
+def result(value, sign="s", languages=("deu",), metric="loss", **more):
+    return Result("masked_lm", "m/test", languages, metric, value, 10, sign, **more)
+
+
+def test_results_are_appended_and_replaced_by_checkpoint_and_signature(tmp_path):
+    path, first, second = str(tmp_path / "r.jsonl"), Source("/run/5", 5), Source("/run/10", 10)
+    results.write(path, first, [result(1.0), result(2.0, "other")])
+    results.write(path, second, [result(3.0)])
+    results.write(path, first, [result(4.0)])
+    rows = results.read(path)
+    assert [(r["step"], r["signature"], r["value"]) for r in rows] == [
+        (5, "other", 2.0), (10, "s", 3.0), (5, "s", 4.0),
+    ]  # fmt: skip
+    assert {"checkpoint", "version", "n", "layer", "pooling"} <= rows[0].keys()
+    assert results.done(rows, first) == {"s", "other"}
+    assert results.done(rows, Source("/moved/10", 10)) == {"s"}
+
+
+def test_results_come_back_as_they_were(tmp_path):
+    path, given = str(tmp_path / "r.jsonl"), [result(1.5, layer=3, pooling="mean"), result(2.5)]
+    results.write(path, Source("/run/5", 5), given)
+    assert results.from_rows(results.read(path), {"s"}) == given
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_and_a_damaged_one_is_an_error(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"value": 1}\n{"val')
+    assert results.read(str(path)) == [{"value": 1}]
+    path.write_text('{"val\n{"value": 1}\n')
+    with pytest.raises(UserError, match="line 1"):
+        results.read(str(path))
+
+
+def test_a_signature_says_how(monkeypatch):
+    monkeypatch.setattr(results.xl_flax, "__version__", "9")
+    assert signature("retrieval", layer=8, k=4) == "retrieval|layer:8|k:4|version:9"
+
+
+def retrieval_results(data, pairs, layer, n=100):
+    made = [
+        Result("retrieval", data, pair, "p@1", value, n, f"sign {data} {layer}", layer, "mean")
+        for pair, value in pairs.items()
+    ]
+    mean = sum(pairs.values()) / len(pairs)
+    end = (MACRO,), "p@1", mean, len(pairs), f"sign {data} {layer}", layer, "mean"
+    return [*made, Result("retrieval", data, *end)]
+
+
+def test_the_matrix_shows_queries_down_and_searched_languages_across_in_the_best_layer():
+    pairs = {("a", "b"): 0.25, ("b", "a"): 0.75}
+    low = {pair: value / 10 for pair, value in pairs.items()}
+    text = report.retrieval(
+        retrieval_results("m/test", low, 0) + retrieval_results("m/test", pairs, 2)
+    )
+    cells = [line.split() for line in text.splitlines()]
+    assert ["layer", "0", "2*"] in cells and ["P@1", "5.0%", "50.0%"] in cells
+    assert ["a", "·", "25.0", "25.0"] in cells and ["b", "75.0", "·", "75.0"] in cells
+    assert "chance 1.00%" in text and "sign m/test 2" in text
+
+
+def test_mixtures_of_pairs_become_one_line_each():
+    text = report.retrieval(
+        retrieval_results("t_deu/test", {("deu", "eng"): 0.5, ("eng", "deu"): 0.7}, 1)
+        + retrieval_results("t_amh/test", {("amh", "eng"): 0.1, ("eng", "amh"): 0.3}, 1, n=50)
+    )
+    cells = [line.split() for line in text.splitlines()]
+    assert ["t_deu/test", "deu", "→", "eng", "100", "50.0", "70.0", "60.0", "1.00"] in cells
+    assert ["macro", "30.0", "50.0", "40.0"] in cells
+    assert "chance at most 2.00%" in text
+
+
+def test_the_masked_table_sets_the_model_beside_the_baseline():
+    values = {"loss": 2.0, "accuracy": 0.5, "unigram_loss": 6.0, "unigram_accuracy": 0.07}
+    found = [
+        result(value, languages=(language,), metric=metric)
+        for language in ("deu", MACRO)
+        for metric, value in values.items()
+    ]
+    cells = [line.split() for line in report.masked_lm(found).splitlines()]
+    assert ["deu", "2.000", "6.000", "50.0%", "7.0%", "10"] in cells

@@ -1,0 +1,216 @@
+"""The command from end to end, on checkpoints of random parameters and a cache of token ids."""
+
+import json
+import os
+
+import gin
+import jax
+import numpy as np
+import pytest
+import sentencepiece
+from flax import nnx
+
+from xl_flax import evaluate
+from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
+from xl_flax.checkpoints.manager import CheckpointManager, Progress
+from xl_flax.data.build import write_split
+from xl_flax.data.manifest import Cache
+from xl_flax.data.mixtures import Mixture, write_mixture
+from xl_flax.data.vocabulary import load_vocabulary
+from xl_flax.errors import UserError
+from xl_flax.evaluation import retrieval
+from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import build_model
+
+WORDS = ("sun", "moon", "star", "tree", "leaf", "root", "stone", "river", "cloud", "rain", "wind")
+COUNT = 40
+LANGUAGES = ("one", "same", "other")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("evaluate")
+
+
+def train_vocabulary(path, words):
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(words, 6)) for _ in range(300)]
+    with open(path, "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=file, vocab_size=60,
+            hard_vocab_limit=False, bos_piece="<s>", eos_piece="</s>",
+            bos_id=0, pad_id=1, eos_id=2, unk_id=3, user_defined_symbols=["<mask>"], minloglevel=2,
+        )  # fmt: skip
+    return load_vocabulary(str(path))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(folder):
+    return train_vocabulary(folder / "vocabulary.model", WORDS)
+
+
+@pytest.fixture(scope="module")
+def cache(folder, vocabulary):
+    """`same` repeats the sentences of `one`, `other` has its own."""
+    cache = Cache(str(folder / "cache"), ["none"], on_missing="stop")
+    ordinary = np.flatnonzero(~vocabulary.special_mask())
+    made = {"modules": {}, "source": "", "preprocessors": [], "files": {}}
+    for split in ("train", "validation", "test"):
+        for seed, language in enumerate(LANGUAGES):
+            rng = np.random.default_rng(7 if language == "same" else 7 + seed)
+            sizes = rng.integers(4, 20, COUNT)
+            write_split(
+                cache, f"t_{language}", split, 16, [rng.choice(ordinary, n) for n in sizes],
+                language=language, vocabulary=vocabulary,
+                fingerprint=made | {"vocabulary": vocabulary.fingerprint},
+            )  # fmt: skip
+        tasks = {f"t_{language}": COUNT for language in LANGUAGES}
+        for name, of in [("all", tasks), *((task, {task: COUNT}) for task in tasks)]:
+            write_mixture(cache, split, Mixture(name, {}, dict.fromkeys(of, 1.0), of))
+    return cache
+
+
+@pytest.fixture(scope="module")
+def model_dir(folder, vocabulary):
+    """A run with checkpoints of steps 5 and 10."""
+    config = EncoderConfig(
+        vocab_size=vocabulary.size, num_layers=2, width=16, num_heads=2, mlp_width=32,
+        max_positions=16,
+    )  # fmt: skip
+    directory = str(folder / "run")
+    manager = CheckpointManager(directory, keep_last=5)
+    with open(vocabulary.path, "rb") as file:
+        model_file = file.read()
+    for step in (5, 10):
+        state = nnx.jit(lambda key: nnx.state(build_model(config, ("mlm",), nnx.Rngs(key))))(
+            jax.random.key(step)
+        )
+        description = Description(
+            config, ("mlm",), vocabulary.fingerprint, {"mlm": LANGUAGES}, {}, step=step
+        )
+        manager.save(
+            nnx.to_pure_dict(state),
+            {"count": jax.numpy.zeros(())},
+            Progress(step, {}, 0, 0, {}),
+            {"model.json": description.to_json(), VOCABULARY_FILE: model_file},
+        )
+    manager.close()
+    return directory
+
+
+@pytest.fixture
+def command(model_dir, cache):
+    """Runs the command; without `fresh` it finds what earlier tests left in results.jsonl."""
+
+    def run(*flags, path=model_dir, fresh=True):
+        if fresh and os.path.exists(results := os.path.join(model_dir, "results.jsonl")):
+            os.remove(results)
+        evaluate.main(
+            [
+                f"--gin.MODEL_DIR={path}",
+                f"--gin.CACHE_DIR={cache.directory}",
+                "--gin.TASK_MODULES=['none']",
+                "--gin.Cache.on_missing='stop'",
+                "--gin_file=gin/eval/both.gin",
+                "--gin.MaskedAccuracy.mixture=all",
+                "--gin.MaskedAccuracy.length=16",
+                "--gin.SentenceRetrieval.mixture=all",
+                "--gin.SentenceRetrieval.length=16",
+                *flags,
+            ]
+        )
+
+    yield run
+    gin.clear_config()
+
+
+@pytest.fixture
+def rows(model_dir):
+    def read(**wanted):
+        with open(os.path.join(model_dir, "results.jsonl")) as file:
+            found = [json.loads(line) for line in file]
+        return [r for r in found if all(r[k] == v for k, v in wanted.items())]
+
+    return read
+
+
+def test_the_newest_checkpoint_is_evaluated_into_results_and_tables(
+    command, rows, vocabulary, capsys
+):
+    command()
+    (same,) = rows(languages=["one", "same"], metric="p@1", layer=2)
+    assert same["value"] == 1.0 and same["step"] == 10 and same["n"] == COUNT
+    (other,) = rows(languages=["one", "other"], metric="p@1", layer=2)
+    assert other["value"] < 0.2
+    assert len(rows(metric="p@1")) == 3 * (6 + 1)  # layers × (ordered pairs and their mean)
+    assert len({r["signature"] for r in rows(task="retrieval")}) == 3
+    losses = {r["languages"][0]: r["value"] for r in rows(metric="loss")}
+    assert losses.keys() == {*LANGUAGES, "macro"}
+    assert losses["one"] == pytest.approx(np.log(vocabulary.size), rel=0.1)
+    (baseline,) = rows(metric="unigram_loss", languages=["one"])
+    assert 2 < baseline["value"] < losses["one"] + 0.5
+
+    text = capsys.readouterr().out
+    assert "chance 2.50%" in text and "unigram accuracy" in text
+    assert "sentences longer than 16 tokens were cut" in text
+    assert all(r["signature"] in text for r in rows(task="masked_lm"))
+
+
+def test_a_sweep_skips_what_is_there_unless_told_to_overwrite(command, rows, monkeypatch, capsys):
+    command("--gin.SentenceRetrieval.layers=[1]")
+    assert {r["step"] for r in rows()} == {10}
+    loaded, compiled = [], []
+    make_pool = retrieval.make_pool
+    monkeypatch.setattr(retrieval, "make_pool", lambda *a: (compiled.append(a), make_pool(*a))[1])
+    load = evaluate.load_model
+    monkeypatch.setattr(
+        evaluate, "load_model", lambda path, *a: (loaded.append(path), load(path, *a))[1]
+    )
+    count = len(rows())
+    sweep = ["--gin.SentenceRetrieval.layers=[1]", "--checkpoint=all"]
+    command(*sweep, fresh=False)
+    assert [os.path.basename(path) for path in loaded] == ["5"]
+    assert len(rows()) == 2 * count and "From " in capsys.readouterr().out
+    command(*sweep, "--overwrite", fresh=False)
+    assert [os.path.basename(path) for path in loaded] == ["5", "5", "10"]
+    assert len(compiled) == 2  # once in each of these two commands
+    assert len(rows()) == 2 * count
+
+
+def test_a_checkpoint_is_found_by_step_or_by_its_folder(model_dir):
+    steps = lambda path, which: [  # noqa: E731
+        os.path.basename(c) for c in evaluate.choose_checkpoints(path, which)
+    ]
+    checkpoints = os.path.join(model_dir, "checkpoints")
+    assert steps(model_dir, "latest") == ["10"] and steps(checkpoints, "all") == ["5", "10"]
+    assert steps(os.path.join(checkpoints, "5"), "latest") == ["5"]
+    assert steps(model_dir, "10, 5") == ["5", "10"]
+    for path in (model_dir, checkpoints, os.path.join(checkpoints, "5")):
+        (checkpoint,) = evaluate.choose_checkpoints(path, "5")
+        assert evaluate.results_path(checkpoint) == os.path.join(model_dir, "results.jsonl")
+    with pytest.raises(UserError, match="no checkpoint of step 7 .* there are 5, 10"):
+        evaluate.choose_checkpoints(model_dir, "7")
+    with pytest.raises(UserError, match="no checkpoint under"):
+        evaluate.choose_checkpoints(os.path.dirname(model_dir) + "/nowhere", "all")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--gin.SentenceRetrieval.mixture=none"], "none .test.: not cached"),
+        (["--gin.SentenceRetrieval.mixture=t_one"], "has one language .one.: retrieval needs"),
+        (["--gin.MaskedAccuracy.baseline=t_other"], "no 'one' to take the unigram baseline from"),
+        (["--gin.SentenceRetrieval.layers=[3]"], "from 0 .embeddings. to 2"),
+        (["--gin.MaskedAccuracy.rate=1.5"], "not between 0 and 1"),
+    ],
+)
+def test_bad_settings_are_errors_and_leave_no_results(command, model_dir, flags, message):
+    with pytest.raises((UserError, ValueError), match=message):
+        command(*flags)
+    assert not os.path.exists(os.path.join(model_dir, "results.jsonl"))
+
+
+def test_another_vocabulary_than_the_checkpoints_is_an_error(command, folder):
+    other = train_vocabulary(folder / "other.model", WORDS[:6])
+    with pytest.raises(UserError, match="use its own: --gin.run_vocabulary.path=.*/10/model/"):
+        command(f"--gin.run_vocabulary.path={other.path}")

@@ -1,0 +1,317 @@
+"""The training command end to end: same bits across kills, same losses on every mesh, bad input."""
+
+import dataclasses
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from xl_flax import cli
+from xl_flax.checkpoints.load import find_checkpoints, load_model, read_description
+from xl_flax.data.synthetic.generator import corpus_sentence
+from xl_flax.data.synthetic.language import FAMILY
+from xl_flax.data.vocabulary import VocabularyConfig
+from xl_flax.data.vocabulary_training import Corpus, train_model
+from xl_flax.errors import UserError
+from xl_flax.parallel.mesh import make_partitioning
+from xl_flax.training import loop
+from xl_flax.training.config import InitFrom, TrainConfig
+
+TASKS = """
+from tasks.synthetic import FAMILY, source
+from tasks.text import add_language_mixture, add_text_task
+
+SIZES = {"train": 400, "validation": 60, "test": 60}
+NAMES = [add_text_task(f"small_{n}", n, source(FAMILY[n], SIZES)).name for n in ("alpha", "gamma")]
+add_language_mixture("small", NAMES)
+add_language_mixture("small_even", NAMES, exponent=0)
+"""
+VOCAB_SIZE = 300
+RUN = """
+include 'gin/base.gin'
+include 'gin/models/bert_tiny.gin'
+include 'gin/objectives/mlm.gin'
+MODEL_DIR = '{folder}/run'
+CACHE_DIR = '{folder}/cache'
+VOCABULARY = '{folder}/vocabulary.model'
+VOCAB_SIZE = 300
+TASK_MODULES = ['small_tasks']
+MIXTURE = [(0, 'small'), (80, 'small_even')]
+VocabularyConfig.mixture = 'small'
+LENGTH = 32
+BATCH_SIZE = 16
+STEPS = 12
+EncoderConfig.num_layers = 2
+EncoderConfig.width = 32
+EncoderConfig.num_heads = 2
+EncoderConfig.mlp_width = 64
+OptimizerConfig.learning_rate = 3e-3
+OptimizerConfig.schedule = 'constant'
+TrainConfig.log_every = 4
+TrainConfig.checkpoint_every = 3
+TrainConfig.keep_last = 2
+TrainConfig.eval_every = 6
+TrainConfig.held_out = [@HeldOut()]
+HeldOut.mixture = 'small'
+HeldOut.rows_per_task = 4
+"""
+CLOCK = ("time", "tokens_per_second", "seconds_per_step", "input_wait", "model_tflops", "mfu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A vocabulary, a module with tasks, and a Gin file; caches are built by the first run."""
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "small_tasks.py").write_text(TASKS)
+    (folder / "run.gin").write_text(RUN.format(folder=folder))
+    corpora = [
+        Corpus(n, 400, [corpus_sentence(FAMILY[n], "train", i).text for i in range(400)], 1)
+        for n in ("alpha", "gamma")
+    ]
+    config = VocabularyConfig("small", str(folder / "vocabulary.model"), VOCAB_SIZE)
+    (folder / "vocabulary.model").write_bytes(train_model(corpora, config))
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def configure(folder, tmp_path):
+    """configure(**bindings) -> TrainConfig of a run in a folder of its own."""
+
+    def make(**bindings):
+        values = {"MODEL_DIR": str(tmp_path / "run")} | bindings
+        lines = [f"{k.replace('__', '.')} = {v!r}" for k, v in values.items()]
+        cli.load_gin([str(folder / "run.gin")], lines)
+        return TrainConfig()
+
+    return make
+
+
+def train(config, folder, **kwargs):
+    return loop.train(config, [f"--gin_file={folder}/run.gin"], **kwargs)
+
+
+def lines_of(model_dir):
+    """`metrics.jsonl` without what the clock says."""
+    with open(os.path.join(model_dir, "metrics.jsonl")) as file:
+        lines = [json.loads(line) for line in file]
+    return [{k: v for k, v in line.items() if not k.startswith(CLOCK)} for line in lines]
+
+
+def saved(model_dir, item):
+    """One item of the newest checkpoint as a dict of arrays by path."""
+    path = os.path.join(find_checkpoints(model_dir)[-1], item)
+    tree = ocp.PyTreeCheckpointer().restore(path)
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    """A finished run on one device."""
+    cli.load_gin([str(folder / "run.gin")])
+    with pytest.MonkeyPatch.context() as patch:
+        on_devices(patch, 1)
+        assert train(TrainConfig(), folder)
+    return str(folder / "run")
+
+
+def on_devices(patch, count):
+    patch.setattr(
+        loop, "make_partitioning", lambda config: make_partitioning(config, jax.devices()[:count])
+    )
+
+
+def test_a_run_leaves_what_it_promises(reference):
+    assert {"config.gin", "metrics", "metrics.jsonl", "model-info.txt", "checkpoints"} <= set(
+        os.listdir(reference)
+    )
+    assert [os.path.basename(c) for c in find_checkpoints(reference)] == ["9", "12"]
+    with open(os.path.join(reference, "model-info.txt")) as file:
+        info = file.read()
+    assert re.search(
+        r"encoder/embeddings/tokens +300×32 +float32 +vocab, embed +tensor, fsdp", info
+    )
+    lines = lines_of(reference)
+    assert [line["step"] for line in lines] == [0, 4, 6, 8, 12, 12]
+    logged = lines[1]
+    for key in ("loss", "grad_norm", "learning_rate", "skipped", "mlm/loss", "mlm/accuracy",
+                "mlm/fill", "mlm/overflow", "mlm/loss/alpha", "mlm/accuracy/gamma"):  # fmt: skip
+        assert key in logged, key
+    assert {"eval/small/loss", "eval/small/accuracy/alpha"} <= set(lines[0])
+    assert lines[-1]["eval/small/loss"] < lines[0]["eval/small/loss"]
+    assert 0.5 < logged["mlm/fill"] <= 1
+
+
+def test_checkpoints_describe_themselves(reference):
+    model, description, checkpoint = load_model(reference)
+    assert description.step == 12 and description.languages == {"mlm": ("alpha", "gamma")}
+    assert model.encoder.config.width == 32
+    assert read_description(checkpoint).objectives["mlm"]["mixture"] == [
+        [0, "small"],
+        [80, "small_even"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ici", "accumulate"), [((8, 1, 1), 1), ((2, 2, 2), 2), ((1, 4, 2), 4), ((1, 1, 8), 2)]
+)
+def test_eight_devices_learn_as_one(reference, configure, folder, ici, accumulate):
+    config = configure(MeshConfig__ici=ici, TrainConfig__accumulate=accumulate, STEPS=8)
+    train(config, folder)
+    mine, theirs = lines_of(config.model_dir), lines_of(reference)
+    for a, b in zip(mine[1:4], theirs[1:4], strict=True):
+        for key in ("loss", "mlm/accuracy", "grad_norm", "eval/small/loss"):
+            assert a.get(key) == pytest.approx(b.get(key), rel=2e-3), (a["step"], key)
+
+
+def test_a_run_goes_on_on_another_mesh(reference, configure, folder):
+    with pytest.MonkeyPatch.context() as patch:
+        on_devices(patch, 1)
+        train(configure(STEPS=6), folder)
+    config = configure(STEPS=8, MeshConfig__ici=(2, 2, 2))
+    train(config, folder)
+    for a, b in zip(lines_of(config.model_dir)[-2:], lines_of(reference)[-4:-2], strict=True):
+        assert a.get("loss") == pytest.approx(b.get("loss"), rel=2e-3)
+
+
+def command(folder, model_dir, *flags):
+    environment = os.environ | {
+        "PYTHONPATH": f"{folder}{os.pathsep}{cli.ROOT}",
+        "XLA_FLAGS": "",  # one device, as most users have
+        "NPROC": "2",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "xl_flax.train", f"--gin_file={folder}/run.gin",
+         f"--gin.MODEL_DIR={model_dir}", *flags],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(process):
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for_step(process, step):
+    """Reads the run's output up to its line about a step."""
+    for line in process.stdout:
+        match = re.match(r"step +(\d+)", line)
+        if match and int(match[1]) >= step:
+            return
+    raise AssertionError("the run ended early")
+
+
+@pytest.mark.slow
+def test_killed_runs_end_with_the_same_bits(reference, folder, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    flags = ("--gin.STEPS=24",)
+    finish(command(folder, straight, *flags))
+    rng = random.Random(os.getpid())  # another moment each time
+    for step in (4, 12):
+        process = command(folder, killed, *flags)
+        wait_for_step(process, step)
+        time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    output = finish(command(folder, killed, *flags))
+    assert "resuming" in output
+    for item in ("params", "optimizer"):
+        expected = saved(straight, item)
+        found = saved(killed, item)
+        assert expected.keys() == found.keys()
+        for path, value in expected.items():
+            np.testing.assert_array_equal(value, found[path], err_msg=f"{item}{path}")
+    assert lines_of(killed) == lines_of(straight)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_saves_and_says_so(reference, folder, tmp_path):
+    process = command(folder, tmp_path / "run", "--gin.STEPS=4000")
+    wait_for_step(process, 8)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == cli.EXIT_PREEMPTED
+    step = int(re.search(r"saved step ([\d,]+)", output)[1].replace(",", ""))
+    assert find_checkpoints(str(tmp_path / "run"))[-1].endswith(f"/{step}")
+
+
+def test_parameters_can_start_from_another_checkpoint(reference, configure, folder, capsys):
+    config = configure(STEPS=1, OptimizerConfig__learning_rate=0.0, OptimizerConfig__weight_decay=0)
+    init = InitFrom(reference, include="encoder/.*", exclude=".*/positions")
+    train(dataclasses.replace(config, init_from=init), folder)
+    mine, theirs = saved(config.model_dir, "params"), saved(reference, "params")
+    np.testing.assert_array_equal(
+        mine["['encoder']['embeddings']['tokens']"], theirs["['encoder']['embeddings']['tokens']"]
+    )
+    for path in ("['encoder']['embeddings']['positions']", "['heads']['mlm']['dense']"):
+        assert (mine[path] != theirs[path]).any()
+    assert "parameter arrays from" in capsys.readouterr().out
+
+
+def test_a_dry_run_writes_nothing(reference, configure, folder, capsys):
+    config = configure()
+    assert train(config, folder, dry_run=True)
+    assert "the step compiles" in capsys.readouterr().out
+    assert not os.path.exists(config.model_dir)
+
+
+def test_a_diverging_run_stops_with_its_checkpoints_intact(reference, configure, folder):
+    train(configure(STEPS=3), folder)
+    config = configure(OptimizerConfig__learning_rate=1e30, TrainConfig__max_bad_steps=3)
+    with pytest.raises(UserError, match="not finite in 3 steps in a row.*learning_rate"):
+        train(config, folder)
+    assert find_checkpoints(config.model_dir)[0].endswith("/3")
+    assert all(np.isfinite(v).all() for v in saved(config.model_dir, "params").values())
+
+
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        ({"VOCAB_SIZE": 1000}, r"has 300 pieces, but EncoderConfig.vocab_size=1,000"),
+        ({"VOCABULARY": "/nowhere.model"}, r"/nowhere\.model does not exist.*xl_flax\.vocab"),
+        ({"BATCH_SIZE": 12}, r"batch_size=12 .* multiple of 8"),
+        ({"MeshConfig__ici": (3, 1, 1)}, r"but there are 8"),
+        ({"MIXTURE": "smal"}, r"'smal'.*did you mean 'small'"),
+        ({"TASK_MODULES": ["no_such_tasks"]}, r"no_such_tasks"),
+        ({"STEPS": 0}, r"TrainConfig\.steps=0"),
+        ({"LENGTH": 1024}, r"1024"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_written(
+    reference, configure, folder, bindings, message
+):
+    config = configure(**bindings)
+    with pytest.raises(UserError, match=message):
+        train(config, folder)
+    assert not os.path.exists(config.model_dir)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        ({"EncoderConfig__num_layers": 3}, r"EncoderConfig\.num_layers was 2 and is now 3"),
+        ({"MaskedLM__rate": 0.3}, r"mlm\.rate was"),
+        ({"SEED": 5}, r"seed=0, not 5"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_and_left_alone(
+    reference, configure, folder, bindings, message
+):
+    before = saved(reference, "params")
+    config = configure(MODEL_DIR=reference, STEPS=20, **bindings)
+    with pytest.raises(UserError, match=message):
+        train(config, folder)
+    for path, value in saved(reference, "params").items():
+        np.testing.assert_array_equal(value, before[path])
