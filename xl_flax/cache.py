@@ -20,10 +20,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import seqio
-import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
+
+from xl_flax.quiet import silenced_stderr
+
+with silenced_stderr():
+    import seqio
+    import tensorflow as tf
 
 from xl_flax import cli
 from xl_flax.data import fingerprint

@@ -99,30 +99,27 @@ def load_gin(
     try:
         for where in files:
             gin.parse_config_file(where)
-        in_files = _macros(gin.config_str())
+        from_files = gin.config_str()
         for where in bindings:
             gin.parse_config(where)
     except tokenize.TokenError as error:
         raise UserError(f"{where}: {error.args[0]}: is a bracket or quote left open?") from error
     except (OSError, ValueError, SyntaxError, ImportError, TypeError) as error:
         raise UserError(explain(error)) from error
-    _check_macros(gin.config_str(), in_files, bindings)
+    _check_macros(gin.config_str(), from_files, bindings)
 
 
-def _macros(config: str) -> dict[str, str]:
-    """The macros that a printed configuration sets, with their values."""
-    return dict(re.findall(r"^(\w+) = (.*)$", config, re.MULTILINE))
-
-
-def _check_macros(config: str, in_files: dict[str, str], bindings: Sequence[str]) -> None:
-    """Refuses a macro that is required but not set, or set by a flag and used by nothing."""
+def _check_macros(config: str, from_files: str, bindings: Sequence[str]) -> None:
+    """Refuses a value that is required but not set, or a macro set by a flag that nothing uses."""
     for name in re.findall(r"^([\w./]+) = %gin\.REQUIRED$", config, re.MULTILINE):
         raise UserError(_unset(name))
-    used = set(re.findall(r"%(\w+)", config))
+    # Another flag may have replaced the binding that used the macro: the files' use counts too.
+    known = set(re.findall(r"%(\w+)", config + from_files))
+    known |= set(re.findall(r"^(\w+) = ", from_files, re.MULTILINE))
     for binding in bindings:
         name = binding.split("=", 1)[0].strip()
-        if name.isidentifier() and name not in used and name not in in_files:
-            close = difflib.get_close_matches(name, used | set(in_files), n=1, cutoff=0.5)
+        if name.isidentifier() and name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(f"--gin.{name} sets a name that nothing uses{hint}")
 
@@ -136,7 +133,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     try:
         code = main(sys.argv[1:]) or EXIT_DONE
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Gin adds where it was when a configurable raised; the message stands without it.
+        message = str(error).split("\n  In call to configurable")[0]
+        print(f"error: {message}", file=sys.stderr)
         code = EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

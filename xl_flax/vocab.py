@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import inspect
 import json
-import math
 import os
 import random
 import time
@@ -36,7 +35,6 @@ from xl_flax.errors import UserError
 TOKENIZERS = (seqio.preprocessors.tokenize, seqio.preprocessors.tokenize_and_append_eos)
 LINE_CHARACTERS = 4000  # longer lines are cut: SentencePiece would drop them
 MEASURED_LINES = 2000  # lines per language that the report counts
-WEIGHT_STEPS = 10  # weights are whole numbers from here up, so they are exact to 5 %
 
 Tasks = dict[str, list[tuple[seqio.Task, int]]]  # language -> its tasks and their examples
 
@@ -148,12 +146,9 @@ def draw(tasks: Tasks, config: VocabularyConfig) -> list[Corpus]:
         drawn[language] = lines
         print(f"read {language}: {sizes[language]:,} examples, {len(lines):,} lines", flush=True)
     lift = {language: rates[language] / len(lines) for language, lines in drawn.items()}
-    weights = {k: round(WEIGHT_STEPS * v / min(lift.values())) for k, v in lift.items()}
-    common = math.gcd(*weights.values())
-    return [
-        Corpus(language, sizes[language], lines, weights[language] // common)
-        for language, lines in drawn.items()
-    ]
+    # At least 1, and no more: SentencePiece takes its time by the weighted length of the text.
+    unit = min(lift.values())
+    return [Corpus(k, sizes[k], lines, lift[k] / unit) for k, lines in drawn.items()]
 
 
 def sample(lines: Iterable[str], size: int, seed: str) -> list[str]:

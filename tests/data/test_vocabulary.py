@@ -105,6 +105,12 @@ def test_a_line_counts_by_its_weight():
     assert unknown in encode(weight=1) and unknown not in encode(weight=100)
 
 
+def test_weights_are_exact_in_total():
+    lines = list(Corpus("und", 10, ["a"] * 10, 2.7).weighted_lines())
+    assert sum(int(line.split("\t")[1]) for line in lines) == 27
+    assert {line.split("\t")[1] for line in lines} == {"2", "3"}
+
+
 def test_measure():
     vocabulary = Vocabulary("v", train_model(corpora(), config()))
     lines = corpora()[0].lines[:50]
@@ -152,8 +158,15 @@ def test_run_vocabulary_reads_the_file_anew_when_it_changes(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"style": "gpt"}, {"model_type": "char"}, {"exponent": 2}, {"size": 5}]
-    + [{"character_coverage": 0.5}, {"max_sentences": 0}, {"normalization": "lower"}],
+    [
+        {"style": "gpt"},
+        {"model_type": "char"},
+        {"exponent": 2},
+        {"size": 5},
+        {"character_coverage": 0.5},
+        {"max_sentences": 0},
+        {"normalization": "lower"},
+    ],
 )
 def test_bad_settings_are_named(settings):
     with pytest.raises(UserError, match=next(iter(settings))):

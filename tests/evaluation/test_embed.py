@@ -63,9 +63,9 @@ def test_batches_give_what_each_sentence_gives_by_itself(model, sentences, devic
 
 def test_chosen_layers_come_in_the_order_asked_for(model, sentences):
     partitioning = make_partitioning(MeshConfig(), jax.devices()[:1])
-    everything = run(model, sentences, (0, 1, 2), partitioning)
+    everything = run(model, sentences[:1], (0, 1, 2), partitioning)
     for layers in [(2,), (0, 2)]:
-        found = run(model, sentences, layers, partitioning)
+        found = run(model, sentences[:1], layers, partitioning)
         np.testing.assert_allclose(found, everything[list(layers)], atol=2e-6)
 
 

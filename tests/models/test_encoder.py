@@ -45,13 +45,17 @@ def make(config):
     )
 
 
-def encode(config, **options):
-    """Jitted (params, tokens, **inputs) -> hidden states."""
+def function(config, **options):
+    """(params, tokens, **inputs) -> hidden states."""
 
     def run(params, tokens, **inputs):
         return nnx.merge(make(config)[0], params).encoder(tokens, **inputs, **options)
 
-    return jax.jit(run, compiler_options=FAST_COMPILE)
+    return run
+
+
+def encode(config, **options):
+    return jax.jit(function(config, **options), compiler_options=FAST_COMPILE)
 
 
 def with_dropout(config):
@@ -60,7 +64,7 @@ def with_dropout(config):
 
 
 def loss_and_gradients(config, params, keys):
-    run = encode(config)
+    run = function(config)
 
     def loss(params):
         hidden = run(params, TOKENS, segment_ids=SEGMENTS, dropout_keys=keys)
@@ -190,7 +194,7 @@ def test_scan_needs_a_fraction_of_the_temporaries_of_unroll():
     tokens = np.zeros((1, 512), np.int32)
 
     def temporaries(scan):
-        run = encode(dataclasses.replace(config, scan=scan))
+        run = function(dataclasses.replace(config, scan=scan))
         gradient = jax.grad(lambda params: run(params, tokens, segment_ids=tokens).sum())
         compiled = jax.jit(gradient).lower(make(config)[1]).compile(FAST_COMPILE)
         return compiled.memory_analysis().temp_size_in_bytes

@@ -63,9 +63,11 @@ class Vocabulary:
         self.path = path
         self.fingerprint = hashlib.sha256(model).hexdigest()
         try:
+            if not model:  # which SentencePiece would take for "no model yet"
+                raise RuntimeError("empty")
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise UserError(f"{path} is not a SentencePiece model") from error
+            raise UserError(f"{path} is not a SentencePiece model: train it anew") from error
         self.size = self._processor.get_piece_size()
         self.special = self._find_special()
 

@@ -1,11 +1,16 @@
 """Attention over packed rows, and rotary positions. Shapes: Batch, Heads, Length, Key size."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from xl_flax.models.dropout import dropout
 
 MASKED = -1e9  # finite: its softmax is exactly zero beside any real score, and never NaN
+
+# Products of any dtype are summed and returned in float32.
+_einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def attention(
@@ -20,6 +25,9 @@ def attention(
 ) -> jax.Array:
     """Softmax attention, softmax(q k^T / sqrt(K)) v, inside segments and windows.
 
+    Backward computes the probabilities again from each query's log-sum-exp, as FlashAttention does
+    (Dao et al., 2022, algorithm 4): nothing of size L x L is kept between the two.
+
     Args:
       q_BxHxLxK: queries, rotated already if positions are rotary; so are the keys.
       k_BxHxLxK: keys.
@@ -33,16 +41,46 @@ def attention(
     Returns:
       [B, H, L, K] in the queries' dtype; the softmax itself is float32.
     """
-    q_BxHxLxK = q_BxHxLxK * q_BxHxLxK.shape[-1] ** -0.5
-    scores_BxHxLxL = jnp.einsum(
-        "bhik,bhjk->bhij", q_BxHxLxK, k_BxHxLxK, preferred_element_type=jnp.float32
-    )
-    visible = visible_keys(segment_ids, window, q_BxHxLxK.shape[2])
-    if visible is not None:
-        scores_BxHxLxL = jnp.where(visible, scores_BxHxLxL, MASKED)
-    probs_BxHxLxL = jax.nn.softmax(scores_BxHxLxL, axis=-1).astype(v_BxHxLxK.dtype)
-    probs_BxHxLxL = dropout(probs_BxHxLxL, dropout_keys, dropout_rate)
-    return jnp.einsum("bhij,bhjk->bhik", probs_BxHxLxL, v_BxHxLxK)
+    inputs = q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, segment_ids, dropout_keys
+    return _attention(*inputs, window, dropout_rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attention(q, k, v, segment_ids, dropout_keys, window, dropout_rate):
+    return _forward(q, k, v, segment_ids, dropout_keys, window, dropout_rate)[0]
+
+
+def _forward(q, k, v, segment_ids, dropout_keys, window, dropout_rate):
+    scores_BxHxLxL = _scores(q, k, segment_ids, window)
+    largest = scores_BxHxLxL.max(axis=-1, keepdims=True)
+    probs_BxHxLxL = jnp.exp(scores_BxHxLxL - largest)
+    total = probs_BxHxLxL.sum(axis=-1, keepdims=True)
+    probs_BxHxLxL = dropout(probs_BxHxLxL / total, dropout_keys, dropout_rate).astype(v.dtype)
+    out = _einsum("bhij,bhjk->bhik", probs_BxHxLxL, v).astype(q.dtype)
+    return out, (q, k, v, segment_ids, dropout_keys, out, largest + jnp.log(total))
+
+
+def _backward(window, dropout_rate, residuals, gradient):
+    q, k, v, segment_ids, dropout_keys, out, log_sum_exp = residuals
+    probs_BxHxLxL = jnp.exp(_scores(q, k, segment_ids, window) - log_sum_exp)
+    dropped_BxHxLxL = dropout(probs_BxHxLxL, dropout_keys, dropout_rate).astype(v.dtype)
+    dv = _einsum("bhij,bhik->bhjk", dropped_BxHxLxL, gradient)
+    d_probs = dropout(_einsum("bhik,bhjk->bhij", gradient, v), dropout_keys, dropout_rate)
+    # sum_j p_ij dp_ij, what softmax's gradient subtracts, is also the product of out and gradient.
+    shift = (gradient.astype(jnp.float32) * out).sum(axis=-1, keepdims=True)
+    d_scores = (probs_BxHxLxL * (d_probs - shift) * q.shape[-1] ** -0.5).astype(q.dtype)
+    dq = _einsum("bhij,bhjk->bhik", d_scores, k)
+    dk = _einsum("bhij,bhik->bhjk", d_scores, q)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _scores(q, k, segment_ids, window):
+    scores_BxHxLxL = _einsum("bhik,bhjk->bhij", q * q.shape[-1] ** -0.5, k)
+    visible = visible_keys(segment_ids, window, q.shape[2])
+    return scores_BxHxLxL if visible is None else jnp.where(visible, scores_BxHxLxL, MASKED)
 
 
 def visible_keys(

@@ -110,7 +110,7 @@ class Encoder(nnx.Module):
         return apply
 
     def _run_stack(self, apply, x, all_layers):
-        """Runs the stacked layers; returns the last output and, if asked, all: [layers, B, L, D]."""
+        """Runs the stacked layers; returns the last output and, if asked, all of them."""
         config = self.config
         graph, stacked = nnx.split(self.layers)
         indices = range(0 if self.first is None else 1, config.num_layers)

@@ -42,7 +42,7 @@ class MaskedLM:
     random: float = 0.1  # share that become a random token; the rest stays as it is
     whole_words: bool = False  # all pieces of a word or none
     same_language_random: bool = False  # draw random tokens among those of the row's language
-    logits_mib: float = 128  # memory for the logits that exist at once, per device
+    logits_mib: float = 256  # memory for the logits that exist at once, per device
     weight: float = 1.0  # of this loss beside other objectives'
     name: str = "mlm"
 

@@ -40,3 +40,9 @@ def flops_per_token(config: EncoderConfig, length: int, slots: int) -> dict[str,
         "projection": 6.0 * config.width * config.vocab_size * slots / length,
         "head": 6.0 * config.width**2 * slots / length,
     }
+
+
+def describe(parts: dict[str, float]) -> str:
+    """The parts of `flops_per_token` and their sum, as text."""
+    listed = " + ".join(f"{name} {value / 1e6:,.2f}M" for name, value in parts.items())
+    return f"{listed} = {sum(parts.values()) / 1e6:,.2f}M"

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.data.batches import Prefetcher, global_batch
 from xl_flax.data.prepare import Need, prepare
-from xl_flax.data.stream import Stream, open_stream
+from xl_flax.data.stream import open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import build_model
@@ -24,10 +23,10 @@ from xl_flax.parallel.distributed import Preemption, barrier, first_process_firs
 from xl_flax.parallel.mesh import check_batch, make_partitioning
 from xl_flax.training import state as state_lib
 from xl_flax.training.config import TrainConfig
-from xl_flax.training.flops import flops_per_token, peak_flops
 from xl_flax.training.held_out import make_held_out
 from xl_flax.training.logging import Logger, Window, console_line, held_out_line
 from xl_flax.training.optimizer import make_optimizer
+from xl_flax.training.speed import Speed
 from xl_flax.training.step import make_train_step
 
 
@@ -142,7 +141,8 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     languages = {n: s.languages for n, s in streams.items()}
     logger = Logger(config.model_dir, progress.step, main_process)
     window = Window(progress.window)
-    speed = _Speed(config, streams)
+    speed = Speed(config.encoder, config.objectives)
+    say(speed.formula)
     preemption = Preemption()
     rows = dict(progress.rows)
     first = progress.step
@@ -229,61 +229,6 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     if finished:
         say(f"done: {config.steps:,} steps, {config.model_dir}")
     return finished
-
-
-class _Speed:
-    """Clock-derived values of a window: tokens and FLOPs per second, time waited for input."""
-
-    def __init__(self, config: TrainConfig, streams: dict[str, Stream]) -> None:
-        self._tokens = self._flops = 0.0
-        for objective in config.objectives:
-            length = streams[objective.name].length
-            tokens = objective.batch_size * length
-            parts = flops_per_token(config.encoder, length, objective.slots(length))
-            self._tokens += tokens
-            self._flops += tokens * sum(parts.values())
-        self._peak = peak_flops(jax.devices()[0])
-        self._start: float | None = None
-        self._steps = 0
-        self._waited = 0.0
-        self.seconds_per_step = 0.0
-
-    def waited(self, seconds: float) -> None:
-        self._waited += seconds
-
-    def stepped(self) -> None:
-        # The first step compiles: the clock starts after it.
-        if self._start is None:
-            self._start, self._waited = time.perf_counter(), 0.0
-        else:
-            self._steps += 1
-
-    @contextlib.contextmanager
-    def paused(self):
-        before = time.perf_counter()
-        yield
-        if self._start is not None:
-            self._start += time.perf_counter() - before
-
-    def values(self) -> dict[str, float]:
-        """Values since the last call."""
-        now = time.perf_counter()
-        elapsed = max(now - (self._start or now), 1e-9)
-        steps, waited = self._steps, self._waited
-        self._start, self._steps, self._waited = now, 0, 0.0
-        self.seconds_per_step = elapsed / max(steps, 1)
-        values = {
-            "tokens_per_second": steps * self._tokens / elapsed,
-            "tokens_per_second_per_device": steps * self._tokens / elapsed / jax.device_count(),
-            "model_tflops_per_second": steps * self._flops / elapsed / 1e12,
-            "seconds_per_step": self.seconds_per_step,
-            "input_wait": waited / elapsed,
-        }
-        if self._peak:
-            values["mfu"] = (
-                values["model_tflops_per_second"] * 1e12 / (self._peak * jax.device_count())
-            )
-        return values
 
 
 def _check(config: TrainConfig) -> None:
