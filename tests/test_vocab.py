@@ -159,13 +159,13 @@ def test_no_more_lines_are_drawn_than_asked_for(run):
 
 
 def test_preprocessors_have_their_say(run):
-    vocabulary = load_vocabulary(run(mixture="voc_upper"))
+    vocabulary = load_vocabulary(run(mixture="voc_upper", size=80))
     assert vocabulary.special.unk in vocabulary.encode("kato")
     assert vocabulary.special.unk not in vocabulary.encode("KATO")
 
 
 def test_documents_are_read_line_by_line_and_long_lines_cut(run):
-    found = report(run(mixture="voc_documents"))["languages"]["big"]
+    found = report(run(mixture="voc_documents", size=80))["languages"]["big"]
     assert found["examples"] == 11
     assert found["lines"] == 500 + 4  # 15,000 characters make four lines
 

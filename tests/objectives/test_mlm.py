@@ -16,7 +16,6 @@ from xl_flax.models.heads import build_model
 from xl_flax.objectives.mlm import MaskedLM
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
-from xl_flax.parallel.rules import batch_shardings
 
 VOCAB, LENGTH, ROWS, RATE = 96, 32, 16, 0.15
 KEY = jax.random.key(3)
@@ -130,7 +129,7 @@ def test_same_on_eight_devices(whole, model, batch, ici):
     partitioning = make_partitioning(MeshConfig(ici=ici))
     graph, params = model
     shardings = params_lib.abstract(build).shardings(partitioning)
-    spread = jax.device_put(batch, batch_shardings(partitioning, batch))
+    spread = jax.device_put(batch, partitioning.sharding(("batch",)))
     check(evaluate((graph, jax.device_put(params, shardings)), spread, partitioning), whole)
 
 

@@ -14,6 +14,9 @@ with tfds.core.registered.skip_registration():
     class Wikipedia(tfds.core.GeneratorBasedBuilder):
         """As TFDS's own: same name, version, configurations and features."""
 
+        # TFDS looks for the source of classes in packages with a library that it does not require.
+        __module__ = "wikipedia_builder"
+
         VERSION = tfds.core.Version("1.0.0")
         BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="20230601.de"),)
 
@@ -21,7 +24,7 @@ with tfds.core.registered.skip_registration():
             features = tfds.features.FeaturesDict(
                 {"title": tfds.features.Text(), "text": tfds.features.Text()}
             )
-            return self.dataset_info_from_configs(features=features)
+            return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples()}

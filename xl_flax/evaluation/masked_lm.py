@@ -26,7 +26,7 @@ from xl_flax.evaluation.results import MACRO, Result, signature
 from xl_flax.models.heads import Model, token_table
 from xl_flax.objectives.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.objectives.masking import select_slots
-from xl_flax.parallel.rules import Partitioning, constrain
+from xl_flax.parallel.rules import Partitioning, constrain, local_shape
 
 TOKENS_PER_DEVICE = 8192  # in a batch, padding included
 LOGITS_MIB = 128  # memory for the logits that exist at once, per device
@@ -232,16 +232,14 @@ def make_score(
                 positions=batch["positions"],
             )
             head, table_VxD = model.heads["mlm"], token_table(model)
-            local_rows = partitioning.sharding(("batch",), (size,)).shard_shape((size,))[0]
-            vocab_sharding = partitioning.sharding(("vocab",), table_VxD.shape[:1])
-            bytes_per_slot = 4 * vocab_sharding.shard_shape(table_VxD.shape[:1])[0]
+            local_rows, local_vocab = local_shape(("batch", "vocab"), (size, table_VxD.shape[0]))
             result = linear_cross_entropy(
                 constrain(head.features(x_BxLxD), ("batch", None, None)),
                 table_VxD,
                 head.bias[...],
                 tokens_BxL,
                 hidden_BxL.astype(jnp.float32),
-                chunk=chunk_size(rate * length * local_rows, bytes_per_slot, LOGITS_MIB),
+                chunk=chunk_size(rate * length * local_rows, 4 * local_vocab, LOGITS_MIB),
                 groups=size // local_rows,
             )
             return {

@@ -8,7 +8,7 @@ from flax import nnx
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.encoder import Encoder
-from xl_flax.models.layers import Norm, gelu, normal, param, zeros
+from xl_flax.models.layers import Norm, gelu, normal, param, project, zeros
 
 
 class MlmHead(nnx.Module):
@@ -30,7 +30,7 @@ class MlmHead(nnx.Module):
 
     def features(self, hidden_xD: jax.Array) -> jax.Array:
         """What is multiplied with the table: [..., D] from hidden states [..., D]."""
-        y = hidden_xD @ self.dense[...].astype(hidden_xD.dtype)
+        y = project(hidden_xD, self.dense[...])
         if self.dense_bias is not None:
             y += self.dense_bias[...].astype(y.dtype)
         return self.norm(gelu(y))

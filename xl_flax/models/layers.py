@@ -3,6 +3,7 @@
 Shapes: Batch, Length, D = width, Heads, K = head size, M = feed-forward width.
 """
 
+import functools
 import math
 
 import jax
@@ -30,6 +31,38 @@ def param(init, rngs: nnx.Rngs, shape: tuple[int, ...], names: tuple[str | None,
     """
     value = init(rngs.params(), shape, jnp.float32)
     return nnx.Param(value, out_sharding=names, eager_sharding=False)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def project(x: jax.Array, kernel: jax.Array, axes: int = 1) -> jax.Array:
+    """Contracts the last `axes` axes of x with the first of a float32 kernel, in x's dtype.
+
+    The kernel's gradient is summed and returned in float32.
+    """
+    return jnp.tensordot(x, kernel.astype(x.dtype), axes)
+
+
+def _project_backward(axes, residuals, gradient):
+    x, kernel = residuals
+    batch, out = x.ndim - axes, kernel.ndim - axes
+    last = tuple(range(axes, kernel.ndim))
+    dx = jnp.tensordot(gradient, kernel.astype(x.dtype), (tuple(range(batch, batch + out)), last))
+    # On CPU the first operand of this product is transposed in memory: let it be the narrow one.
+    narrow, wide, swap = (
+        x,
+        gradient,
+        math.prod(kernel.shape[:axes]) > math.prod(kernel.shape[axes:]),
+    )
+    if swap:
+        narrow, wide = wide, narrow
+    tokens = tuple(range(batch))
+    d_kernel = jnp.tensordot(narrow, wide, (tokens, tokens), preferred_element_type=jnp.float32)
+    if swap:
+        d_kernel = jnp.moveaxis(d_kernel, range(out), range(axes, axes + out))
+    return dx, d_kernel
+
+
+project.defvjp(lambda x, kernel, axes: (project(x, kernel, axes), (x, kernel)), _project_backward)
 
 
 class Norm(nnx.Module):
@@ -140,26 +173,25 @@ class Layer(nnx.Module):
         return constrain(x_BxLxD, ("batch", "length", "embed"))
 
     def _attention(self, x_BxLxD, attend, dropout_keys):
-        qkv = _linear("bld,dshk->sbhlk", x_BxLxD, self.qkv)
-        if self.qkv_bias is not None:
-            qkv += self.qkv_bias[...].astype(qkv.dtype)[:, None, :, None, :]
-        q, k, v = (constrain(y, ("batch", "heads", "length", "head_dim")) for y in qkv)
-        y_BxHxLxK = attend(q, k, v, dropout_keys)
-        return _linear("bhlk,hkd->bld", y_BxHxLxK, self.out, self.out_bias)
+        qkv_BxLx3xHxK = _linear(x_BxLxD, self.qkv, self.qkv_bias)
+        names = ("batch", "heads", "length", "head_dim")
+        q, k, v = (constrain(y, names) for y in qkv_BxLx3xHxK.transpose(2, 0, 3, 1, 4))
+        y_BxLxHxK = attend(q, k, v, dropout_keys).transpose(0, 2, 1, 3)
+        return _linear(y_BxLxHxK, self.out, self.out_bias, axes=2)
 
     def _mlp(self, x_BxLxD):
+        y_BxLxM = _linear(x_BxLxD, self.up, self.up_bias)
         if self.config.gated_mlp:
-            y = _linear("bld,dsm->blsm", x_BxLxD, self.up, self.up_bias)
-            y_BxLxM = gelu(y[:, :, 0]) * y[:, :, 1]
+            y_BxLxM = gelu(y_BxLxM[:, :, 0]) * y_BxLxM[:, :, 1]
         else:
-            y_BxLxM = gelu(_linear("bld,dm->blm", x_BxLxD, self.up, self.up_bias))
+            y_BxLxM = gelu(y_BxLxM)
         y_BxLxM = constrain(y_BxLxM, ("batch", "length", "mlp"))
-        return _linear("blm,md->bld", y_BxLxM, self.down, self.down_bias)
+        return _linear(y_BxLxM, self.down, self.down_bias)
 
 
-def _linear(subscripts, x, kernel, bias=None):
-    y = jnp.einsum(subscripts, x, kernel[...].astype(x.dtype))
-    return y if bias is None else y + bias[...].astype(x.dtype)
+def _linear(x, kernel, bias, axes=1):
+    y = project(x, kernel[...], axes)
+    return y if bias is None else y + bias[...].astype(y.dtype)
 
 
 def rotary_attention(config: EncoderConfig, window, table, segment_ids):

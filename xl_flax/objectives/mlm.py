@@ -17,8 +17,7 @@ from xl_flax.errors import UserError
 from xl_flax.models.heads import Model, token_table
 from xl_flax.objectives.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.objectives.masking import corrupt, select_slots, slot_count
-from xl_flax.parallel import rules
-from xl_flax.parallel.rules import constrain
+from xl_flax.parallel.rules import constrain, local_shape
 
 MASK_SITE, CORRUPT_SITE, DROPOUT_SITE = range(3)  # what a row's key is folded with
 
@@ -208,7 +207,7 @@ class MaskedLM:
         head, table_VxD = model.heads["mlm"], token_table(model)
         # How many blocks of rows lie on different devices, and how much of the logits on one.
         vocab_size = table_VxD.shape[0]
-        local_rows, local_vocab = _local_shape(("batch", "vocab"), (size, vocab_size))
+        local_rows, local_vocab = local_shape(("batch", "vocab"), (size, vocab_size))
         # Two standard deviations above the mean: seldom is another chunk needed for a few slots.
         expected = rate * length * local_rows
         expected = min(expected + 2 * math.sqrt(expected), slots * local_rows)
@@ -241,11 +240,3 @@ class MaskedLM:
             "language_correct": by_language(result.correct_BxK),
         }
         return result.total, sums
-
-
-def _local_shape(names: Sequence[str | None], shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape of one device's part of an array whose axes have these logical names."""
-    partitioning = rules._active.get()
-    if partitioning is None:
-        return tuple(shape)
-    return partitioning.sharding(names, shape).shard_shape(tuple(shape))

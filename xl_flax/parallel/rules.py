@@ -8,7 +8,6 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -74,8 +73,9 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partitioning.sharding(names, x.shape))
 
 
-def batch_shardings(partitioning: Partitioning, batch: Any) -> Any:
-    """Shardings of a pytree of arrays whose first axis is the batch."""
-    return jax.tree.map(
-        lambda x: partitioning.sharding(("batch",) + (None,) * (np.ndim(x) - 1)), batch
-    )
+def local_shape(names: Sequence[str | None], shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of one device's part of an array with these logical axis names."""
+    partitioning = _active.get()
+    if partitioning is None:
+        return tuple(shape)
+    return partitioning.sharding(names, shape).shard_shape(tuple(shape))
