@@ -8,7 +8,7 @@ import pytest
 from xl_flax.data.vocabulary import Vocabulary, VocabularyConfig, load_vocabulary
 from xl_flax.data.vocabulary_training import Corpus, train_model
 
-ALPHABET = "abcdefghijklmnoprstuvzäöüß.,"
+ALPHABET = "abcdefghijklmnoprstuvyzAäöüß.,"
 
 
 @pytest.fixture(scope="session")
@@ -16,9 +16,8 @@ def vocabulary_path(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("vocabulary") / "test.model"
     draw = random.Random(0)
     words = ["".join(draw.choices(ALPHABET, k=draw.randint(2, 7))) for _ in range(600)]
-    lines = [" ".join(draw.choices(words, k=9)) for _ in range(600)] + [
-        "起初神创造天地 是空虚混沌"
-    ] * 20
+    lines = [" ".join(draw.choices(words, k=9)) for _ in range(600)]
+    lines += ["0123456789 起初神创造天地"] * 20
     settings = VocabularyConfig(mixture="", path=str(path), size=400, character_coverage=1.0)
     path.write_bytes(train_model([Corpus("und", len(lines), lines, 1)], settings))
     return str(path)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from xl_flax.errors import UserError
@@ -72,10 +72,10 @@ class Description:
                 f"the vocabulary was {self.vocabulary[:12]}… and is now {other.vocabulary[:12]}…"
             )
         if set(self.heads) != set(other.heads):
-            lines.append(_changed("the heads", sorted(self.heads), sorted(other.heads)))
+            lines.append(_changed("list of heads", sorted(self.heads), sorted(other.heads)))
         if set(self.objectives) != set(other.objectives):
             lines.append(
-                _changed("the objectives", sorted(self.objectives), sorted(other.objectives))
+                _changed("list of objectives", sorted(self.objectives), sorted(other.objectives))
             )
         for name in set(self.objectives) & set(other.objectives):
             before, now = self.objectives[name], json.loads(json.dumps(other.objectives[name]))
@@ -85,6 +85,5 @@ class Description:
         return lines
 
 
-def _changed(what: str, before: Sequence[str] | Any, now: Sequence[str] | Any) -> str:
-    show = lambda v: ", ".join(v) if isinstance(v, list) else v  # noqa: E731
-    return f"{what} was {show(before)} and is now {show(now)}"
+def _changed(what: str, before: Any, now: Any) -> str:
+    return f"{what} was {before} and is now {now}"

@@ -1,0 +1,176 @@
+"""Checkpoints are complete or absent, describe themselves, and refuse what does not fit."""
+
+import dataclasses
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
+from xl_flax.checkpoints.load import (
+    find_checkpoints,
+    load_model,
+    read_description,
+    replace_params,
+    vocabulary_path,
+)
+from xl_flax.checkpoints.manager import CheckpointManager, Progress
+from xl_flax.errors import UserError
+from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import build_model
+from xl_flax.parallel import params as params_lib
+from xl_flax.parallel.mesh import MeshConfig, make_partitioning
+
+CONFIG = EncoderConfig(
+    vocab_size=40, num_layers=2, width=16, num_heads=2, mlp_width=32, max_positions=16
+)
+DESCRIPTION = Description(
+    encoder=CONFIG,
+    heads=("mlm",),
+    vocabulary="0" * 64,
+    languages={"mlm": ("deu", "eng")},
+    objectives={"mlm": {"kind": "MaskedLM", "rate": [[0, 0.15]]}},
+)
+VOCABULARY = b"not read here"
+
+
+def build(seed=0):
+    return build_model(CONFIG, ["mlm"], nnx.Rngs(seed))
+
+
+@pytest.fixture(scope="module")
+def partitioning():
+    return make_partitioning(MeshConfig(ici=(2, 2, 2)))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, partitioning):
+    """A run's folder with checkpoints of steps 2, 3 and 4, and its parameters."""
+    folder = str(tmp_path_factory.mktemp("run"))
+    params = params_lib.create(build, partitioning)
+    manager = CheckpointManager(folder, keep_last=2, keep_every=2)
+    for step in (1, 2, 3, 4):
+        description = dataclasses.replace(DESCRIPTION, step=step)
+        files = {"model.json": description.to_json(), VOCABULARY_FILE: VOCABULARY}
+        progress = Progress(step, {"mlm": 8 * step}, 0, 0, {"loss": 0.1})
+        manager.save(params, {"count": jnp.int32(step)}, progress, files)
+    manager.close()
+    return folder, params
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_last_and_every_nth_are_kept(run):
+    assert [os.path.basename(c) for c in find_checkpoints(run[0])] == ["2", "3", "4"]
+
+
+def test_restoring_gives_the_same_bits_on_another_mesh(run):
+    folder, params = run
+    other = make_partitioning(MeshConfig(ici=(1, 4, 1)), jax.devices()[:4])
+    layout = params_lib.abstract(build).layout(other)
+    manager = CheckpointManager(folder)
+    scalar = {"count": jax.ShapeDtypeStruct((), jnp.int32, sharding=other.sharding(()))}
+    found, optimizer, progress = manager.restore(4, layout, scalar)
+    manager.close()
+    assert_same(found, params)
+    assert found["encoder"]["embeddings"]["tokens"].sharding.mesh.shape["fsdp"] == 4
+    assert int(optimizer["count"]) == 4
+    assert progress == Progress(4, {"mlm": 32}, 0, 0, {"loss": 0.1})
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/4"])
+def test_models_load_from_a_run_or_one_checkpoint(run, place):
+    folder, params = run
+    model, description, checkpoint = load_model(os.path.join(folder, place))
+    assert_same(nnx.to_pure_dict(nnx.split(model)[1]), params)
+    assert description == dataclasses.replace(DESCRIPTION, step=4)
+    with open(vocabulary_path(checkpoint), "rb") as file:
+        assert file.read() == VOCABULARY
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_seen(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "4").rename(folder / "4.orbax-checkpoint-tmp")
+    assert find_checkpoints(str(tmp_path / "run"))[-1].endswith("/3")
+    manager = CheckpointManager(str(tmp_path / "run"))
+    assert manager.latest_step() == 3
+    manager.close()
+
+
+def test_no_checkpoint_is_an_error_that_says_what_to_give(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint under .*MODEL_DIR"):
+        load_model(str(tmp_path))
+
+
+def damage(folder):
+    """Empties the files that hold the parameters' values."""
+    for root, _, files in os.walk(os.path.join(folder, "params")):
+        for name in files:
+            if os.path.basename(root) == "d":
+                open(os.path.join(root, name), "wb").close()
+
+
+def test_damaged_parameters_are_an_error_and_older_ones_still_load(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    newest = find_checkpoints(str(tmp_path / "run"))[-1]
+    damage(newest)
+    with pytest.raises(UserError, match="/4"):
+        load_model(str(tmp_path / "run"))
+    assert_same(nnx.to_pure_dict(nnx.split(load_model(newest[:-1] + "3")[0])[1]), run[1])
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"format": 1}', b'{"format": 2}'])
+def test_a_damaged_description_is_named(run, tmp_path, text):
+    shutil.copytree(find_checkpoints(run[0])[-1], tmp_path / "4")
+    (tmp_path / "4/model/model.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"model\.json (is damaged|was written by a newer)"):
+        read_description(str(tmp_path / "4"))
+
+
+def test_parameters_are_taken_by_pattern(run, partitioning):
+    fresh = params_lib.create(lambda: build(seed=1), partitioning)
+    mixed, taken = replace_params(fresh, run[0], "encoder/.*", ".*/up(_bias)?")
+    theirs, ours = dict(params_lib.flat(run[1])), dict(params_lib.flat(fresh))
+    assert "encoder/layers/up" not in taken and "encoder/layers/down" in taken
+    for name, value in params_lib.flat(mixed):
+        np.testing.assert_array_equal(value, (theirs if name in taken else ours)[name])
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "message"),
+    [
+        ("decoder/.*", "", "matches no parameter"),
+        ("(", "", "no regular expression"),
+    ],
+)
+def test_patterns_that_take_nothing_are_refused(run, partitioning, include, exclude, message):
+    fresh = params_lib.create(build, partitioning)
+    with pytest.raises(UserError, match=message):
+        replace_params(fresh, run[0], include, exclude)
+
+
+def test_a_shape_that_differs_is_named(run, partitioning):
+    wide = dataclasses.replace(CONFIG, mlp_width=64)
+    fresh = params_lib.create(lambda: build_model(wide, ["mlm"], nnx.Rngs(0)), partitioning)
+    with pytest.raises(UserError, match=r"encoder/layers/down has shape \(2, 64, 16\) here"):
+        replace_params(fresh, run[0], "encoder/.*", "")
+
+
+def test_differences_name_each_setting_but_not_how_it_is_computed():
+    other = dataclasses.replace(
+        DESCRIPTION,
+        encoder=dataclasses.replace(CONFIG, num_layers=3, scan="unroll", dtype="bfloat16"),
+        vocabulary="1" * 64,
+        objectives={"mlm": {"kind": "MaskedLM", "rate": [[0, 0.3]]}},
+    )
+    assert DESCRIPTION.differences(DESCRIPTION) == []
+    lines = DESCRIPTION.differences(other)
+    assert len(lines) == 3
+    assert "EncoderConfig.num_layers was 2 and is now 3" in lines
