@@ -319,17 +319,17 @@ def test_a_killed_build_leaves_nothing_that_looks_complete_and_resumes(project):
     text = slow.read_text()
     marker = project.folder / "slow"
     marker.touch()
-    # The second task takes its time as long as the marker is there.
+    # The second task takes its time as long as the marker is there, also after its first batch.
     slow.write_text(
         text.replace(
             "def late_noise",
             f"import os, time\nWAIT = {str(marker)!r}\n"
             "def crawl(dataset):\n"
             "    def wait(x):\n"
-            "        time.sleep(0.1 if os.path.exists(WAIT) else 0)\n"
+            "        time.sleep(0.02 if os.path.exists(WAIT) else 0)\n"
             "        return x\n"
-            "    return dataset.map(lambda e: dict(e, tokens=tf.ensure_shape(tf.numpy_function("
-            "wait, [e['tokens']], tf.int32), [None])))\n"
+            "    return dataset.repeat(8).map(lambda e: dict(e, tokens=tf.ensure_shape("
+            "tf.numpy_function(wait, [e['tokens']], tf.int32), [None])))\n"
             "def late_noise",
         ).replace(
             'seqio.MixtureRegistry.add("both"',

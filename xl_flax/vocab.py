@@ -21,9 +21,13 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import seqio
-import tensorflow as tf
 from absl import logging
+
+from xl_flax.quiet import silenced_stderr
+
+with silenced_stderr():
+    import seqio
+    import tensorflow as tf
 
 from xl_flax import cli
 from xl_flax.cache import find, import_tasks, split_tasks
