@@ -26,7 +26,7 @@ MODERNBERT = {
     "local_window": 8,
     "norm_eps": 1e-5,
 }
-BERT = EncoderConfig(**SIZES, max_positions=64, token_types=2)
+BERT = EncoderConfig(**SIZES | {"num_layers": 2}, max_positions=64, token_types=2)
 MODERN = EncoderConfig(**SIZES, max_positions=64, **MODERNBERT)
 TOKENS = np.random.default_rng(0).integers(0, 61, (2, 32))
 SEGMENTS = np.repeat([[1, 2, 0], [1, 1, 2]], [14, 14, 4], axis=1)
@@ -189,17 +189,20 @@ def test_num_params_counts_what_is_there(config):
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(encoder))) == config.num_params
 
 
-def test_scan_needs_a_fraction_of_the_temporaries_of_unroll():
-    config = dataclasses.replace(MODERN, num_layers=7, max_positions=512, remat="full")
+def test_scan_needs_a_fraction_of_the_temporaries_of_unroll_and_dots_are_kept():
+    config = dataclasses.replace(MODERN, num_layers=7, max_positions=512)
     tokens = np.zeros((1, 512), np.int32)
 
-    def temporaries(scan):
-        run = function(dataclasses.replace(config, scan=scan))
+    def temporaries(scan, remat):
+        run = function(dataclasses.replace(config, scan=scan, remat=remat))
         gradient = jax.grad(lambda params: run(params, tokens, segment_ids=tokens).sum())
         compiled = jax.jit(gradient).lower(make(config)[1]).compile(FAST_COMPILE)
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporaries("scan") < temporaries("unroll") / 2
+    full = temporaries("scan", "full")
+    assert full < temporaries("unroll", "full") / 2
+    kept = 6 * 512 * (3 * config.width + 2 * config.mlp_width) * 4  # bytes of qkv and up
+    assert temporaries("scan", "dots") > full + kept
 
 
 def test_too_long_a_row_names_the_limit():

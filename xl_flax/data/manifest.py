@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import gin
 import numpy as np
 
 from xl_flax.data.fingerprint import Fingerprint, changes, observe
-from xl_flax.data.records import REBUILD, Shard, check_shards
+from xl_flax.data.records import OVERWRITE, REBUILD, Shard, check_shards
 from xl_flax.errors import UserError
 
 FORMAT = 1
@@ -139,5 +140,5 @@ def read_unigrams(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(folder / "unigrams.npz") as file:
             return file["ids"], file["counts"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"cache file {folder / 'unigrams.npz'} is damaged: {REBUILD}") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"cache file {folder / 'unigrams.npz'} is damaged: {OVERWRITE}") from error

@@ -144,8 +144,9 @@ class Mixing(grain.transforms.DatasetSelectionMap):
                 block, rank = divmod(int(self._limits[task] - used[task]) - 1, int(counts[task]))
                 offset = int(np.flatnonzero(tasks == task)[rank])
                 end = min(end, first + block * len(tasks) + offset + 1)
-        self._segments.append(_Segment(first, end, counts, used))
+        # In this order: a thread that sees the new segment finds it among the firsts, too.
         self._firsts.append(first)
+        self._segments.append(_Segment(first, end, counts, used))
 
     def _names(self, phase: int) -> list[str]:
         names = [self._tasks[i] for i in np.flatnonzero(self._phases[phase][1])]

@@ -23,6 +23,11 @@ SHARD_BYTES = 2**28
 REBUILD = (
     "run `python -m xl_flax.cache` with the Gin flags of your run: it rebuilds what is damaged"
 )
+# For damage that a look at the sizes of files does not show.
+OVERWRITE = (
+    "run `python -m xl_flax.cache --overwrite` with the Gin flags of your run; --tasks=NAME "
+    "rebuilds that task only"
+)
 
 
 def ids_dtype(vocab_size: int) -> np.dtype:
@@ -180,4 +185,4 @@ class RowSource:
         except (RuntimeError, IndexError) as error:
             ends = np.cumsum([s.rows for s in self._shards])
             path = self._folder / self._shards[int(np.searchsorted(ends, index, "right"))].name
-            raise UserError(f"cache file {path}: cannot read row {index}: {REBUILD}") from error
+            raise UserError(f"cache file {path}: cannot read row {index}: {OVERWRITE}") from error

@@ -112,7 +112,7 @@ class Stream:
 
         Returns:
           tokens, segment_ids (1, 2, ... by segment, 0 for padding) and positions (from 0 in each
-          segment) int32[n, length]; language and row (the index) int32[n].
+          segment) int32[n, length]; language and row (the index, its low 32 bits) int32[n].
 
         Raises:
           UserError: a cache file is damaged, or the mixture has run out of rows (`max_epochs`).
@@ -120,7 +120,8 @@ class Stream:
         found = [self._rows[int(index)] for index in indices]
         batch = decode_rows([r for _, r in found], self.length, self._dtype, self._pad_id)
         batch["language"] = np.array([language for language, _ in found], np.int32)
-        batch["row"] = np.array(indices, np.int32)
+        # Keys fold in 32 bits; long runs read more than 2^31 rows.
+        batch["row"] = np.array(indices, np.int64).astype(np.uint32).view(np.int32)
         return batch
 
     def epochs(self, num_rows: int) -> dict[str, float]:

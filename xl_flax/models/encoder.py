@@ -8,11 +8,11 @@ from xl_flax.errors import UserError
 from xl_flax.models.attention import rotary_table
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.dropout import row_keys
-from xl_flax.models.layers import Embeddings, Layer, Norm, rotary_attention
+from xl_flax.models.layers import PRODUCT, Embeddings, Layer, Norm, rotary_attention
 
 REMAT_POLICIES = {
     "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
 
 

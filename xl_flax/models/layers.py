@@ -9,11 +9,14 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from xl_flax.models.attention import attention, rotate
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.dropout import dropout, row_keys
 from xl_flax.parallel.rules import constrain
+
+PRODUCT = "product"  # the name, for remat policies, of what a matrix product with weights returns
 
 zeros, ones = jax.nn.initializers.zeros, jax.nn.initializers.ones
 
@@ -107,11 +110,14 @@ class Embeddings(nnx.Module):
 
     def __call__(self, tokens_BxL, positions_BxL, token_types_BxL, dropout_keys) -> jax.Array:
         """[B, L, D] in the dtype of computation; `positions_BxL` may be [1, L]."""
-        x_BxLxD = self.tokens[...][tokens_BxL]
+        # Gathered over the mesh axes of "embed" first: what is looked up would be split along the
+        # width, and comes to be split along the batch only by a copy of it all on each device.
+        x_BxLxD = constrain(self.tokens[...], ("vocab", None))[tokens_BxL]
         if self.token_types is not None:
             x_BxLxD += self.token_types[...][0 if token_types_BxL is None else token_types_BxL]
         if self.positions is not None:
-            x_BxLxD += self.positions[...][positions_BxL + self.config.position_offset]
+            table = constrain(self.positions[...], ("positions", None))
+            x_BxLxD += table[positions_BxL + self.config.position_offset]
         x_BxLxD = x_BxLxD.astype(self.config.dtype)
         if self.norm is not None:
             x_BxLxD = self.norm(x_BxLxD)
@@ -190,7 +196,7 @@ class Layer(nnx.Module):
 
 
 def _linear(x, kernel, bias, axes=1):
-    y = project(x, kernel[...], axes)
+    y = checkpoint_name(project(x, kernel[...], axes), PRODUCT)
     return y if bias is None else y + bias[...].astype(y.dtype)
 
 
