@@ -25,7 +25,7 @@ for extra in ${extras//,/ }; do
 done
 if [ -n "${missing:-}" ]; then
   echo "Setting up $venv with [$extras] (once, a few minutes)…" >&2
-  [ -x "$venv/bin/python" ] || "$python_for_venv" -m venv "$venv" ||
+  "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python_for_venv" -m venv --clear "$venv" ||
     { echo "error: could not make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]" 2> >(grep -v '^WARNING' >&2)
   for extra in ${extras//,/ }; do

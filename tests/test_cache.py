@@ -60,6 +60,9 @@ Cache.task_modules = [{module!r}]
 run_vocabulary.path = {model!r}
 Rows.mixture = {mixture!r}
 Rows.length = 32
+MaskedLM.rows = @Rows()
+MaskedLM.batch_size = 8
+TrainConfig.objectives = [@MaskedLM()]
 """
 
 
@@ -162,12 +165,16 @@ def test_the_command_caches_what_the_configuration_names(project):
 Rows.mixture = [(0, 'a'), (100, 'b')]
 late/Rows.mixture = 'c'
 late/Rows.length = 64
+TrainConfig.objectives = [@MaskedLM(), @late/MaskedLM()]
+TrainConfig.held_out = [@HeldOut()]
 HeldOut.mixture = %HELD
 HELD = 'd'
+EvaluateConfig.evaluations = [@MaskedAccuracy(), @SentenceRetrieval()]
 SentenceRetrieval.mixture = ['e', 'f']
 MaskedAccuracy.mixture = 'a'
 MaskedAccuracy.length = 16
-MaskedLM.batch_size = 8
+not_named/SentenceRetrieval.mixture = 'z'
+VocabularyConfig.mixture = 'y'
 STEPS = 5
 TrainConfig.steps = %STEPS
 """
@@ -176,7 +183,7 @@ TrainConfig.steps = %STEPS
     assert {(n.mixture, n.split, n.length) for n in required()} == {
         *((name, "train", 32) for name in "ab"),
         ("c", "train", 64),
-        *(("d", "validation", length) for length in (32, 64)),
+        ("d", "validation", 32),
         *((name, "test", 128) for name in "ef"),
         ("a", "validation", 16),
         ("a", "train", 16),

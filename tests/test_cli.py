@@ -34,7 +34,7 @@ def test_files_and_flags_configure_and_flags_win(gin_file):
 
 
 def test_flags_are_kept_for_passing_on(gin_file):
-    file = gin_file("X = 1\n")
+    file = gin_file("X = 1\nOptimizerConfig.b1 = %X\n")
     assert parse(file, "--gin.X=2").gin_flags == [file, "--gin.X=2"]
 
 
@@ -51,7 +51,8 @@ def test_bare_words_and_paths_are_strings(gin_file):
         ("OptimizerConfig.b1 = [1,\n", [], "run.gin"),
         ("include 'gin/nowhere.gin'\n", [], "gin/nowhere.gin"),
         ("import no_such_module\n", [], "no_such_module.*line 1"),
-        ("STEPS = 1\n", ["--gin.STEPZ=5"], "STEPZ.*did you mean STEPS"),
+        ("TrainConfig.steps = %STEPS\n", ["--gin.STEPZ=5"], "STEPZ.*did you mean STEPS"),
+        ("TrainConfig.steps = %STEPS\nSTEPZ = 5\n", [], "STEPZ.*did you mean STEPS"),
         ("MODEL_DIR = %gin.REQUIRED\n", [], "MODEL_DIR must be set"),
         ("TrainConfig.encoder = @EncoderConf()\n", [], "Did you mean 'EncoderConfig'"),
     ],

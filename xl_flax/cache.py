@@ -60,10 +60,10 @@ def import_tasks(names: Sequence[str]) -> dict[str, str]:
     for name in names:
         try:
             importlib.import_module(name)
-        except ImportError as error:
+        except (ImportError, SyntaxError, ValueError) as error:
             raise UserError(
-                f"cannot import task module {name!r} ({error}): is it on PYTHONPATH, and spelt as "
-                "in Cache.task_modules?"
+                f"cannot import task module {name!r} ({error}): is it on PYTHONPATH, spelt as in "
+                "Cache.task_modules, and does it define each task once?"
             ) from error
         for found in (*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()):
             owners.setdefault(found, name)
@@ -114,7 +114,8 @@ def cached_preprocessors(task: seqio.Task) -> list[Callable]:
         raise UserError(
             f"task {task.name!r}: preprocessor {late[0]} comes after CacheDatasetPlaceholder, where"
             " it would run anew in each epoch, and rows are read without TensorFlow. Put it before"
-            " the placeholder, or write it as a NumPy function for xl_flax/data/augment"
+            " the placeholder; what must differ in each epoch belongs in xl_flax/data/augment, as a"
+            " NumPy function of a row"
         )
     return steps[: marks[0]] if marks else steps
 

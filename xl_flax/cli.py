@@ -106,22 +106,20 @@ def load_gin(
         raise UserError(f"{where}: {error.args[0]}: is a bracket or quote left open?") from error
     except (OSError, ValueError, SyntaxError, ImportError, TypeError) as error:
         raise UserError(explain(error)) from error
-    _check_macros(gin.config_str(), from_files, bindings)
+    _check_macros(gin.config_str(), from_files)
 
 
-def _check_macros(config: str, from_files: str, bindings: Sequence[str]) -> None:
-    """Refuses a value that is required but not set, or a macro set by a flag that nothing uses."""
+def _check_macros(config: str, from_files: str) -> None:
+    """Refuses a value that is required but not set, and a macro that is set but not used."""
     for name in re.findall(r"^([\w./]+) = %gin\.REQUIRED$", config, re.MULTILINE):
         raise UserError(_unset(name))
     # Another flag may have replaced the binding that used the macro: the files' use counts too.
-    known = set(re.findall(r"%(\w+)", config + from_files))
-    known |= set(re.findall(r"^(\w+) = ", from_files, re.MULTILINE))
-    for binding in bindings:
-        name = binding.split("=", 1)[0].strip()
-        if name.isidentifier() and name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    used = set(re.findall(r"%(\w+)", config + from_files))
+    for name in re.findall(r"^(\w+) = ", config, re.MULTILINE):
+        if name not in used:
+            close = difflib.get_close_matches(name, used, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"--gin.{name} sets a name that nothing uses{hint}")
+            raise UserError(f"{name} is set, but nothing uses a value of this name{hint}")
 
 
 def _unset(name: str) -> str:
@@ -136,6 +134,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         # Gin adds where it was when a configurable raised; the message stands without it.
         message = str(error).split("\n  In call to configurable")[0]
         print(f"error: {message}", file=sys.stderr)
+        code = EXIT_ERROR
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         code = EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -184,6 +185,8 @@ def _names() -> list[str]:
 
 def _literal(value: str) -> str:
     """A Gin value; a bare word or path, as a shell user would write it, becomes a string."""
+    if value.startswith("~/"):
+        value = os.path.expanduser(value)
     try:
         ast.literal_eval(value)
     except (ValueError, SyntaxError):

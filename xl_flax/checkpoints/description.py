@@ -57,7 +57,9 @@ class Description:
             fields["heads"] = tuple(fields["heads"])
             fields["languages"] = {k: tuple(v) for k, v in fields["languages"].items()}
             return cls(encoder=encoder, **fields)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}); choose another checkpoint") from error
 
     def differences(self, other: "Description") -> list[str]:
@@ -77,7 +79,10 @@ class Description:
             lines.append(
                 _changed("list of objectives", sorted(self.objectives), sorted(other.objectives))
             )
-        for name in set(self.objectives) & set(other.objectives):
+        for name in sorted(set(self.objectives) & set(other.objectives)):
+            before, now = (tuple(d.languages.get(name, ())) for d in (self, other))
+            if before != now:
+                lines.append(_changed(f"{name}'s list of languages", before, now))
             before, now = self.objectives[name], json.loads(json.dumps(other.objectives[name]))
             for key in sorted(set(before) | set(now)):
                 if before.get(key) != now.get(key):

@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
+from xl_flax.checkpoints.manager import first_line
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model, build_model
 from xl_flax.parallel import params as params_lib
@@ -16,29 +17,33 @@ from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 from xl_flax.parallel.rules import Partitioning
 
 
-def find_checkpoints(path: str) -> list[str]:
+def complete_checkpoints(path: str) -> list[str]:
     """The complete checkpoints under a run's folder, its `checkpoints/`, or one checkpoint itself.
 
     Returns:
-      Folders, oldest step first.
-
-    Raises:
-      UserError: there is none.
+      Folders, oldest step first; [] if there is none.
     """
     path = os.path.abspath(path)
     if os.path.exists(os.path.join(path, "model", "model.json")):
         return [path]
     folder = os.path.join(path, "checkpoints")
     folder = folder if os.path.isdir(folder) else path
-    found = (
-        [
-            os.path.join(folder, name)
-            for name in sorted(os.listdir(folder), key=lambda n: (len(n), n))
-            if name.isdigit() and os.path.exists(os.path.join(folder, name, "model", "model.json"))
-        ]
-        if os.path.isdir(folder)
-        else []
-    )
+    if not os.path.isdir(folder):
+        return []
+    return [
+        os.path.join(folder, name)
+        for name in sorted(os.listdir(folder), key=lambda n: (len(n), n))
+        if name.isdigit() and os.path.exists(os.path.join(folder, name, "model", "model.json"))
+    ]
+
+
+def find_checkpoints(path: str) -> list[str]:
+    """As `complete_checkpoints`, of which there must be one.
+
+    Raises:
+      UserError: there is none.
+    """
+    found = complete_checkpoints(path)
     if not found:
         raise UserError(
             f"no checkpoint under {path}: give a run's folder (MODEL_DIR) or one checkpoint"
@@ -81,8 +86,9 @@ def load_params(checkpoint: str, layout: Any) -> Any:
                 ),
             )
     except (ValueError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the parameters of {checkpoint} cannot be read ({reason})") from error
+        raise UserError(
+            f"the parameters of {checkpoint} cannot be read ({first_line(error)}); use an older one"
+        ) from error
 
 
 def load_model(
@@ -110,7 +116,9 @@ def load_model(
     return nnx.merge(abstract.graph, params), description, checkpoint
 
 
-def replace_params(params: Any, path: str, include: str, exclude: str) -> tuple[Any, list[str]]:
+def replace_params(
+    params: Any, path: str, include: str, exclude: str
+) -> tuple[Any, list[str], str]:
     """Takes the parameters whose paths match from another checkpoint.
 
     Args:
@@ -120,7 +128,7 @@ def replace_params(params: Any, path: str, include: str, exclude: str) -> tuple[
       exclude: regular expression of paths to leave out all the same; "" for none.
 
     Returns:
-      The new parameters and the paths that were taken.
+      The new parameters, the paths that were taken, and the checkpoint's folder.
 
     Raises:
       UserError: an invalid expression, nothing matches, or a shape differs.
@@ -161,7 +169,7 @@ def replace_params(params: Any, path: str, include: str, exclude: str) -> tuple[
         }
     )
     loaded = dict(params_lib.flat(load_params(checkpoint, layout)))
-    return _unflatten(ours | loaded), wanted
+    return _unflatten(ours | loaded), wanted, checkpoint
 
 
 def _unflatten(flat: dict[str, Any]) -> dict[str, Any]:

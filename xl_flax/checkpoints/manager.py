@@ -18,6 +18,8 @@ from etils import epath
 
 from xl_flax.errors import UserError
 
+PROGRESS_FILE = "progress.json"
+
 
 @dataclasses.dataclass
 class Progress:
@@ -50,8 +52,8 @@ class _FilesHandler(ocp.AsyncCheckpointHandler):
         for future in asyncio.run(self.async_save(directory, args)):
             future.result()
 
-    def restore(self, directory: epath.Path, args: "_FilesRestore | None" = None) -> dict:
-        return {p.name: p.read_bytes() for p in directory.iterdir() if p.is_file()}
+    def restore(self, directory: epath.Path, args: Any = None) -> None:
+        raise NotImplementedError("these files are read as files")
 
 
 @ocp.args.register_with_handler(_FilesHandler, for_save=True)
@@ -60,10 +62,26 @@ class _FilesSave(ocp.args.CheckpointArgs):
     files: Mapping[str, bytes]
 
 
-@ocp.args.register_with_handler(_FilesHandler, for_restore=True)
-@dataclasses.dataclass
-class _FilesRestore(ocp.args.CheckpointArgs):
-    pass
+def read_progress(checkpoint: str) -> Progress:
+    """Where the run was when it saved this checkpoint folder.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    path = os.path.join(checkpoint, "model", PROGRESS_FILE)
+    try:
+        with open(path, "rb") as file:
+            return Progress(**json.load(file))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is missing or damaged ({first_line(error)}); to go on from an older "
+            f"checkpoint, move {checkpoint} away"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class CheckpointManager:
@@ -80,14 +98,6 @@ class CheckpointManager:
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-
-    def steps(self) -> list[int]:
-        """The complete checkpoints, oldest first."""
-        return sorted(self._manager.all_steps())
-
-    def latest_step(self) -> int | None:
-        """The newest complete checkpoint, or None."""
-        return self._manager.latest_step()
 
     def save(
         self, params: Any, optimizer: Any, progress: Progress, files: Mapping[str, bytes]
@@ -106,11 +116,11 @@ class CheckpointManager:
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(params),
                 optimizer=ocp.args.StandardSave(optimizer),
-                model=_FilesSave({**files, "progress.json": record}),
+                model=_FilesSave({**files, PROGRESS_FILE: record}),
             ),
         )
 
-    def restore(self, step: int, params: Any, optimizer: Any) -> tuple[Any, Any, Progress]:
+    def restore(self, step: int, params: Any, optimizer: Any) -> tuple[Any, Any]:
         """Reads one checkpoint into the layout of abstract arrays (`jax.ShapeDtypeStruct`).
 
         Raises:
@@ -122,16 +132,14 @@ class CheckpointManager:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardRestore(params),
                     optimizer=ocp.args.StandardRestore(optimizer),
-                    model=_FilesRestore(),
                 ),
             )
         except (ValueError, OSError, KeyError) as error:
             raise UserError(
-                f"checkpoint {self.directory}/{step} cannot be restored "
-                f"({str(error).splitlines()[0]}); to go on from an older one, move this folder away"
+                f"checkpoint {self.directory}/{step} cannot be restored ({first_line(error)}); to "
+                "go on from an older one, move this folder away"
             ) from error
-        progress = Progress(**json.loads(items["model"]["progress.json"]))
-        return items["params"], items["optimizer"], progress
+        return items["params"], items["optimizer"]
 
     def wait(self) -> None:
         """Blocks until everything started is on disk."""

@@ -1,30 +1,19 @@
 """What a run is going to read, as its Gin configuration says."""
 
-import re
-
 import gin
 
 from xl_flax.data.prepare import Need
 
 
 def required() -> list[Need]:
-    """All rows that the Gin configuration names.
-
-    Every configurable with a bound `mixture` is asked for its `needs`; one that has none, but a
-    `split`, reads rows of the lengths that the others read.
-    """
-    needs, held_out = [], []
-    pattern = r"^(?:(\S+)/)?(?:\w+\.)*(\w+)\.mixture\s*="
-    for scope, name in dict.fromkeys(re.findall(pattern, gin.config_str(), re.MULTILINE)):
-        with gin.config_scope(scope or None):
-            reader = gin.get_configurable(name)()
-        if hasattr(reader, "needs"):
-            needs += [(name, need) for need in reader.needs]
-        else:
-            held_out.append(reader)
-    lengths = dict.fromkeys(need.length for name, need in needs if name == "Rows")
-    needs = [need for _, need in needs]
-    needs += [Need(reader.mixture, reader.split, n) for reader in held_out for n in lengths]
+    """What training (objectives and held-out text) and evaluation will read."""
+    train, evaluate = gin.get_bindings("TrainConfig"), gin.get_bindings("EvaluateConfig")
+    objectives = list(train.get("objectives", ()))
+    needs = [need for objective in objectives for need in objective.rows.needs]
+    for held_out in train.get("held_out", ()):
+        needs.append(Need(held_out.mixture, held_out.split, objectives[0].rows.length))
+    for evaluation in evaluate.get("evaluations", ()):
+        needs += evaluation.needs
     return list(dict.fromkeys(needs))
 
 

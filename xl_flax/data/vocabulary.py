@@ -175,6 +175,11 @@ class VocabularyConfig:
     seed: int = 0
 
     def __post_init__(self):
+        if not isinstance(self.mixture, str):
+            raise UserError(
+                f"VocabularyConfig.mixture = {self.mixture}: name one mixture or task; phases are "
+                "for training"
+            )
         _check_choice("style", self.style, ("xlmr", "bert"))
         _check_choice("model_type", self.model_type, ("unigram", "bpe"))
         names = ("nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity")

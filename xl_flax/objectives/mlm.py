@@ -82,6 +82,8 @@ class MaskedLM:
         return {
             "kind": "MaskedLM",
             "mixture": [list(phase) for phase in self.rows.phases],
+            "split": self.rows.split,
+            "max_epochs": self.rows.max_epochs,
             "length": self.rows.length,
             "rate": [list(phase) for phase in self.phases],
             "mask": self.mask,

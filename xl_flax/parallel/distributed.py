@@ -7,6 +7,8 @@ from collections.abc import Callable
 import jax
 from jax.experimental import multihost_utils
 
+from xl_flax.errors import UserError
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags with which a process says which run it belongs to."""
@@ -22,7 +24,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def initialize(args: argparse.Namespace) -> None:
-    """Joins the run that the flags name; must come before any other use of JAX's devices."""
+    """Joins the run that the flags name; must come before any other use of JAX's devices.
+
+    Raises:
+      UserError: flags that say only half.
+    """
+    alone = (args.coordinator, args.num_processes, args.process_id)
+    if any(v is not None for v in alone) and None in alone:
+        raise UserError("--coordinator, --num_processes and --process_id belong together: give all")
     if args.distributed or args.coordinator:
         jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
 

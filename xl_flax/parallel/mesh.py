@@ -49,6 +49,7 @@ def make_partitioning(
                     f"MeshConfig.rules maps {name!r} to {axis!r}, which is no mesh axis; "
                     f"the axes are {', '.join(AXES)}"
                 )
+    _fill("ici", config.ici, 1), _fill("dcn", config.dcn, 1)  # well-formed at all?
     slices = len({getattr(d, "slice_index", 0) for d in devices})
     dcn = _fill("dcn", config.dcn, slices if slices > 1 else math.prod(_known(config.dcn)))
     ici = _fill("ici", config.ici, len(devices) // math.prod(dcn))
@@ -60,6 +61,11 @@ def make_partitioning(
             "or one of them to -1"
         )
     if slices > 1:
+        if math.prod(dcn) != slices:
+            raise UserError(
+                f"the devices are in {slices} slices, but MeshConfig.dcn={tuple(config.dcn)}; "
+                "--gin_file=gin/meshes/multislice.gin divides the data axis among them"
+            )
         grid = mesh_utils.create_hybrid_device_mesh(ici, dcn, devices)
     else:
         shape = [i * d for i, d in zip(ici, dcn, strict=True)]
@@ -85,9 +91,14 @@ def _known(sizes: Sequence[int]) -> list[int]:
 
 def _fill(group: str, sizes: Sequence[int], total: int) -> list[int]:
     """Replaces one −1 by what is left of `total`."""
-    if len(sizes) != len(AXES) or any(s < 1 and s != -1 for s in sizes) or sizes.count(-1) > 1:
+    if (
+        not isinstance(sizes, Sequence)
+        or len(sizes) != len(AXES)
+        or any(s < 1 and s != -1 for s in sizes)
+        or sizes.count(-1) > 1
+    ):
         raise UserError(
-            f"MeshConfig.{group}={tuple(sizes)}: give three sizes ({', '.join(AXES)}), "
+            f"MeshConfig.{group}={sizes}: give three sizes ({', '.join(AXES)}), "
             "each at least 1, at most one of them -1"
         )
     known = math.prod(_known(sizes))

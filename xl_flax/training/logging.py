@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from xl_flax.errors import UserError
+
 Sums = dict[str, Any]
 
 
@@ -45,13 +47,13 @@ class Window:
 
     def means(self, languages: Mapping[str, Sequence[str]]) -> dict[str, float]:
         """What one line of `metrics.jsonl` says, but for the clock."""
-        steps = max(self.sums.get("steps", 0.0), 1.0)
-        values = {
-            "loss": self.sums.get("loss", 0.0) / steps,
-            "grad_norm": self.sums.get("grad_norm", 0.0) / steps,
-            "learning_rate": self.sums.get("learning_rate", 0.0),
-            "skipped": self.sums.get("skipped", 0.0),
-        }
+        values = {"skipped": self.sums["skipped"]}
+        if steps := self.sums.get("steps"):  # without one, every step was skipped
+            values |= {
+                "loss": self.sums["loss"] / steps,
+                "grad_norm": self.sums["grad_norm"] / steps,
+                "learning_rate": self.sums["learning_rate"],
+            }
         for name, names in languages.items():
             own = {k[len(name) + 1 :]: v for k, v in self.sums.items() if k.startswith(f"{name}/")}
             values |= {f"{name}/{k}": v for k, v in objective_means(own, names).items()}
@@ -112,15 +114,14 @@ class Logger:
 
 def console_line(step: int, steps: int, values: Mapping[str, float], eta: float) -> str:
     """One readable line: where the run is, what it learns, how fast, how long still."""
-    parts = [f"step {step:>{len(f'{steps:,}')},}/{steps:,}", f"loss {values['loss']:.4f}"]
-    accuracies = [v for k, v in values.items() if k.endswith("/accuracy")]
-    if accuracies:
-        parts.append(f"acc {np.mean(accuracies):.3f}")
-    parts += [
-        f"lr {values['learning_rate']:.2e}",
-        f"|g| {values['grad_norm']:.2f}",
-        f"{_si(values['tokens_per_second'])} tok/s",
-    ]
+    parts = [f"step {step:>{len(f'{steps:,}')},}/{steps:,}"]
+    if "loss" in values:
+        parts.append(f"loss {values['loss']:.4f}")
+        accuracies = [v for k, v in values.items() if k.endswith("/accuracy")]
+        if accuracies:
+            parts.append(f"acc {np.mean(accuracies):.3f}")
+        parts += [f"lr {values['learning_rate']:.2e}", f"|g| {values['grad_norm']:.2f}"]
+    parts.append(f"{_si(values['tokens_per_second'])} tok/s")
     if "mfu" in values:
         parts.append(f"MFU {values['mfu']:.1%}")
     parts.append(f"wait {values['input_wait']:.1%}")
@@ -161,14 +162,18 @@ def _drop_after(path: str, step: int) -> None:
     """Keeps the lines up to `step`; a last line that was cut off in writing goes too."""
     if not os.path.exists(path):
         return
-    kept = []
     with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except ValueError:
-                break
+        lines = file.readlines()
+    kept = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise UserError(
+                    f"{path}, line {number}: no line of metrics ({error}); delete this line"
+                ) from error
     with open(path + ".tmp", "w", encoding="utf-8") as file:
         file.writelines(kept)
     os.replace(path + ".tmp", path)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -56,19 +56,13 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
     needs = [need for o in objectives.values() for need in o.rows.needs]
-    needs += [
-        Need(h.mixture, h.split, o.rows.length)
-        for h in config.held_out
-        for o in config.objectives[:1]
-    ]
+    length = config.objectives[0].rows.length
+    needs += [Need(h.mixture, h.split, length) for h in config.held_out]
     first_process_first("caches", lambda: prepare(needs, config.cache, vocabulary, gin_flags))
     streams = {
         name: open_stream(o.rows, config.cache, config.seed, vocabulary)
         for name, o in objectives.items()
     }
-    for name, stream in streams.items():
-        rows = config.steps * objectives[name].batch_size
-        say(f"\n{name}: {rows:,} rows of {stream.length} tokens from\n{stream.table(rows)}")
 
     # ---- Model, optimizer, step.
     heads = sorted({h for o in objectives.values() for h in o.heads})
@@ -95,11 +89,10 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     key = jax.random.key(config.seed)
     held_out = make_held_out(config, abstract.graph, partitioning, vocabulary)
 
-    def rates_at(step: int) -> tuple[Any, ...]:
-        return tuple(o.rate_at(step * o.batch_size) for o in objectives.values())
+    def rates_at(rows: Mapping[str, int]) -> tuple[Any, ...]:
+        return tuple(o.rate_at(rows[name]) for name, o in objectives.items())
 
-    # ---- State: resumed, or fresh, or with another checkpoint's parameters.
-    layout = state_lib.layout(abstract, optimizer, partitioning)
+    # ---- What is there already: nothing, or this very run.
     description = Description(
         encoder=config.encoder,
         heads=tuple(heads),
@@ -107,30 +100,39 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
         languages={n: tuple(s.languages) for n, s in streams.items()},
         objectives={n: o.description() for n, o in objectives.items()},
     )
+    progress = state_lib.progress_there(config.model_dir, description, config.seed)
+    resumed = progress is not None
+    progress = progress or Progress(0, dict.fromkeys(objectives, 0), config.seed, 0, {})
+    for name, stream in streams.items():
+        left = config.steps - progress.step
+        rows = progress.rows[name] + left * objectives[name].batch_size
+        say(f"\n{name}: {rows:,} rows of {stream.length} tokens from\n{stream.table(rows)}")
+    layout = state_lib.layout(abstract, optimizer, partitioning)
     if dry_run:
         sharding = partitioning.sharding(("batch",))
         batches = {
             n: global_batch(s, 0, objectives[n].batch_size, sharding) for n, s in streams.items()
         }
-        compiled = step_fn.lower(layout, batches, constants, key, rates_at(0)).compile()
+        rates = rates_at(progress.rows)
+        compiled = step_fn.lower(layout, batches, constants, key, rates).compile()
         memory = compiled.memory_analysis()
         say(
             f"dry run: the step compiles; per device {_mib(memory.argument_size_in_bytes)} of "
-            f"arguments and {_mib(memory.temp_size_in_bytes)} of temporaries. Nothing was run"
+            f"arguments and {_mib(memory.temp_size_in_bytes)} of temporaries. No step was run"
         )
         return True
+
+    # ---- State: resumed, or fresh, or with another checkpoint's parameters.
     manager = CheckpointManager(config.model_dir, config.keep_last, config.keep_every)
-    resumed = state_lib.resume(manager, description, layout, config.seed)
     if resumed:
-        state, progress = resumed
+        state = state_lib.resume(manager, progress.step, layout)
         say(f"resuming {config.model_dir} at step {progress.step:,}")
     else:
         params = params_lib.create(build, partitioning)
         if config.init_from:
-            params, message = state_lib.init_from(params, config.init_from)
+            params, message = state_lib.init_from(params, config.init_from, description)
             say(message)
         state = state_lib.fresh(params, optimizer, layout)
-        progress = Progress(0, dict.fromkeys(objectives, 0), config.seed, 0, {})
     if main_process:
         _write(config.model_dir, "config.gin", gin.config_str())
         _write(config.model_dir, "model-info.txt", info + "\n")
@@ -139,14 +141,17 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     # ---- Train.
     files = {VOCABULARY_FILE: _read(vocabulary.path)}
     languages = {n: s.languages for n, s in streams.items()}
-    logger = Logger(config.model_dir, progress.step, main_process)
+    logger = Logger(config.model_dir, progress.step if resumed else -1, main_process)
     window = Window(progress.window)
     speed = Speed(config.encoder, config.objectives)
     say(speed.formula)
     preemption = Preemption()
     rows = dict(progress.rows)
-    first = progress.step
+    first, tracing = progress.step, False
     pending = None  # metrics of the step before, read while this one runs
+
+    def profiled(step: int) -> bool:
+        return bool(config.profile) and config.profile[0] <= step < sum(config.profile)
 
     def record(step: int, metrics: dict[str, Any]) -> None:
         metrics = jax.device_get(metrics)
@@ -191,26 +196,28 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
         stack.callback(logger.close)
         for prefetcher in prefetchers.values():
             stack.callback(prefetcher.close)
-        if first == 0 and config.held_out:
+        if not resumed and config.held_out:
             evaluate(0)
         for step in range(first + 1, config.steps + 1):
-            if config.profile and step == config.profile[0]:
+            if profiled(step) and not tracing:
                 jax.profiler.start_trace(os.path.join(config.model_dir, "profile"))
-            batches = {}
+                tracing = True
+            rates, batches = rates_at(rows), {}
             for name, prefetcher in prefetchers.items():
                 batches[name], waited = prefetcher.next()
                 speed.waited(waited)
                 rows[name] += objectives[name].batch_size
-            state, metrics = step_fn(state, batches, constants, key, rates_at(step - 1))
+            state, metrics = step_fn(state, batches, constants, key, rates)
             if pending:
                 record(step - 1, pending)
             pending = metrics
             speed.stepped()
-            if config.profile and step == sum(config.profile) - 1:
-                jax.block_until_ready(state)
-                jax.profiler.stop_trace()
             stopping = preemption.reached(step)
             last = step == config.steps
+            if tracing and (last or stopping or not profiled(step + 1)):
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
+                tracing = False
             saving = last or stopping or step % config.checkpoint_every == 0
             evaluating = config.held_out and (last or step % config.eval_every == 0)
             if saving or evaluating:
@@ -237,9 +244,12 @@ def _check(config: TrainConfig) -> None:
         raise UserError(
             f"TrainConfig.objectives are named {names}: give at least one, each its own name"
         )
-    for field in ("steps", "log_every", "checkpoint_every", "eval_every", "accumulate"):
-        if getattr(config, field) < 1:
-            raise UserError(f"TrainConfig.{field}={getattr(config, field)}: must be at least 1")
+    for objective in config.objectives:
+        if objective.rows.length > config.encoder.max_positions:
+            raise UserError(
+                f"objective {objective.name!r}: rows of {objective.rows.length} tokens are longer "
+                f"than EncoderConfig.max_positions={config.encoder.max_positions}"
+            )
 
 
 def _check_vocabulary(vocabulary: Vocabulary, config: TrainConfig) -> None:

@@ -94,10 +94,11 @@ def make_optimizer(
             schedule, config.b1, config.b2, config.eps, 0.0, None, config.weight_decay, matrices
         ), schedule
     if config.name == "muon":
-        # Embeddings stay with AdamW, as Jordan et al. (2024) advise. A stacked leaf is a batch of
-        # matrices from or to the "embed" axis; unnamed axes (query, key, value) count as a batch.
+        # The layers' matrices; embeddings and heads stay with AdamW (Jordan et al. 2024).
+        # A leaf is a batch of matrices from or to the "embed" axis: the stack of layers and unnamed
+        # axes (query, key, value) count as batch.
         def dimensions(a: tuple) -> optax.contrib.MuonDimensionNumbers | None:
-            if not _is_matrix(a) or "vocab" in a or "layers" not in a:
+            if not _is_matrix(a) or not {"heads", "mlp"} & set(a):
                 return None
             embed = (a.index("embed"),)
             others = tuple(i for i, x in enumerate(a) if x not in ("layers", "embed", None))

@@ -7,14 +7,22 @@ import jax.numpy as jnp
 import optax
 
 from xl_flax.checkpoints.description import Description
-from xl_flax.checkpoints.load import read_description, replace_params
-from xl_flax.checkpoints.manager import CheckpointManager, Progress
+from xl_flax.checkpoints.load import (
+    complete_checkpoints,
+    read_description,
+    replace_params,
+    vocabulary_path,
+)
+from xl_flax.checkpoints.manager import CheckpointManager, Progress, read_progress
 from xl_flax.errors import UserError
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.params import Abstract
 from xl_flax.parallel.rules import Partitioning
 from xl_flax.training.config import InitFrom
 from xl_flax.training.step import TrainState
+
+# Parameters with a row per piece of the vocabulary.
+TOKEN_TABLES = ("encoder/embeddings/tokens", "heads/mlm/table", "heads/mlm/bias")
 
 
 def fresh(params: Any, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
@@ -55,32 +63,32 @@ def layout(
     return TrainState(params, opt_state, updates=scalar, skipped=scalar, bad_streak=scalar)
 
 
-def resume(
-    manager: CheckpointManager, description: Description, layout: TrainState, seed: int
-) -> tuple[TrainState, Progress] | None:
-    """Reads the newest checkpoint of the run's folder into `layout`; None if there is none.
+def progress_there(model_dir: str, description: Description, seed: int) -> Progress | None:
+    """Where the run in this folder is; None if no checkpoint is there. Changes nothing.
 
     Raises:
-      UserError: the folder belongs to another model, vocabulary, objectives or seed; nothing in
-        it is touched.
+      UserError: the folder belongs to another model, vocabulary, objectives or seed.
     """
-    step = manager.latest_step()
-    if step is None:
+    found = complete_checkpoints(model_dir)
+    if not found:
         return None
-    there = read_description(f"{manager.directory}/{step}")
-    if lines := there.differences(description):
+    progress = read_progress(found[-1])
+    lines = read_description(found[-1]).differences(description)
+    if progress.seed != seed:
+        lines.append(f"TrainConfig.seed was {progress.seed} and is now {seed}")
+    if lines:
         raise UserError(
-            f"{manager.directory} holds another run: "
+            f"{model_dir} holds another run: "
             + "; ".join(lines)
             + ". Choose another MODEL_DIR, or restore these settings"
         )
-    params, state, progress = manager.restore(step, layout.params, pack(layout))
-    if progress.seed != seed:
-        raise UserError(
-            f"{manager.directory} was trained with TrainConfig.seed={progress.seed}, not {seed}: "
-            "the data would come in another order. Choose another MODEL_DIR, or restore the seed"
-        )
-    return unpack(params, state), progress
+    return progress
+
+
+def resume(manager: CheckpointManager, step: int, layout: TrainState) -> TrainState:
+    """Reads a checkpoint's arrays into `layout`, whatever mesh they were saved on."""
+    params, rest = manager.restore(step, layout.params, pack(layout))
+    return TrainState(params, **rest)
 
 
 def pack(state: TrainState) -> dict[str, Any]:
@@ -93,13 +101,20 @@ def pack(state: TrainState) -> dict[str, Any]:
     }
 
 
-def unpack(params: Any, rest: dict[str, Any]) -> TrainState:
-    """The inverse of `pack`."""
-    return TrainState(params, **rest)
+def init_from(params: Any, config: InitFrom, description: Description) -> tuple[Any, str]:
+    """Fresh parameters, some of them taken from another checkpoint; says which.
 
-
-def init_from(params: Any, config: InitFrom) -> tuple[Any, str]:
-    """Fresh parameters, some of them taken from another checkpoint; says which."""
-    params, taken = replace_params(params, config.checkpoint, config.include, config.exclude)
+    Raises:
+      UserError: nothing matches, shapes differ, or a token table is for another vocabulary.
+    """
+    params, taken, checkpoint = replace_params(
+        params, config.checkpoint, config.include, config.exclude
+    )
+    tables = [name for name in taken if name in TOKEN_TABLES]
+    if tables and read_description(checkpoint).vocabulary != description.vocabulary:
+        raise UserError(
+            f"InitFrom: {', '.join(tables)} of {checkpoint} belong to another vocabulary; exclude "
+            f"them, or use its own: --gin.VOCABULARY={vocabulary_path(checkpoint)}"
+        )
     total = len(jax.tree.leaves(params))
-    return params, f"took {len(taken)} of {total} parameter arrays from {config.checkpoint}"
+    return params, f"took {len(taken)} of {total} parameter arrays from {checkpoint}"
