@@ -366,4 +366,4 @@ def test_a_killed_build_leaves_nothing_that_looks_complete_and_resumes(project):
     project.run()
     assert (one / "manifest.json").stat().st_mtime_ns == stamp
     assert (two / "manifest.json").exists() and not partial.exists()
-    assert json.loads((two / "manifest.json").read_text())["examples"] == 100
+    assert json.loads((two / "manifest.json").read_text())["examples"] == 800

@@ -62,6 +62,12 @@ class _FilesSave(ocp.args.CheckpointArgs):
     files: Mapping[str, bytes]
 
 
+@ocp.args.register_with_handler(_FilesHandler, for_restore=True)
+@dataclasses.dataclass
+class _FilesRestore(ocp.args.CheckpointArgs):
+    """Orbax asks for it; nothing restores these files through Orbax."""
+
+
 def read_progress(checkpoint: str) -> Progress:
     """Where the run was when it saved this checkpoint folder.
 
