@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -248,6 +249,27 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_so(reference, folder, tmp_pa
     assert find_checkpoints(str(tmp_path / "run"))[-1].endswith(f"/{step}")
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one(reference, folder, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def start(*flags):
+        return [
+            command(folder, tmp_path / "run", "--gin.MeshConfig.ici=(1,2,1)", "--num_processes=2",
+                    f"--coordinator=127.0.0.1:{port}", f"--process_id={i}", *flags)
+            for i in range(2)
+        ]  # fmt: skip
+
+    for flags in (("--gin.STEPS=6",), ()):  # the second time they resume
+        for output in [finish(process) for process in start(*flags)]:
+            assert "Traceback" not in output
+    mine, theirs = lines_of(tmp_path / "run")[-1], lines_of(reference)[-1]
+    assert mine["step"] == 12
+    assert mine["eval/small/loss"] == pytest.approx(theirs["eval/small/loss"], rel=2e-3)
+
+
 def test_parameters_can_start_from_another_checkpoint(reference, configure, folder, capsys):
     config = configure(STEPS=1, OptimizerConfig__learning_rate=0.0, OptimizerConfig__weight_decay=0)
     init = InitFrom(reference, include="encoder/.*", exclude=".*/positions")
@@ -286,17 +308,16 @@ def test_a_diverging_run_stops_with_its_checkpoints_intact(reference, configure,
         ({"MeshConfig__ici": (3, 1, 1)}, r"but there are 8"),
         ({"MIXTURE": "smal"}, r"'smal'.*did you mean 'small'"),
         ({"STEPS": 0}, r"TrainConfig\.steps=0"),
-        ({"LENGTH": 1024}, r"rows of 1024 tokens .* max_positions=512"),
+        ({"LENGTH": 1024}, r"rows of 1024 tokens .*max_positions=512"),
         ({"TrainConfig__seed": -1}, r"TrainConfig\.seed=-1"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(
-    reference, configure, folder, bindings, message
+    reference, configure, folder, tmp_path, bindings, message
 ):
-    config = configure(**bindings)
     with pytest.raises(UserError, match=message):
-        train(config, folder)
-    assert not os.path.exists(config.model_dir)
+        train(configure(**bindings), folder)
+    assert not os.path.exists(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +325,7 @@ def test_bad_input_is_named_before_anything_is_written(
     [
         ({"EncoderConfig__num_layers": 3}, r"EncoderConfig\.num_layers was 2 and is now 3"),
         ({"MaskedLM__rate": 0.3}, r"mlm\.rate was"),
-        ({"SEED": 5}, r"seed=0, not 5"),
+        ({"SEED": 5}, r"TrainConfig\.seed was 0 and is now 5"),
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_left_alone(
