@@ -145,6 +145,17 @@ def shards(task: seqio.Task, split: str) -> list[str]:
 # --- Examples --------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def source_errors(task: seqio.Task, split: str) -> Iterator[None]:
+    """Turns what reading a task raises into a UserError that names the task and the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        raise UserError(_explain(error, task, split)) from error
+
+
 def examples(task: seqio.Task, split: str) -> Iterator[tuple[list[np.ndarray], list[str]]]:
     """Reads a task in a reproducible order.
 
@@ -155,7 +166,7 @@ def examples(task: seqio.Task, split: str) -> Iterator[tuple[list[np.ndarray], l
       UserError: a file is missing or damaged, text is not UTF-8, or a feature is missing.
     """
     steps = cached_preprocessors(task)
-    try:
+    with source_errors(task, split):
         dataset = task.source.get_dataset(split=split, shuffle=False)
         dataset = dataset.map(_check_utf8)
         if len(steps) < len(task.preprocessors):
@@ -180,10 +191,6 @@ def examples(task: seqio.Task, split: str) -> Iterator[tuple[list[np.ndarray], l
                 np.split(tokens.flat_values.numpy(), tokens.row_starts().numpy()[1:]),
                 [language.decode() for language in batch["language"].numpy()],
             )
-    except UserError:
-        raise
-    except (tf.errors.OpError, OSError, ValueError) as error:
-        raise UserError(_explain(error, task, split)) from error
 
 
 def _check_utf8(example: Any) -> Any:
@@ -202,7 +209,7 @@ def _explain(error: Exception, task: seqio.Task, split: str) -> str:
     user_error = re.search(r"UserError: (.*)", text)
     if user_error:  # raised by Python code that TensorFlow called
         return f"{name}: {user_error[1]}"
-    if "Invalid formatting on input string" in text:
+    if isinstance(error, UnicodeDecodeError) or "Invalid formatting on input string" in text:
         place = next((p for file in shards(task, split) for p in broken_lines(file)), None)
         return (
             f"{name}: the text is not valid UTF-8{f', {place}' if place else ''}: "

@@ -105,7 +105,8 @@ def evaluate(
     for checkpoint in checkpoints:
         description = read_description(checkpoint)
         planned = [(e, e.signatures(description, context)) for e in config.evaluations]
-        source, path = Source(checkpoint, description.step), results_path(checkpoint)
+        saved = os.stat(os.path.join(checkpoint, "model", "model.json")).st_mtime_ns
+        source, path = Source(checkpoint, description.step, saved), results_path(checkpoint)
         say(f"\n{checkpoint}: step {description.step:,}")
         model = None
         for evaluation, signatures in planned:

@@ -30,7 +30,7 @@ with silenced_stderr():
     import tensorflow as tf
 
 from xl_flax import cli
-from xl_flax.cache import find, import_tasks, split_tasks
+from xl_flax.cache import find, import_tasks, source_errors, split_tasks
 from xl_flax.data.manifest import Cache
 from xl_flax.data.vocabulary import Vocabulary, VocabularyConfig
 from xl_flax.data.vocabulary_training import Corpus, format_table, measure, train_model
@@ -76,13 +76,14 @@ def text_features(task: seqio.Task, dataset: tf.data.Dataset) -> list[str]:
 
 def read_lines(task: seqio.Task, split: str, every: int = 1) -> Iterator[str]:
     """Yields lines of at most LINE_CHARACTERS characters, without tabs and blank lines."""
-    dataset = text_dataset(task, split, every)
-    features = text_features(task, dataset)
-    dataset = dataset.map(lambda example: tf.stack([example[f] for f in features]))
-    for batch in dataset.batch(READ_BATCH).prefetch(2).as_numpy_iterator():
-        for text in batch.flat:
-            for line in text.decode(errors="replace").splitlines():
-                yield from cut(line.replace("\t", " ").replace("\0", " ").strip())
+    with source_errors(task, split):
+        dataset = text_dataset(task, split, every)
+        features = text_features(task, dataset)
+        dataset = dataset.map(lambda example: tf.stack([example[f] for f in features]))
+        for batch in dataset.batch(READ_BATCH).prefetch(2).as_numpy_iterator():
+            for text in batch.flat:
+                for line in text.decode().splitlines():
+                    yield from cut(line.replace("\t", " ").replace("\0", " ").strip())
 
 
 def cut(line: str) -> Iterator[str]:
@@ -106,8 +107,9 @@ def by_language(config: VocabularyConfig) -> Tasks:
     import_tasks(modules)
     found: Tasks = {}
     for task in split_tasks(find(config.mixture, modules), config.split):
-        dataset = text_dataset(task, config.split)
-        first = next(dataset.take(1).as_numpy_iterator(), None)
+        with source_errors(task, config.split):
+            dataset = text_dataset(task, config.split)
+            first = next(dataset.take(1).as_numpy_iterator(), None)
         if first is None:
             raise UserError(f"task {task.name!r} has no examples in the split {config.split!r}")
         language = first["language"].decode() if "language" in first else task.name

@@ -34,6 +34,7 @@ class Source:
 
     checkpoint: str  # its folder
     step: int
+    saved: int = 0  # when its model.json was written, in ns: another run's step is not this one's
 
 
 def signature(method: str, **settings: Any) -> str:
@@ -103,4 +104,5 @@ def same(row: Mapping[str, Any], source: Source) -> bool:
     """Whether a line of a results file is about this checkpoint."""
     # By name, not by path: a run's folder may be moved or mounted elsewhere.
     name = os.path.basename(row["checkpoint"])
-    return name == os.path.basename(source.checkpoint) and row["step"] == source.step
+    here = (os.path.basename(source.checkpoint), source.step, source.saved)
+    return (name, row["step"], row.get("saved", 0)) == here
