@@ -9,6 +9,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+case " $* " in *" --help "*)
+  sed -n '2,/^set/s/^# \{0,1\}//p' launch/local.sh
+  exit ;;
+esac
 flags=("$@")
 case " $* " in *" --gin_file="*) ;; *) flags=(--gin_file=gin/runs/quickstart.gin "$@") ;; esac
 

@@ -1,0 +1,60 @@
+"""Every Gin file works as it stands, and opens by saying what it is."""
+
+import glob
+import os
+
+import gin
+import pytest
+
+from xl_flax import cli
+from xl_flax.data.required import required
+from xl_flax.data.vocabulary import VocabularyConfig
+from xl_flax.evaluation.context import EvaluateConfig
+from xl_flax.parallel.mesh import MeshConfig
+from xl_flax.training.config import TrainConfig
+
+SET = ["MODEL_DIR = '/run'", "CACHE_DIR = '/cache'", "VOCABULARY = '/vocabulary.model'"]
+
+
+def files(folder):
+    return sorted(glob.glob(os.path.join(cli.ROOT, "gin", folder, "*.gin")))
+
+
+@pytest.mark.parametrize("path", files("**"), ids=os.path.basename)
+def test_a_file_opens_with_what_it_does(path):
+    with open(path) as file:
+        assert file.readline().startswith("# ")
+
+
+@pytest.mark.parametrize("path", files("runs"), ids=os.path.basename)
+def test_a_run_is_complete(path):
+    cli.load_gin([path], SET)
+    train, evaluate, vocabulary = TrainConfig(), EvaluateConfig(), VocabularyConfig()
+    assert train.encoder.vocab_size == vocabulary.size
+    assert train.model_dir == evaluate.model_dir == "/run"
+    assert all(o.rows.length <= train.encoder.max_positions for o in train.objectives)
+    assert {need.split for need in required()} >= {"train", "validation"}
+    with open(path) as file:
+        assert "Expect" in file.read()
+
+
+@pytest.mark.parametrize("path", files("meshes"), ids=os.path.basename)
+def test_a_mesh_goes_with_any_run(path):
+    cli.load_gin([files("runs")[0], path], SET)
+    assert TrainConfig().mesh == MeshConfig()
+
+
+@pytest.mark.parametrize("path", files("eval"), ids=os.path.basename)
+def test_an_evaluation_stands_alone(path):
+    name = os.path.basename(path)
+    if name == "base.gin":
+        pytest.skip("for others to include")
+    bindings = SET[:2]
+    if name in ("masked_lm.gin", "retrieval.gin", "both.gin"):
+        bindings = [*bindings, "TASK_MODULES = ['tasks.synthetic']"]
+        evaluations = {"masked_lm.gin": ["MaskedAccuracy"], "retrieval.gin": ["SentenceRetrieval"]}
+        for evaluation in evaluations.get(name, ["MaskedAccuracy", "SentenceRetrieval"]):
+            bindings += [f"{evaluation}.mixture = 'm'", f"{evaluation}.length = 64"]
+    cli.load_gin([path], bindings)
+    assert EvaluateConfig().evaluations
+    gin.clear_config()
