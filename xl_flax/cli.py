@@ -123,7 +123,8 @@ def _check_macros(config: str, from_files: str) -> None:
 
 
 def _unset(name: str) -> str:
-    return f"{name} must be set: in the Gin file, or with --gin.{name}=VALUE"
+    flag = "NAME" if "," in name else name
+    return f"{name} must be set: in a Gin file (--gin_file), or with --gin.{flag}=VALUE"
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -157,7 +158,7 @@ def explain(error: Exception) -> str:
     missing = re.search(r"Required bindings for `(\w+)` not provided in config: (\[.*?\])", text)
     if missing:
         names = ast.literal_eval(missing[2])
-        return " and ".join(_unset(f"{missing[1]}.{name}") for name in names)
+        return _unset(", ".join(f"{missing[1]}.{name}" for name in names))
     macro = re.search(r"macro\(\) missing .* in scope '(\w+)'", text)
     if macro:
         return _unset(macro[1])

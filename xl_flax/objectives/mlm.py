@@ -48,6 +48,10 @@ class MaskedLM:
     heads = ("mlm",)
 
     def __post_init__(self):
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise UserError(
+                f"MaskedLM.batch_size = {self.batch_size!r}: must be a whole number of rows."
+            )
         firsts = [first for first, _ in self.phases]
         if not firsts or firsts[0] != 0 or any(a >= b for a, b in itertools.pairwise(firsts)):
             raise UserError(
