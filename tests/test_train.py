@@ -283,6 +283,13 @@ def test_parameters_can_start_from_another_checkpoint(reference, configure, fold
     assert "parameter arrays from" in capsys.readouterr().out
 
 
+def test_a_window_of_steps_can_be_profiled(reference, configure, folder):
+    config = configure(STEPS=3, TrainConfig__profile=(2, 5))  # the run ends inside the window
+    train(config, folder)
+    found = [name for _, _, names in os.walk(f"{config.model_dir}/profile") for name in names]
+    assert any(name.endswith(".xplane.pb") for name in found)
+
+
 def test_a_dry_run_writes_nothing(reference, configure, folder, capsys):
     config = configure()
     assert train(config, folder, dry_run=True)

@@ -13,6 +13,7 @@ from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 from xl_flax.parallel.rules import constrain
 from xl_flax.training import state as state_lib
+from xl_flax.training.optimizer import OptimizerConfig, make_optimizer
 from xl_flax.training.step import make_train_step
 
 ROWS, WIDTH, MLP = 16, 8, 32
@@ -112,6 +113,20 @@ def test_state_is_sharded_as_the_rules_say():
     assert up.sharding.shard_shape(up.shape) == (WIDTH // 2, MLP // 2)
     moments = [x for x in jax.tree.leaves(state.optimizer) if x.shape == up.shape]
     assert all(m.sharding.shard_shape(m.shape) == (WIDTH // 2, MLP // 2) for m in moments)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_optimizers_state_is_laid_out_like_its_parameters(name):
+    partitioning = make_partitioning(MeshConfig(ici=(2, 2, 2)))
+    build = lambda: TwoLayers(nnx.Rngs(0))  # noqa: E731
+    abstract = params_lib.abstract(build)
+    optimizer, _ = make_optimizer(OptimizerConfig(name=name), 10, abstract.axes)
+    layout = state_lib.layout(abstract, optimizer, partitioning)
+    state = state_lib.fresh(params_lib.create(build, partitioning), optimizer, layout)
+    large = [x for x in jax.tree.leaves(state.optimizer) if x.ndim == 2]
+    assert len(large) >= 2
+    for moment in large:
+        assert moment.size == 4 * np.prod(moment.sharding.shard_shape(moment.shape))
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
