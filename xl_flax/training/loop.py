@@ -104,7 +104,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     resumed = progress is not None
     progress = progress or Progress(0, dict.fromkeys(objectives, 0), config.seed, 0, {})
     for name, stream in streams.items():
-        left = config.steps - progress.step
+        left = max(config.steps - progress.step, 0)
         rows = progress.rows[name] + left * objectives[name].batch_size
         say(f"\n{name}: {rows:,} rows of {stream.length} tokens from\n{stream.table(rows)}")
     layout = state_lib.layout(abstract, optimizer, partitioning)
