@@ -91,7 +91,7 @@ def model_dir(folder, vocabulary):
         manager.save(
             nnx.to_pure_dict(state),
             {"count": jax.numpy.zeros(())},
-            Progress(step, {}, 0, 0, {}),
+            Progress(step, {}, 0, {}),
             {"model.json": description.to_json(), VOCABULARY_FILE: model_file},
         )
     manager.close()

@@ -28,7 +28,6 @@ class Progress:
     step: int
     rows: dict[str, int]  # rows consumed, per objective
     seed: int
-    skipped: int  # updates skipped because of a loss or gradient that was not finite
     window: dict[str, Any]  # metric sums since the last logged line
 
 

@@ -73,9 +73,7 @@ def table(shapes: dict[str, Any], axes: dict[str, Any], partitioning: Partitioni
                 "×".join(map(str, leaf.shape)) or "scalar",
                 str(np.dtype(leaf.dtype)),
                 ", ".join(str(a or "·") for a in names[path]),
-                ", ".join(
-                    "+".join((a,) if isinstance(a, str) else a or ("·",)) for a in sharding.spec
-                ),
+                ", ".join(map(_axis, sharding.spec)),
             )
         )
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
@@ -92,4 +90,5 @@ def _key(key: Any) -> str:
 
 
 def _axis(axis: str | tuple[str, ...] | None) -> str:
+    """One entry of a PartitionSpec as text."""
     return "+".join((axis,) if isinstance(axis, str) else axis or ("·",))

@@ -102,7 +102,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     )
     progress = state_lib.progress_there(config.model_dir, description, config.seed)
     resumed = progress is not None
-    progress = progress or Progress(0, dict.fromkeys(objectives, 0), config.seed, 0, {})
+    progress = progress or Progress(0, dict.fromkeys(objectives, 0), config.seed, {})
     for name, stream in streams.items():
         left = max(config.steps - progress.step, 0)
         rows = progress.rows[name] + left * objectives[name].batch_size
@@ -174,7 +174,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
         manager.save(
             state.params,
             state_lib.pack(state),
-            Progress(step, rows, config.seed, int(state.skipped), window.to_json()),
+            Progress(step, rows, config.seed, window.to_json()),
             files | {"model.json": described.to_json()},
         )
 
