@@ -30,8 +30,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda13]"],
-        "eval": ["matplotlib"],
-        "hf": ["safetensors", "torch", "transformers"],
-        "dev": ["hypothesis", "matplotlib", "pytest", "ruff"],
+        "eval": ["faiss-cpu", "matplotlib"],
+        "hf": ["safetensors", "sentence-transformers", "torch", "transformers"],
+        "dev": ["faiss-cpu", "hypothesis", "matplotlib", "pytest", "ruff"],
     },
 )

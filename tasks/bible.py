@@ -6,6 +6,7 @@ Testament (about 6,950). Verses are held out by a hash of their names, so that w
 one language is unseen in every other one too: 2 % for validation, 2 % for test.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ HELD_OUT_PERCENT = 2  # for validation, and the same again for test
 MISSING = "a"  # stands where a translation lacks the verse
 
 
+@functools.cache  # most verses come up in twelve files
 def verse_split(name: str) -> str:
     """The split that a verse belongs to, in every language."""
     percent = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100
@@ -28,8 +30,8 @@ def verse_split(name: str) -> str:
     return "test" if percent < 2 * HELD_OUT_PERCENT else "train"
 
 
-def read_verses(path: str, split: str) -> Iterator[str]:
-    """Yields the verses of a split in the order of the file."""
+def named_verses(path: str) -> Iterator[tuple[str, str]]:
+    """Yields (name, text) of the verses that a translation has, in the order of the file."""
     for number, line in text.numbered_lines(path):
         name, tab, verse = line.partition("\t")
         if not tab or not re.fullmatch(r"\w{3}\.\d+\.\d+", name):
@@ -37,8 +39,13 @@ def read_verses(path: str, split: str) -> Iterator[str]:
                 f"{path}, line {number}: expected BOOK.chapter.verse, a tab and the text, as in "
                 f"GEN.1.1, not {line[:40]!r}"
             )
-        if verse.strip() not in ("", MISSING) and verse_split(name) == split:
-            yield verse
+        if verse.strip() not in ("", MISSING):
+            yield name, verse
+
+
+def read_verses(path: str, split: str) -> Iterator[str]:
+    """Yields the verses of a split in the order of the file."""
+    return (verse for name, verse in named_verses(path) if verse_split(name) == split)
 
 
 for _language in LANGUAGES:

@@ -141,8 +141,8 @@ def numbered_lines(path: str) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
-class TextFiles(seqio.DataSource):
-    """Text files, read by a function that yields one string per example.
+class Files(seqio.DataSource):
+    """Files of each split, read by a function that yields a string or a tuple of strings at a time.
 
     All files of a split are read through and checked before its first example is given out, since
     what a tf.data generator raises reaches the user without its line number or not at all.
@@ -150,22 +150,18 @@ class TextFiles(seqio.DataSource):
 
     def __init__(
         self,
-        paths: str | Mapping[str, str | Sequence[str]],
-        read: Callable[[str, str], Iterator[str]] = read_lines,
-        aligned_with: "TextFiles | None" = None,
+        paths: Mapping[str, str | Sequence[str]],
+        read: Callable[[Sequence[str], str], Iterator[str | tuple[str, ...]]],
     ):
         """The source.
 
         Args:
-          paths: the files of each split; one path alone is the split "train". Paths that are not
-            absolute start at XL_FLAX_DATA_DIR, which is looked up when the files are read.
-          read: a function of (path, split) that yields the texts.
-          aligned_with: a source with a translation of each example, in the same order.
+          paths: the files of each split. Paths that are not absolute start at XL_FLAX_DATA_DIR,
+            which is looked up when the files are read.
+          read: a function of (all paths of a split, split) that yields the texts.
         """
-        paths = {"train": paths} if isinstance(paths, str) else paths
         self._paths = {s: [p] if isinstance(p, str) else list(p) for s, p in paths.items()}
         self._read = read
-        self._aligned_with = aligned_with
         super().__init__(splits=tuple(self._paths))
 
     @property
@@ -189,17 +185,7 @@ class TextFiles(seqio.DataSource):
 
     def num_input_examples(self, split: str) -> int:
         """The number of examples, which takes one pass through the files that also checks them."""
-        files = tuple(self.files(split))
-        count = _count(self._read, split, files, tuple(os.stat(f).st_mtime_ns for f in files))
-        if not count:
-            raise UserError(f"{', '.join(files)}: no examples for the split {split!r}")
-        other = self._aligned_with
-        if other and (expected := other.num_input_examples(split)) != count:
-            raise UserError(
-                f"{', '.join(files)} has {count} examples, but {', '.join(other.files(split))} "
-                f"has {expected}: line i of one must translate line i of the other"
-            )
-        return count
+        return self._survey(split)[0]
 
     def get_dataset(
         self,
@@ -209,30 +195,85 @@ class TextFiles(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused,
     ) -> tf.data.Dataset:
-        """A dataset of {"text": string}, in the order of the files whatever `shuffle` says.
+        """A dataset of {"text": string or string [K]}, in the order of the files.
 
         Shuffling is the cache's: it does so over the whole split, not over a buffer.
         """
         del shuffle, seed, unused
         if shard_info and shard_info.num_shards > 1:
-            raise ValueError("TextFiles are read as one shard")
+            raise ValueError(f"{type(self).__name__} are read as one shard")
         self.num_input_examples(split)  # checks the files
-        files = self.files(split)
+        (_, shape), files = self._survey(split), self.files(split)
 
-        def chunks() -> Iterator[dict[str, list[str]]]:
-            texts = (text for file in files for text in self._read(file, split))
+        def chunks() -> Iterator[dict[str, list]]:
+            texts = self._read(files, split)
             while chunk := list(itertools.islice(texts, READ_CHUNK)):
                 yield {"text": chunk}
 
-        signature = {"text": tf.TensorSpec((None,), tf.string)}
+        signature = {"text": tf.TensorSpec((None, *shape), tf.string)}
         return tf.data.Dataset.from_generator(chunks, output_signature=signature).unbatch()
+
+    def _survey(self, split: str) -> tuple[int, tuple[int, ...]]:
+        files = tuple(self.files(split))
+        times = tuple(os.stat(file).st_mtime_ns for file in files)
+        count, shape = _survey(self._read, split, files, times)
+        if not count:
+            raise UserError(f"{', '.join(files)}: no examples for the split {split!r}")
+        return count, shape
 
 
 @functools.cache
-def _count(read: Callable, split: str, files: tuple[str, ...], mtimes: tuple[int, ...]) -> int:
-    """Reads each version of the files once; not kept in the source, which is fingerprinted."""
+def _survey(
+    read: Callable, split: str, files: tuple[str, ...], mtimes: tuple[int, ...]
+) -> tuple[int, tuple[int, ...]]:
+    """How many examples there are, and the shape of one: () or (K,). Reads each version once.
+
+    Not kept in the source, which is fingerprinted.
+    """
     del mtimes
-    return sum(1 for file in files for _ in read(file, split))
+    examples = read(files, split)
+    first = next(examples, None)
+    if first is None:
+        return 0, ()
+    return 1 + sum(1 for _ in examples), () if isinstance(first, str) else (len(first),)
+
+
+class TextFiles(Files):
+    """Text files, read one by one by a function that yields one string per example."""
+
+    def __init__(
+        self,
+        paths: str | Mapping[str, str | Sequence[str]],
+        read: Callable[[str, str], Iterator[str]] = read_lines,
+        aligned_with: "TextFiles | None" = None,
+    ):
+        """The source.
+
+        Args:
+          paths: the files of each split; one path alone is the split "train". Paths that are not
+            absolute start at XL_FLAX_DATA_DIR, which is looked up when the files are read.
+          read: a function of (path, split) that yields the texts.
+          aligned_with: a source with a translation of each example, in the same order.
+        """
+        paths = {"train": paths} if isinstance(paths, str) else paths
+        self._aligned_with = aligned_with
+        super().__init__(paths, functools.partial(_read_each, read))
+
+    def num_input_examples(self, split: str) -> int:
+        """The number of examples, which takes one pass through the files that also checks them."""
+        count, other = super().num_input_examples(split), self._aligned_with
+        if other and (expected := other.num_input_examples(split)) != count:
+            raise UserError(
+                f"{', '.join(self.files(split))} has {count} examples, but "
+                f"{', '.join(other.files(split))} has {expected}: line i of one must translate "
+                "line i of the other"
+            )
+        return count
+
+
+def _read_each(read: Callable, paths: Sequence[str], split: str) -> Iterator[str]:
+    for path in paths:
+        yield from read(path, split)
 
 
 def data_path(path: str) -> str:

@@ -1,18 +1,11 @@
 """Wikipedia through TensorFlow Datasets: `wikipedia_<code>`, and `wikipedia` for all languages.
 
 An article is one example; the cache cuts it into rows. "train" is all but the last 2 % of TFDS's
-only split, "validation" and "test" are 1 % each. TFDS finds its data in TFDS_DATA_DIR; nothing is
-downloaded unasked, since some languages take tens of gigabytes.
+only split, "validation" and "test" are 1 % each. TFDS finds its data in TFDS_DATA_DIR.
 """
 
-import os
-from collections.abc import Sequence
-
-import seqio
-import tensorflow as tf
-
 from tasks import text
-from xl_flax.errors import UserError
+from tasks.prepared import PreparedTfds
 
 DUMP, VERSION = "20230601", "1.0.0"
 SPLITS = {"train": "train[:98%]", "validation": "train[98%:99%]", "test": "train[99%:]"}
@@ -31,44 +24,12 @@ TABLE = """
 LANGUAGES = dict(pair.split(":") for pair in TABLE.split())
 
 
-class WikipediaSource(seqio.TfdsDataSource):
-    """One Wikipedia that TFDS has prepared; it says so where TFDS has not."""
-
-    def __init__(self, code: str, data_dir: str | None = None):
-        name = f"wikipedia/{DUMP}.{code}:{VERSION}"
-        super().__init__(name, tfds_data_dir=data_dir, splits=SPLITS, read_only=True)
-
-    def get_dataset(self, split: str = "train", shuffle: bool = False, **kwargs) -> tf.data.Dataset:
-        """A dataset of {"text", "title"}: strings."""
-        self._check()
-        return super().get_dataset(split, shuffle, **kwargs)
-
-    def num_input_examples(self, split: str) -> int:
-        """The number of articles."""
-        self._check()
-        return super().num_input_examples(split)
-
-    def list_shards(self, split: str) -> Sequence[str]:
-        """The TFRecord files."""
-        self._check()
-        return super().list_shards(split)
-
-    def _check(self) -> None:
-        # TFDS itself would ask Google Cloud Storage first, which hangs where there is no network.
-        root = self.tfds_dataset.data_dir or os.environ.get(
-            "TFDS_DATA_DIR", "~/tensorflow_datasets"
-        )
-        name, version = self.tfds_dataset.name.split(":")
-        folder = os.path.join(os.path.expanduser(root), name, version)
-        if not tf.io.gfile.isdir(folder):
-            raise UserError(
-                f"TFDS has not prepared {name} in {folder}: set TFDS_DATA_DIR to where it is, or "
-                f'fetch it with python -c "import tensorflow_datasets as tfds; '
-                f"tfds.load('{name}', try_gcs=True)\""
-            )
+def source(code: str, data_dir: str | None = None) -> PreparedTfds:
+    """The Wikipedia of a language as {"text", "title"}: strings."""
+    return PreparedTfds(f"wikipedia/{DUMP}.{code}:{VERSION}", SPLITS, data_dir)
 
 
 for _code, _language in LANGUAGES.items():
-    text.add_text_task(f"wikipedia_{_code}", _language, WikipediaSource(_code))
+    text.add_text_task(f"wikipedia_{_code}", _language, source(_code))
 
 text.add_language_mixture("wikipedia", [f"wikipedia_{code}" for code in LANGUAGES])

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from xl_flax.data.build import read_groups
 from xl_flax.data.manifest import Cache, read_manifest
 from xl_flax.data.mixtures import read_mixture
-from xl_flax.data.stream import Rows, open_eval_rows, open_examples, open_stream
+from xl_flax.data.stream import Rows, open_eval_rows, open_stream
 from xl_flax.data.vocabulary import load_vocabulary
 from xl_flax.errors import UserError
 
@@ -125,6 +126,12 @@ seqio.MixtureRegistry.add("tempered", ["one", "two"],
 
             cache.main([f"--gin_file={self.gin}", *flags])
 
+        def cached(self, task, split, length=32):
+            """The sides of each cached example one after the other, as lists."""
+            folder = self.cache.folder(task, split, length)
+            groups = read_groups(folder, read_manifest(folder))
+            return [side.tolist() for sides in groups for side in sides]
+
         def vocabulary(self):
             return load_vocabulary(self.model)
 
@@ -139,9 +146,9 @@ def test_a_mixture_is_cached_and_read_back(project, capsys):
     assert re.search(r"xx +one +train +300 ", out) and re.search(r"yy +two +train +100 ", out)
     assert "row 1 [" in out
     vocabulary = project.vocabulary()
-    examples = open_examples("one", "train", project.cache, vocabulary, 32)
+    examples = project.cached("one", "train")
     lines = open(files[0]).read().splitlines()
-    assert sorted(e.tolist() for e in examples) == sorted(vocabulary.encode(x) for x in lines)
+    assert sorted(examples) == sorted(vocabulary.encode(x) for x in lines)
     # Rates are per example: three times as many of "one".
     assert read_mixture(project.cache, "both", "train").rates == {"one": 300.0, "two": 100.0}
     stream = open_stream(Rows("both", 32), project.cache, 0, vocabulary)
@@ -188,7 +195,7 @@ TrainConfig.steps = %STEPS
         ("a", "validation", 16),
         ("a", "train", 16),
     }
-    assert planned_rows() == 40
+    assert planned_rows() == {"a": 40, "b": 0, "c": 40}
     gin.clear_config()
 
 
@@ -205,8 +212,7 @@ def test_held_out_examples_keep_their_order_and_their_empty_lines(project):
     vocabulary = project.vocabulary()
     texts = ["abc " * 40, "", "de", "fgh bed"]
     project.run("--need=one:validation:32")
-    examples = open_examples("one", "validation", project.cache, vocabulary, 32)
-    assert [e.tolist() for e in examples] == [vocabulary.encode(t) for t in texts]
+    assert project.cached("one", "validation") == [vocabulary.encode(t) for t in texts]
     manifest = read_manifest(project.cache.folder("one", "validation", 32))
     assert (manifest.examples, manifest.empty, manifest.cut) == (4, 1, 1)
     assert not project.cache.folder("two", "validation", 32).exists()

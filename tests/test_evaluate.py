@@ -18,13 +18,14 @@ from xl_flax.data.manifest import Cache
 from xl_flax.data.mixtures import Mixture, write_mixture
 from xl_flax.data.vocabulary import load_vocabulary
 from xl_flax.errors import UserError
-from xl_flax.evaluation import retrieval
+from xl_flax.evaluation import sentences
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 
 WORDS = ("sun", "moon", "star", "tree", "leaf", "root", "stone", "river", "cloud", "rain", "wind")
 COUNT = 40
 LANGUAGES = ("one", "same", "other")
+HEADS = {"mlm": {}, "translation": {"kind": "sentence", "layer": 1, "projection": "linear"}}
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +56,29 @@ def cache(folder, vocabulary):
     cache = Cache(str(folder / "cache"), ["none"], on_missing="stop")
     ordinary = np.flatnonzero(~vocabulary.special_mask())
     made = {"modules": {}, "source": "", "preprocessors": [], "files": {}}
+    made["vocabulary"] = vocabulary.fingerprint
+
+    def write(task, split, languages, examples):
+        fingerprint = made | {"filter": cache.filter.settings(split, len(languages))}
+        write_split(
+            cache, task, split, 16, examples,
+            languages=languages, vocabulary=vocabulary, fingerprint=fingerprint,
+        )  # fmt: skip
+
     for split in ("train", "validation", "test"):
         for seed, language in enumerate(LANGUAGES):
             rng = np.random.default_rng(7 if language == "same" else 7 + seed)
             sizes = rng.integers(4, 20, COUNT)
-            write_split(
-                cache, f"t_{language}", split, 16, [rng.choice(ordinary, n) for n in sizes],
-                language=language, vocabulary=vocabulary,
-                fingerprint=made | {"vocabulary": vocabulary.fingerprint},
-            )  # fmt: skip
-        tasks = {f"t_{language}": COUNT for language in LANGUAGES}
-        for name, of in [("all", tasks), *((task, {task: COUNT}) for task in tasks)]:
-            write_mixture(cache, split, Mixture(name, {}, dict.fromkeys(of, 1.0), of))
+            write(f"t_{language}", split, (language,), [(rng.choice(ordinary, n),) for n in sizes])
+        twice = [(ids, ids) for ids in rng.choice(ordinary, (COUNT, 5))]
+        write("p_one-same", split, ("one", "same"), twice)
+        tasks = [f"t_{language}" for language in LANGUAGES]
+        mixtures = {task: [task] for task in [*tasks, "p_one-same"]} | {
+            "all": tasks, "one-same": ["t_one", "t_same"], "one-other": ["t_one", "t_other"],
+        }  # fmt: skip
+        for name, of in mixtures.items():
+            rates, counts = dict.fromkeys(of, 1.0), dict.fromkeys(of, COUNT)
+            write_mixture(cache, split, Mixture(name, {}, rates, counts))
     return cache
 
 
@@ -82,11 +94,11 @@ def model_dir(folder, vocabulary):
     with open(vocabulary.path, "rb") as file:
         model_file = file.read()
     for step in (5, 10):
-        state = nnx.jit(lambda key: nnx.state(build_model(config, ("mlm",), nnx.Rngs(key))))(
+        state = nnx.jit(lambda key: nnx.state(build_model(config, HEADS, nnx.Rngs(key))))(
             jax.random.key(step)
         )
         description = Description(
-            config, ("mlm",), vocabulary.fingerprint, {"mlm": LANGUAGES}, {}, step=step
+            config, HEADS, vocabulary.fingerprint, {"mlm": LANGUAGES}, {}, step=step
         )
         manager.save(
             nnx.to_pure_dict(state),
@@ -142,7 +154,8 @@ def test_the_newest_checkpoint_is_evaluated_into_results_and_tables(
     assert same["value"] == 1.0 and same["step"] == 10 and same["n"] == COUNT
     (other,) = rows(languages=["one", "other"], metric="p@1", layer=2)
     assert other["value"] < 0.2
-    assert len(rows(metric="p@1")) == 3 * (6 + 1)  # layers × (ordered pairs and their mean)
+    # layers × (ordered pairs, the means of each language as query and as searched, of all)
+    assert len(rows(metric="p@1")) == 3 * (6 + 6 + 1)
     assert len({r["signature"] for r in rows(task="retrieval")}) == 3
     losses = {r["languages"][0]: r["value"] for r in rows(metric="loss")}
     assert losses.keys() == {*LANGUAGES, "macro"}
@@ -156,12 +169,83 @@ def test_the_newest_checkpoint_is_evaluated_into_results_and_tables(
     assert all(r["signature"] in text for r in rows(task="masked_lm"))
 
 
+def test_every_similarity_is_scored_and_centred_or_projected_ones_are_other_results(
+    command, rows, capsys
+):
+    flags = ["--gin_file=gin/eval/retrieval.gin", "--gin.SentenceRetrieval.layers=[2]"]
+    command(*flags)
+    command(*flags, "--gin.SentenceRetrieval.center=True", fresh=False)
+    command(*flags, "--gin.SentenceRetrieval.head=translation", fresh=False)
+    assert len({r["signature"] for r in rows()}) == 3 * 3
+    for similarity in ("cosine", "csls", "margin"):
+        found = rows(languages=["one", "same"], metric="p@1", similarity=similarity)
+        assert [(r["value"], r["layer"], r["head"]) for r in found] == [
+            (1.0, 2, None), (1.0, 2, None), (1.0, 1, "translation"),
+        ]  # fmt: skip
+    errors = {(tuple(r["languages"]), r["signature"]): r["value"] for r in rows(metric="xsim")}
+    accuracies = rows(metric="p@1", similarity="margin")
+    assert len(errors) == len(accuracies) == 3 * 13
+    for r in accuracies:
+        key = tuple(r["languages"]), r["signature"]
+        assert errors[key] == pytest.approx(100 * (1 - r["value"]))
+    text = capsys.readouterr().out
+    assert "xSIM error" in text and "csls, searched" in text
+
+
+def test_several_mixtures_have_a_mean_over_all_of_them(command, rows, capsys):
+    command(
+        "--gin_file=gin/eval/retrieval.gin",
+        "--gin.SentenceRetrieval.mixture=['one-same', 'one-other']",
+        "--gin.SentenceRetrieval.layers=[2]",
+    )
+    pairs = {tuple(r["languages"]): r["value"] for r in rows(n=COUNT, similarity="cosine")}
+    (macro,) = [r for r in rows(similarity="cosine", languages=["macro"]) if r["n"] == 4]
+    assert macro["data"].startswith("one-same+1#") and "|n:80|" in macro["signature"]
+    for languages, members in (
+        (["macro", "one"], [("same", "one"), ("other", "one")]),
+        (["one", "macro"], [("one", "same"), ("one", "other")]),
+    ):
+        (mean,) = rows(similarity="cosine", languages=languages)
+        assert mean["value"] == pytest.approx(np.mean([pairs[m] for m in members]))
+    text = capsys.readouterr().out
+    assert "same → one" in text and "other → one" in text and macro["signature"] in text
+
+
+def test_a_task_of_parallel_text_is_aligned_by_itself(command, rows):
+    flags = ["--gin_file=gin/eval/retrieval.gin", "--gin.SentenceRetrieval.layers=[2]"]
+    command(*flags, "--gin.SentenceRetrieval.mixture=p_one-same")
+    command(*flags, "--gin.SentenceRetrieval.mixture=one-same", fresh=False)
+    found = rows(languages=["one", "same"], similarity="margin", metric="p@1")
+    assert [(r["data"], r["value"]) for r in found] == [
+        ("p_one-same/test", 1.0), ("one-same/test", 1.0),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="p_one-same/validation is parallel text"):
+        command("--gin.MaskedAccuracy.mixture=p_one-same")
+
+
+def test_mining_finds_copies_and_little_else(command, rows, capsys):
+    flags = ["--gin_file=gin/eval/mining.gin", "--gin.BitextMining.mixture=all"]
+    flags += ["--gin.BitextMining.length=16", "--gin.BitextMining.pivot=one"]
+    command(*flags)
+    for layer in range(3):
+        (same,) = rows(languages=["one", "same"], metric="f1", layer=layer)
+        (other,) = rows(languages=["one", "other"], metric="f1", layer=layer)
+        assert same["value"] > 0.75 and other["value"] < 0.5 and same["n"] == other["n"]
+        (macro,) = rows(languages=["macro"], metric="f1", layer=layer)
+        assert macro["value"] == pytest.approx((same["value"] + other["value"]) / 2)
+    assert "ratio_margin|k:4|retrieval:max|halves:index_hash" in macro["signature"]
+    first = len(rows())
+    assert "mining|data:all/test" in capsys.readouterr().out
+    command(*flags, fresh=False)
+    assert len(rows()) == first and "From " in capsys.readouterr().out
+
+
 def test_a_sweep_skips_what_is_there_unless_told_to_overwrite(command, rows, monkeypatch, capsys):
     command("--gin.SentenceRetrieval.layers=[1]")
     assert {r["step"] for r in rows()} == {10}
     loaded, compiled = [], []
-    make_pool = retrieval.make_pool
-    monkeypatch.setattr(retrieval, "make_pool", lambda *a: (compiled.append(a), make_pool(*a))[1])
+    make_pool = sentences.make_pool
+    monkeypatch.setattr(sentences, "make_pool", lambda *a: (compiled.append(a), make_pool(*a))[1])
     load = evaluate.load_model
     monkeypatch.setattr(
         evaluate, "load_model", lambda path, *a: (loaded.append(path), load(path, *a))[1]
@@ -201,6 +285,8 @@ def test_a_checkpoint_is_found_by_step_or_by_its_folder(model_dir):
         (["--gin.SentenceRetrieval.mixture=t_one"], "has one language .one.: retrieval needs"),
         (["--gin.MaskedAccuracy.baseline=t_other"], "no 'one' to take the unigram baseline from"),
         (["--gin.SentenceRetrieval.layers=[3]"], "from 0 .embeddings. to 2"),
+        (["--gin.SentenceRetrieval.head=mlm"], "head = 'mlm': .*it has translation"),
+        (["--gin.SentenceRetrieval.similarity=['l2']"], "give a list of some of 'cosine'"),
         (["--gin.MaskedAccuracy.rate=1.5"], "not between 0 and 1"),
     ],
 )

@@ -5,13 +5,12 @@ evaluations. What is there and fresh is left alone, so an interrupted run of thi
 with the first split that is not complete.
 """
 
-import argparse
 import contextlib
 import difflib
+import functools
 import importlib
 import itertools
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -32,12 +31,16 @@ with silenced_stderr():
 from xl_flax import cli
 from xl_flax.data import fingerprint
 from xl_flax.data.build import TRAIN, write_split
+from xl_flax.data.cache_flags import add_flags, choose
+from xl_flax.data.filtering import Hashes, hash_sides
 from xl_flax.data.manifest import Cache, read_manifest
-from xl_flax.data.mixtures import Mixture, write_mixture
-from xl_flax.data.prepare import Need, locked
+from xl_flax.data.mixtures import Mixture, common_sides, write_mixture
+from xl_flax.data.prepare import locked
 from xl_flax.data.report import report, show_rows
-from xl_flax.data.required import planned_rows, required
-from xl_flax.data.text_files import broken_lines, count_lines
+from xl_flax.data.required import planned_rows
+from xl_flax.data.shuffling import Sides
+from xl_flax.data.task_errors import check_languages, explain
+from xl_flax.data.text_files import count_lines
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import UserError
 
@@ -123,7 +126,7 @@ def cached_preprocessors(task: seqio.Task) -> list[Callable]:
 def task_fingerprint(
     task: seqio.Task, split: str, owners: dict[str, str], vocabulary: Vocabulary
 ) -> fingerprint.Fingerprint:
-    """What the rows of a task and split are made from."""
+    """What the examples of a task and split are made from."""
     steps, source = cached_preprocessors(task), vars(task.source)
     parts = fingerprint.reachable([*steps, type(task.source), source])
     modules = {owners[task.name], *fingerprint.modules_among(parts)}
@@ -134,6 +137,7 @@ def task_fingerprint(
         "source": f"{type(task.source).__qualname__}({fingerprint.describe(source)})",
         "preprocessors": [fingerprint.describe(step) for step in steps],
         "files": fingerprint.files_state(map(os.path.abspath, files)),
+        "filter": {},
     }
 
 
@@ -153,14 +157,15 @@ def source_errors(task: seqio.Task, split: str) -> Iterator[None]:
     except UserError:
         raise
     except (tf.errors.OpError, OSError, ValueError) as error:
-        raise UserError(_explain(error, task, split)) from error
+        raise UserError(explain(error, task.name, split, lambda: shards(task, split))) from error
 
 
-def examples(task: seqio.Task, split: str) -> Iterator[tuple[list[np.ndarray], list[str]]]:
+def examples(task: seqio.Task, split: str) -> Iterator[tuple[list[Sides], list[tuple[str, ...]]]]:
     """Reads a task in a reproducible order.
 
     Yields:
-      Batches of tokens int32[n] and languages.
+      Batches of the sides of each example, tokens int32[n], and of their languages: one, or one for
+      the sentence and each of its translations.
 
     Raises:
       UserError: a file is missing or damaged, text is not UTF-8, or a feature is missing.
@@ -177,19 +182,27 @@ def examples(task: seqio.Task, split: str) -> Iterator[tuple[list[np.ndarray], l
         if missing:
             raise UserError(
                 f"task {task.name!r} yields no feature {sorted(missing)[0]!r}: its preprocessors "
-                "must make 'tokens' (int[n], no special tokens) and 'language' (a string)"
+                "must make 'tokens' (int[n], no special tokens; ragged int[K, n] for parallel "
+                "text) and 'language' (a string, or K of them)"
             )
         dataset = dataset.map(
-            lambda e: {"tokens": tf.cast(e["tokens"], tf.int32), "language": e["language"]}
+            lambda e: {
+                "tokens": tf.cast(e["tokens"], tf.int32),
+                "language": tf.reshape(e["language"], [-1]),
+            }
         )
         options = tf.data.Options()
         options.deterministic = True
         dataset = dataset.ragged_batch(READ_BATCH).prefetch(2).with_options(options)
         for batch in dataset:
-            tokens = batch["tokens"]
+            texts = batch["tokens"]
+            counts = np.ones(len(batch["language"]), int)
+            if texts.shape.rank == 3:
+                counts, texts = texts.row_lengths().numpy(), texts.merge_dims(0, 1)
+            texts = iter(np.split(texts.flat_values.numpy(), texts.row_starts().numpy()[1:]))
             yield (
-                np.split(tokens.flat_values.numpy(), tokens.row_starts().numpy()[1:]),
-                [language.decode() for language in batch["language"].numpy()],
+                [tuple(itertools.islice(texts, int(count))) for count in counts],
+                [tuple(map(bytes.decode, names)) for names in batch["language"].numpy()],
             )
 
 
@@ -203,30 +216,6 @@ def _check_utf8(example: Any) -> Any:
     return tf.nest.map_structure(check, example)
 
 
-def _explain(error: Exception, task: seqio.Task, split: str) -> str:
-    name = f"task {task.name!r}, split {split!r}"
-    text = str(error)
-    user_error = re.search(r"UserError: (.*)", text)
-    if user_error:  # raised by Python code that TensorFlow called
-        return f"{name}: {user_error[1]}"
-    if isinstance(error, UnicodeDecodeError) or "Invalid formatting on input string" in text:
-        place = next((p for file in shards(task, split) for p in broken_lines(file)), None)
-        return (
-            f"{name}: the text is not valid UTF-8{f', {place}' if place else ''}: "
-            "convert it (iconv -f ... -t UTF-8) or remove the line"
-        )
-    if isinstance(error, tf.errors.NotFoundError) or "No file is found" in text:
-        return f"{name}: a data file is missing: {_first_line(text)}"
-    if isinstance(error, tf.errors.DataLossError):
-        return f"{name}: a data file is truncated or damaged: {_first_line(text)}"
-    return f"{name}: {_first_line(text)}"
-
-
-def _first_line(text: str) -> str:
-    text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]( name:)?", "", text)
-    return next((line.strip() for line in text.splitlines() if line.strip()), "unknown error")
-
-
 def num_examples(task: seqio.Task, split: str) -> int | None:
     """How many examples a source has, where that is cheap to know; for the progress bar."""
     declared = task.source.num_input_examples(split)
@@ -238,6 +227,41 @@ def num_examples(task: seqio.Task, split: str) -> int | None:
 # --- Caching ---------------------------------------------------------------------------------
 
 
+class Excluded:
+    """The text that is never trained on: `Filter.exclude`, all splits but "train"."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        modules: Sequence[str],
+        owners: dict[str, str],
+        vocabulary: Vocabulary,
+    ):
+        self._owners, self._vocabulary = owners, vocabulary
+        self._splits: list[tuple[seqio.Task, str]] = []
+        for name in names:
+            tasks = seqio.get_subtasks(find(name, modules))
+            splits = [(task, split) for task in tasks for split in task.splits if split != TRAIN]
+            if not splits:
+                raise UserError(f"Filter.exclude: {name!r} has no split but {TRAIN!r} to exclude")
+            self._splits += splits
+
+    @functools.cached_property
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """The modules and files that the text comes from."""
+        found = [task_fingerprint(*s, self._owners, self._vocabulary) for s in self._splits]
+        keys = ("modules", "files")
+        return {key: {k: v for each in found for k, v in each[key].items()} for key in keys}
+
+    @functools.cached_property
+    def hashes(self) -> Hashes:
+        """Of the tokens of each text, read when they are first needed."""
+        hashes = Hashes()
+        for task, split in self._splits:
+            hash_sides((sides for batch, _ in examples(task, split) for sides in batch), hashes)
+        return hashes
+
+
 def cache_split(
     task: seqio.Task,
     split: str,
@@ -245,6 +269,7 @@ def cache_split(
     cache: Cache,
     vocabulary: Vocabulary,
     owners: dict[str, str],
+    excluded: Excluded,
     *,
     overwrite: bool = False,
     title: str = "",
@@ -255,8 +280,12 @@ def cache_split(
       Whether anything was written.
     """
     now = task_fingerprint(task, split, owners, vocabulary)
+    if split == TRAIN:
+        now |= {key: now[key] | found for key, found in excluded.sources.items()}
     try:
         manifest = read_manifest(cache.folder(task.name, split, length))
+        if manifest:
+            now["filter"] = cache.filter.settings(split, manifest.sides)
         reasons = fingerprint.changes(manifest.fingerprint, now) if manifest else ["not cached"]
     except UserError as error:
         reasons = [str(error).split(": run ")[0]]
@@ -265,29 +294,26 @@ def cache_split(
     if reasons not in ([], ["not cached"]):
         print(f"{task.name} ({split}): {', '.join(reasons)}: caching it again", file=sys.stderr)
     batches = examples(task, split)
-    first = next(batches, ([], [""]))
-    language = first[1][0]
+    first = next(batches, ([], [("",)]))
+    languages = first[1][0]
+    now["filter"] = cache.filter.settings(split, len(languages))
     total = num_examples(task, split)
     pace = 0.1 if sys.stderr.isatty() else 10.0  # seconds between lines; few of them in a log
-    title = f"{title}{task.name} ({split})"
+    name, title = f"task {task.name!r}, split {split!r}", f"{title}{task.name} ({split})"
     with tqdm(total=total, desc=title, unit=" examples", mininterval=pace) as bar:
 
-        def tokens() -> Iterator[np.ndarray]:
+        def sides() -> Iterator[Sides]:
             for batch, found in itertools.chain([first], batches):
-                other = set(found) - {language}
-                if other:
-                    raise UserError(
-                        f"task {task.name!r}, split {split!r} has examples in {language!r} and in "
-                        f"{other.pop()!r}: make one task for each and name them in a mixture"
-                    )
+                check_languages(name, languages, batch, found)
                 bar.update(len(batch))
                 yield from batch
 
         write_split(
-            *(cache, task.name, split, length, tokens()),
-            language=language,
+            *(cache, task.name, split, length, sides()),
+            languages=languages,
             vocabulary=vocabulary,
             fingerprint=now,
+            excluded=excluded.hashes if split == TRAIN else None,
         )
     return True
 
@@ -301,7 +327,9 @@ def resolve_mixture(
     """
     provider = seqio.get_mixture_or_task(name)
     tasks = split_tasks(provider, split)
-    examples = {t.name: read_manifest(cache.folder(t.name, split, length)).examples for t in tasks}
+    manifests = {t.name: read_manifest(cache.folder(t.name, split, length)) for t in tasks}
+    common_sides(manifests.values())
+    examples = {task: manifest.offered for task, manifest in manifests.items()}
     with contextlib.ExitStack() as stack:
         for task in tasks:
             # get_rate compares tasks, so a stand-in would not do.
@@ -311,59 +339,24 @@ def resolve_mixture(
             rates = {task.name: float(provider.get_rate(task)) for task in tasks}
         else:
             rates = {provider.name: 1.0}
+    left_out = cache.filter.exclude_languages if split == TRAIN else ()
+    kept = {t: m for t, m in manifests.items() if not set(m.languages) & set(left_out)}
+    if not kept:
+        raise UserError(
+            f"{name!r} ({split}) has no task left: Filter.exclude_languages = {list(left_out)} "
+            f"leaves out {', '.join(manifests)}"
+        )
     modules = fingerprint.modules_sha256([owners[name]])
-    return Mixture(name=name, modules=modules, rates=rates, examples=examples)
+    return Mixture(
+        name=name,
+        modules=modules,
+        rates={task: rates[task] for task in kept},
+        examples={task: examples[task] for task in kept},
+        excluded_languages=left_out,
+    )
 
 
 # --- The command -----------------------------------------------------------------------------
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The command's own flags."""
-    parser.add_argument("--tasks", metavar="REGEX", help="cache the tasks whose names match")
-    parser.add_argument("--split", nargs="+", help="only these splits")
-    parser.add_argument("--overwrite", action="store_true", help="also what is there and fresh")
-    parser.add_argument(
-        "--module_import", action="append", default=[], help="another task module; repeatable"
-    )
-    parser.add_argument(
-        "--show",
-        type=int,
-        default=0,
-        metavar="N",
-        help="print N decoded rows of each train mixture",
-    )
-    parser.add_argument(
-        "--need",
-        action="append",
-        default=[],
-        metavar="MIXTURE:SPLIT:LENGTH",
-        help="cache this instead of what the Gin file names; repeatable",
-    )
-
-
-def choose(args: argparse.Namespace, modules: Sequence[str]) -> list[Need]:
-    """The rows that the flags ask for."""
-    needs = [Need(*need.rsplit(":", 2)) for need in args.need]
-    needs = [need._replace(length=int(need.length)) for need in needs] or required()
-    if args.tasks:
-        lengths = sorted({need.length for need in needs})
-        names = [n for n in seqio.TaskRegistry.names() if re.fullmatch(args.tasks, n)]
-        if not names:
-            raise UserError(f"--tasks={args.tasks} matches none of the tasks of {list(modules)}")
-        needs = [
-            Need(name, split, length)
-            for name in sorted(names)
-            for split in sorted(seqio.TaskRegistry.get(name).splits)
-            for length in lengths
-        ]
-    needs = [need for need in needs if not args.split or need.split in args.split]
-    if not needs:
-        raise UserError(
-            "nothing to cache: the Gin file names no mixture (Rows.mixture, Rows.length), or no "
-            "split that --split allows"
-        )
-    return needs
 
 
 def main(argv: Sequence[str]) -> None:
@@ -373,25 +366,31 @@ def main(argv: Sequence[str]) -> None:
     cache, vocabulary = Cache(), run_vocabulary()
     modules = [*cache.task_modules, *args.module_import]
     owners = import_tasks(modules)
-    needs = choose(args, modules)
+    splits = {name: seqio.TaskRegistry.get(name).splits for name in seqio.TaskRegistry.names()}
+    needs = choose(args, modules, splits)
     providers = {need.mixture: find(need.mixture, modules) for need in needs}
     work = {
         (task.name, need.split, need.length): task
         for need in needs
         for task in split_tasks(providers[need.mixture], need.split)
     }
+    excluded = Excluded(cache.filter.exclude, modules, owners, vocabulary)
     with locked(cache):
         for number, ((_, split, length), task) in enumerate(work.items(), 1):
             cache_split(
-                *(task, split, length, cache, vocabulary, owners),
+                *(task, split, length, cache, vocabulary, owners, excluded),
                 overwrite=args.overwrite,
                 title=f"{number}/{len(work)} ",
             )
-        alone = [Need(task, split, length) for task, split, length in work]
-        for need in (*needs, *alone):  # a task may be read by itself, too
-            write_mixture(cache, need.split, resolve_mixture(*need, cache, owners))
+        for need in needs:
+            mixture = resolve_mixture(*need, cache, owners)
+            write_mixture(cache, need.split, mixture)
+            for task in mixture.rates:  # which may be read by itself, too
+                alone = resolve_mixture(task, need.split, need.length, cache, owners)
+                write_mixture(cache, need.split, alone)
+    planned = planned_rows()
     for need in needs:
-        print(report(need, cache, planned_rows()))
+        print(report(need, cache, planned.get(need.mixture)))
         if args.show and need.split == TRAIN:
             print(show_rows(need, cache, vocabulary, args.show))
 

@@ -24,6 +24,7 @@ CONFIGURABLES = (
     "xl_flax.data.vocabulary",
     "xl_flax.evaluation.context",
     "xl_flax.evaluation.masked_lm",
+    "xl_flax.evaluation.mining",
     "xl_flax.evaluation.retrieval",
     "xl_flax.models.config",
     "xl_flax.objectives.mlm",

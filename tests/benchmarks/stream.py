@@ -59,14 +59,17 @@ def write_cache(directory: str, languages: int) -> None:
         folder = cache.folder(name, "train", LENGTH)
         folder.mkdir(parents=True)
         shards = write_shards(folder, iter(records))
-        np.savez(folder / "unigrams.npz", ids=np.zeros(0, np.int32), counts=np.zeros(0, np.int64))
+        counts = np.zeros((1, 0), np.int64)
+        np.savez(folder / "unigrams.npz", ids=np.zeros(0, np.int32), counts=counts)
         manifest = Manifest(
             task=name,
             split="train",
             length=LENGTH,
-            language=name,
+            languages=(name,),
+            groups=0,
             examples=len(lengths),
             empty=0,
+            dropped={},
             cut=0,
             tokens=tokens,
             rows=ROWS,
@@ -80,6 +83,7 @@ def write_cache(directory: str, languages: int) -> None:
                 "source": "",
                 "preprocessors": [],
                 "files": {},
+                "filter": {"exclude": []},
             },
         )
         write_manifest(folder, manifest)

@@ -30,7 +30,7 @@ CONFIG = EncoderConfig(
 )
 DESCRIPTION = Description(
     encoder=CONFIG,
-    heads=("mlm",),
+    heads={"mlm": {}},
     vocabulary="0" * 64,
     languages={"mlm": ("deu", "eng")},
     objectives={"mlm": {"kind": "MaskedLM", "rate": [[0, 0.15]]}},
@@ -39,7 +39,7 @@ VOCABULARY = b"not read here"
 
 
 def build(seed=0):
-    return build_model(CONFIG, ["mlm"], nnx.Rngs(seed))
+    return build_model(CONFIG, {"mlm": {}}, nnx.Rngs(seed))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_patterns_that_take_nothing_are_refused(run, partitioning, include, excl
 
 def test_a_shape_that_differs_is_named(run, partitioning):
     wide = dataclasses.replace(CONFIG, mlp_width=64)
-    fresh = params_lib.create(lambda: build_model(wide, ["mlm"], nnx.Rngs(0)), partitioning)
+    fresh = params_lib.create(lambda: build_model(wide, {"mlm": {}}, nnx.Rngs(0)), partitioning)
     with pytest.raises(UserError, match=r"encoder/layers/down has shape \(2, 64, 16\) here"):
         replace_params(fresh, run[0], "encoder/.*", "")
 

@@ -1,15 +1,52 @@
-"""Small caches, written without seqio."""
+"""Small caches, written without seqio, and a project of parallel tasks for the cache command."""
 
+import re
 import types
 
+import gin
 import numpy as np
 import pytest
+import sentencepiece
 
-from xl_flax.data.build import write_split
-from xl_flax.data.manifest import Cache
+from xl_flax.data.build import read_groups, write_split
+from xl_flax.data.manifest import Cache, read_manifest
 from xl_flax.data.mixtures import Mixture, write_mixture
+from xl_flax.data.prepare import Need, prepare
+from xl_flax.data.vocabulary import load_vocabulary
 
 VOCAB_SIZE = 100
+
+PARALLEL_TASKS = """
+import functools
+import seqio
+import tensorflow as tf
+from tasks.text import RunVocabulary
+
+def sides(dataset, languages):
+    def split(line):
+        if len(languages) == 1:
+            return {{"tokens": line, "language": tf.constant(languages[0])}}
+        texts = tf.ensure_shape(tf.strings.split(line, "|"), [len(languages)])
+        return {{"tokens": texts, "language": tf.constant(languages)}}
+    return dataset.map(split)
+
+def add(name, languages, files):
+    languages = languages.split("-")
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.TextLineDataSource(files),
+        preprocessors=[
+            functools.partial(sides, languages=languages),
+            functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
+            seqio.CacheDatasetPlaceholder(),
+        ],
+        output_features={{
+            "tokens": seqio.Feature(RunVocabulary(), add_eos=False, rank=min(2, len(languages)))
+        }},
+    )
+
+{body}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -22,15 +59,21 @@ def tiny_vocabulary():
 
 @pytest.fixture
 def make_cache(tmp_path, tiny_vocabulary):
-    """make_cache({task: examples}, mixtures={name: {task: rate}}, split=, length=) -> Cache."""
+    """make_cache({task: examples}, mixtures={name: {task: rate}}, split=, length=) -> Cache.
+
+    An example is an array of tokens, or a tuple of them: a sentence and its translations.
+    """
 
     def make(tasks, mixtures=None, split="train", length=16, languages=None, **cache_options):
         cache = Cache(str(tmp_path / "cache"), ["nothing"], on_missing="stop", **cache_options)
         counts = {}
         for task, examples in tasks.items():
+            sides = [e if isinstance(e, tuple) else (e,) for e in examples]
+            own = (languages or {}).get(task, task.split("-"))
+            own = [own] if isinstance(own, str) else own
             manifest = write_split(
-                *(cache, task, split, length, examples),
-                language=(languages or {}).get(task, task),
+                *(cache, task, split, length, sides),
+                languages=own,
                 vocabulary=tiny_vocabulary,
                 fingerprint={
                     "modules": {},
@@ -38,6 +81,7 @@ def make_cache(tmp_path, tiny_vocabulary):
                     "source": "",
                     "preprocessors": [],
                     "files": {},
+                    "filter": cache.filter.settings(split, len(own)),
                 },
             )
             counts[task] = manifest.examples
@@ -57,5 +101,105 @@ def random_examples():
     def make(seed, count, low=1, high=12):
         rng = np.random.default_rng(seed)
         return [rng.integers(4, 99, rng.integers(low, high)).astype(np.int32) for _ in range(count)]
+
+    return make
+
+
+@pytest.fixture
+def read_back(tiny_vocabulary):
+    """read_back(cache, task, split, length) -> the sides of each cached example, as lists."""
+
+    def read(cache, task, split, length):
+        (ready,) = prepare([Need(task, split, length)], cache, tiny_vocabulary)
+        groups = read_groups(cache.folder(task, split, length), ready.manifests[task])
+        return [[side.tolist() for side in sides] for sides in groups]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def letters_model(tmp_path_factory):
+    """A vocabulary of single letters: a text has as many tokens as letters, words and spaces."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    (folder / "text").write_text("\n".join([*"abcdefghijklmnop"] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"),
+        model_prefix=str(folder / "tiny"),
+        model_type="char",
+        vocab_size=22,
+        bos_id=0,
+        pad_id=1,
+        eos_id=2,
+        unk_id=3,
+        user_defined_symbols="<mask>",
+        add_dummy_prefix=False,
+        minloglevel=2,
+    )
+    return str(folder / "tiny.model")
+
+
+@pytest.fixture
+def project(tmp_path, letters_model, monkeypatch, request):
+    """define(tasks), run(flags), file(lines): a task module of its own and the command on it."""
+    import seqio  # late: it brings TensorFlow
+
+    module = "parallel_tasks_of_" + re.sub(r"\W", "_", request.node.name)
+
+    class Project:
+        cache = Cache(str(tmp_path / "cache"), [module], on_missing="stop")
+        vocabulary = load_vocabulary(letters_model)
+        number = 0
+
+        def file(self, *lines):
+            self.number += 1
+            path = tmp_path / f"text{self.number}"
+            path.write_text("".join(f"{line}\n" for line in lines))
+            return str(path)
+
+        def define(self, *body):
+            (tmp_path / f"{module}.py").write_text(PARALLEL_TASKS.format(body="\n".join(body)))
+
+        def add(self, name, languages, **files):
+            return f"add({name!r}, {languages!r}, {files!r})"
+
+        def run(self, need, *flags):
+            from xl_flax import cache
+
+            (tmp_path / "run.gin").write_text(
+                f"Cache.directory = {self.cache.directory!r}\nCache.task_modules = [{module!r}]\n"
+                f"run_vocabulary.path = {letters_model!r}\n"
+            )
+            gin.clear_config()
+            cache.main([f"--gin_file={tmp_path / 'run.gin'}", f"--need={need}", *flags])
+
+        def manifest(self, task, split="train", length=32):
+            return read_manifest(self.cache.folder(task, split, length))
+
+        def texts(self, task, split="train", length=32):
+            """The cached groups as text."""
+            folder = self.cache.folder(task, split, length)
+            groups = read_groups(folder, read_manifest(folder))
+            decode = self.vocabulary.decode
+            return ["|".join(decode(side.tolist()) for side in sides) for sides in groups]
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield Project()
+    gin.clear_config()
+    for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
+        registry.reset()
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    """pairs(count, seed, sides): as many different groups of 3 to 7 letters a side."""
+
+    def make(count, seed=0, sides=2):
+        rng = np.random.default_rng(seed)
+        letters = list("abcdefghijklmnop")
+        found = {}
+        while len(found) < count:
+            size = rng.integers(3, 8, sides)
+            found["|".join("".join(rng.choice(letters, n)) for n in size)] = None
+        return list(found)
 
     return make

@@ -117,21 +117,25 @@ def test_fingerprints_tell_what_changed(tmp_path, monkeypatch):
         "source": "S(1)",
         "preprocessors": ["p(k=1)"],
         "files": fingerprint.files_state([str(source)]),
+        "filter": {"exclude": []},
     }
-    assert not fingerprint.changes(old, fingerprint.observe(old, "a" * 64))
+    same = {"exclude": []}
+    assert not fingerprint.changes(old, fingerprint.observe(old, "a" * 64, same))
     module.write_text("x = 22")
     source.write_text("other")
-    found = fingerprint.changes(old, fingerprint.observe(old, "b" * 64) | {"preprocessors": []})
+    now = fingerprint.observe(old, "b" * 64, {"exclude": ["ntrex"]})
+    found = fingerprint.changes(old, now | {"preprocessors": []})
     assert [f.split(" (")[0] for f in found] == [
         "task module some_tasks_module changed",
         f"source file {source} changed",
         "the vocabulary changed",
+        "Filter.exclude changed from [] to ['ntrex']",
         "preprocessors changed from ['p(k=1)'] to []",
     ]
     # A cache that was moved to a machine without the sources is as good as it was.
     module.unlink()
     source.unlink()
-    assert not fingerprint.changes(old, fingerprint.observe(old, "a" * 64))
+    assert not fingerprint.changes(old, fingerprint.observe(old, "a" * 64, same))
 
 
 def test_functions_are_described_with_what_is_bound_to_them():

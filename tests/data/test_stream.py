@@ -6,7 +6,7 @@ import pytest
 
 from xl_flax.data import build
 from xl_flax.data.mixing import Mixing, block_counts, block_pattern
-from xl_flax.data.stream import Rows, open_eval_rows, open_examples, open_stream
+from xl_flax.data.stream import Rows, open_eval_rows, open_stream
 from xl_flax.errors import UserError
 
 
@@ -146,13 +146,13 @@ def test_epochs_differ_in_order_and_cover_the_task(make_cache, tiny_vocabulary, 
 
 
 def test_held_out_rows_come_in_order_and_end_in_padding(
-    make_cache, tiny_vocabulary, random_examples
+    make_cache, tiny_vocabulary, random_examples, read_back
 ):
     tasks = {"xx": random_examples(0, 30, 0), "yy": random_examples(1, 20, 1, 60)}
     cache = make_cache(tasks, {"both": {"xx": 1, "yy": 1}}, split="test", languages={"yy": "aa"})
     for task, examples in tasks.items():
-        back = open_examples(task, "test", cache, tiny_vocabulary, 16)
-        assert [e.tolist() for e in back] == [e.tolist() for e in examples]
+        back = read_back(cache, task, "test", 16)
+        assert back == [[e.tolist()] for e in examples]
     rows = open_eval_rows("both", "test", 16, cache, tiny_vocabulary, rows_per_task=3)
     assert len(rows) == 6 and rows.languages == ("aa", "xx")
     batch = rows.rows(range(8))
@@ -164,13 +164,12 @@ def test_held_out_rows_come_in_order_and_end_in_padding(
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_repacking_keeps_every_example_whole(make_cache, tiny_vocabulary, random_examples, split):
+def test_repacking_keeps_every_example_whole(make_cache, random_examples, read_back, split):
     examples = random_examples(0, 300, 0, 70)
     cache = dataclasses.replace(make_cache({"xx": examples}, split=split), on_missing="build")
     for length in (48, 10, 100):
-        found = open_examples("xx", split, cache, tiny_vocabulary, length)
-        kept = [e.tolist() for e in examples if len(e) or split != "train"]
-        back = [e.tolist() for e in found]
+        back = read_back(cache, "xx", split, length)
+        kept = [[e.tolist()] for e in examples if len(e) or split != "train"]
         assert (back == kept) if split == "test" else (sorted(back) == sorted(kept))
         manifest = build.read_manifest(cache.folder("xx", split, length))
         assert manifest.repacked_from and manifest.length == length

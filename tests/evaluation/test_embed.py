@@ -1,5 +1,3 @@
-import itertools
-
 import jax
 import numpy as np
 import pytest
@@ -9,13 +7,14 @@ from hypothesis import strategies as st
 
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.evaluation import embed as embed_lib
-from xl_flax.evaluation.embed import embed, make_pool, padded_lengths
+from xl_flax.evaluation.embed import Encoding, embed, make_pool, plan_rows, sentences_per_row
 from xl_flax.models.config import EncoderConfig
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 
 SPECIAL = SpecialIds(pad=1, unk=3, cls=0, sep=2, mask=49)
-SIZES = [3, 9, 17, 30, 3, 0, 9, 17, 3]  # of the sentences; one is cut, one is empty
-LENGTH = 24
+SIZES = [3, 9, 17, 130, 3, 0, 9, 17, 3, 70, 1, 50, 0, 1, 1]  # of the sentences; one is cut
+LENGTH = 96
+HEAD = {"kind": "sentence", "pooling": "mean", "layer": 1, "projection": "linear", "width": 5}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def model(small_model):
         vocab_size=50, num_layers=2, width=16, num_heads=2, mlp_width=32, max_positions=LENGTH,
         attention_dropout=0.5,
     )  # fmt: skip
-    return small_model(config, ())
+    return small_model(config, {"translation": HEAD})
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +32,15 @@ def sentences():
     return [rng.integers(4, 49, size) for size in SIZES]
 
 
-def run(model, sentences, layers, partitioning):
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(embed_lib, "TOKENS_PER_DEVICE", {"cpu": 128})  # several of each shape
+
+
+def run(model, sentences, encoding, devices=1):
+    partitioning = make_partitioning(MeshConfig(), jax.devices()[:devices])
     graph, state = nnx.split(model)
-    pool = make_pool(graph, layers, partitioning)
+    pool = make_pool(graph, encoding, partitioning)
     return embed(pool, nnx.to_pure_dict(state), sentences, SPECIAL, LENGTH, partitioning)
 
 
@@ -44,55 +49,61 @@ def every_layer(model, tokens):
     return model.encoder(tokens, all_layers=True)
 
 
-def directly(model, sentence):
-    """One sentence by itself, without padding: the mean over its tokens, in every layer."""
+def directly(model, sentence, pooling):
+    """One sentence by itself, without padding: every layer's mean over its tokens, or [CLS]."""
     sentence = sentence[: LENGTH - 2]
     tokens = np.array([[SPECIAL.cls, *sentence, SPECIAL.sep]])
     hidden = np.asarray(every_layer(model, tokens))[:, 0]
+    if pooling == "cls":
+        return hidden[:, 0]
     return hidden[:, 1:-1].mean(axis=1) if len(sentence) else np.zeros_like(hidden[:, 0])
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("devices", [1, 8])
-def test_batches_give_what_each_sentence_gives_by_itself(model, sentences, devices, monkeypatch):
-    monkeypatch.setattr(embed_lib, "TOKENS_PER_DEVICE", 32)  # several batches of each shape
-    partitioning = make_partitioning(MeshConfig(), jax.devices()[:devices])
-    found = run(model, sentences, (0, 1, 2), partitioning)
-    expected = np.stack([directly(model, s) for s in sentences], axis=1)
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+def test_packed_rows_give_what_each_sentence_gives_by_itself(
+    model, sentences, devices, pooling, small_batches
+):
+    found = run(model, sentences, Encoding((0, 1, 2), pooling), devices)
+    expected = np.stack([directly(model, s, pooling) for s in sentences], axis=1)
+    np.testing.assert_allclose(found, expected, atol=3e-6)
+
+
+def test_a_trained_head_projects_what_its_layer_pools(model, sentences):
+    (found,) = run(model, sentences, Encoding((1,), "mean", "translation"))
+    pooled = np.stack([directly(model, s, "mean")[1] for s in sentences])
+    expected = pooled @ np.asarray(model.heads["translation"].out[...])
+    expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-12)
+    assert found.shape == (len(sentences), 5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_chosen_layers_come_in_the_order_asked_for(model, sentences):
-    partitioning = make_partitioning(MeshConfig(), jax.devices()[:1])
-    everything = run(model, sentences[:1], (0, 1, 2), partitioning)
+    everything = run(model, sentences[:1], Encoding((0, 1, 2), "mean"))
     for layers in [(2,), (0, 2)]:
-        found = run(model, sentences[:1], layers, partitioning)
+        found = run(model, sentences[:1], Encoding(layers, "mean"))
         np.testing.assert_allclose(found, everything[list(layers)], atol=2e-6)
 
 
-def test_few_shapes_are_compiled(model):
+def test_shapes_do_not_depend_on_the_sentences(model, small_batches):
     rng = np.random.default_rng(0)
     partitioning = make_partitioning(MeshConfig(), jax.devices()[:1])
-    sentences = [rng.integers(4, 49, size) for size in rng.integers(1, LENGTH - 2, 200)]
     graph, state = nnx.split(model)
-    pool = make_pool(graph, (2,), partitioning)
-    embed(pool, nnx.to_pure_dict(state), sentences, SPECIAL, LENGTH, partitioning)
-    assert pool._cache_size() <= embed_lib.SHAPES
+    pool = make_pool(graph, Encoding((2,), "mean"), partitioning)
+    for count in (3, 200, 77):
+        sentences = [rng.integers(4, 49, size) for size in rng.integers(1, LENGTH, count)]
+        embed(pool, nnx.to_pure_dict(state), sentences, SPECIAL, LENGTH, partitioning)
+    assert pool._cache_size() <= 2
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    lengths=st.lists(st.integers(2, 60), min_size=1, max_size=20),
-    limit=st.integers(1, 3),
-)
-def test_padded_lengths_are_the_best_of_all_choices(lengths, limit):
-    def cost(chosen):
-        return sum(min(c for c in chosen if c >= length) for length in lengths)
-
-    longest = 60
-    found = padded_lengths(np.array(lengths), limit, longest)
-    candidates = [*range(8, longest, 8), longest]
-    choices = itertools.chain.from_iterable(
-        itertools.combinations(candidates, k) for k in range(1, limit + 1)
-    )
-    assert len(found) <= limit
-    assert cost(found) == min(cost(c) for c in choices if max(c) >= max(lengths))
+@given(sizes=st.lists(st.integers(2, 100), min_size=1, max_size=80), longest=st.integers(100, 300))
+def test_rows_hold_every_sentence_once_and_are_not_too_full(sizes, longest):
+    sizes, seen, lengths = np.array(sizes, int), [], []
+    for length, rows in plan_rows(sizes, longest):
+        lengths.append(length)
+        for row in rows:
+            assert sizes[row].sum() <= length and 0 < len(row) <= sentences_per_row(length)
+            seen += row.tolist()
+    assert sorted(seen) == list(range(len(sizes)))
+    assert len(set(lengths)) == len(lengths) and max(lengths, default=0) <= longest

@@ -59,7 +59,7 @@ def model(small_model):
         vocab_size=V, num_layers=1, width=16, num_heads=2, mlp_width=32, max_positions=LENGTH,
         mlp_out_dropout=0.5,
     )  # fmt: skip
-    return small_model(config, ("mlm",))
+    return small_model(config, {"mlm": {}})
 
 
 @pytest.fixture(scope="module")

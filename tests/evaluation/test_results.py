@@ -43,14 +43,24 @@ def test_a_signature_says_how(monkeypatch):
     assert signature("retrieval", layer=8, k=4) == "retrieval|layer:8|k:4|version:9"
 
 
-def retrieval_results(data, pairs, layer, n=100):
-    made = [
-        Result("retrieval", data, pair, "p@1", value, n, f"sign {data} {layer}", layer, "mean")
-        for pair, value in pairs.items()
+def retrieval_results(data, pairs, layer, n=100, similarity="cosine"):
+    rest = {
+        "task": "retrieval", "data": data, "metric": "p@1", "layer": layer, "pooling": "mean",
+        "signature": f"sign {data} {layer} {similarity}", "similarity": similarity,
+    }  # fmt: skip
+    made = [Result(languages=pair, value=value, n=n, **rest) for pair, value in pairs.items()]
+    groups = {}
+    for (query, searched), value in pairs.items():
+        for group in ((MACRO,), (query, MACRO), (MACRO, searched)):
+            groups.setdefault(group, []).append(value)
+    return made + [
+        Result(languages=group, value=sum(values) / len(values), n=len(values), **rest)
+        for group, values in groups.items()
     ]
-    mean = sum(pairs.values()) / len(pairs)
-    end = (MACRO,), "p@1", mean, len(pairs), f"sign {data} {layer}", layer, "mean"
-    return [*made, Result("retrieval", data, *end)]
+
+
+def cells(text):
+    return [line.split() for line in text.splitlines()]
 
 
 def test_the_matrix_shows_queries_down_and_searched_languages_across_in_the_best_layer():
@@ -59,21 +69,62 @@ def test_the_matrix_shows_queries_down_and_searched_languages_across_in_the_best
     text = report.retrieval(
         retrieval_results("m/test", low, 0) + retrieval_results("m/test", pairs, 2)
     )
-    cells = [line.split() for line in text.splitlines()]
-    assert ["layer", "0", "2*"] in cells and ["P@1", "5.0%", "50.0%"] in cells
-    assert ["a", "·", "25.0", "25.0"] in cells and ["b", "75.0", "·", "75.0"] in cells
-    assert "chance 1.00%" in text and "sign m/test 2" in text
+    found = cells(text)
+    assert ["layer", "0", "2*"] in found and ["P@1,", "cosine", "5.0%", "50.0%"] in found
+    assert ["a", "·", "25.0", "25.0"] in found and ["b", "75.0", "·", "75.0"] in found
+    assert "chance 1.00%" in text and "sign m/test 2 cosine" in text
 
 
-def test_mixtures_of_pairs_become_one_line_each():
+def test_other_similarities_are_shown_by_language_beside_the_first():
+    pairs = {("a", "b"): 0.25, ("b", "a"): 0.75}
+    better = {("a", "b"): 0.5, ("b", "a"): 0.9}
     text = report.retrieval(
-        retrieval_results("t_deu/test", {("deu", "eng"): 0.5, ("eng", "deu"): 0.7}, 1)
-        + retrieval_results("t_amh/test", {("amh", "eng"): 0.1, ("eng", "amh"): 0.3}, 1, n=50)
+        retrieval_results("m/test", pairs, 2)
+        + retrieval_results("m/test", better, 2, similarity="margin")
     )
-    cells = [line.split() for line in text.splitlines()]
-    assert ["t_deu/test", "deu", "→", "eng", "100", "50.0", "70.0", "60.0", "1.00"] in cells
-    assert ["macro", "30.0", "50.0", "40.0"] in cells
-    assert "chance at most 2.00%" in text
+    found = cells(text)
+    assert ["P@1,", "margin", "70.0%"] in found and ["xSIM", "error", "30.0%"] in found
+    assert ["a", "25.0", "75.0", "50.0", "90.0"] in found
+    assert ["macro", "50.0", "50.0", "70.0", "70.0"] in found
+    assert "sign m/test 2 margin" in text
+
+
+def test_mixtures_of_pairs_become_one_line_each_with_the_shared_language_second():
+    text = report.retrieval(
+        retrieval_results("t_spa/test", {("eng", "spa"): 0.7, ("spa", "eng"): 0.5}, 1)
+        + retrieval_results("t_amh/test", {("amh", "eng"): 0.1, ("eng", "amh"): 0.3}, 1, n=50)
+        + retrieval_results("both", {("eng", "amh"): 0.3, ("eng", "spa"): 0.7}, 1)[2:]
+    )
+    found = cells(text)
+    assert ["mixture", "pair", "sentences", "cosine", "→", "cosine", "←", "chance"] in found
+    assert ["t_spa/test", "spa", "→", "eng", "100", "50.0", "70.0", "1.00"] in found
+    assert ["t_amh/test", "amh", "→", "eng", "50", "10.0", "30.0", "2.00"] in found
+    assert ["macro", "30.0", "50.0"] in found
+    assert "chance at most 2.00%" in text and "sign both 1 cosine" in text
+
+
+def test_the_mining_table_takes_the_layer_that_is_best_on_dev():
+    results = []
+    for layer, dev, test in ((0, 0.3, 0.9), (1, 0.6, 0.5)):
+        for languages in (("deu", "eng"), (MACRO,)):
+            values = {
+                "precision": 0.4,
+                "recall": 0.7,
+                "f1": test,
+                "dev_f1": dev,
+                "threshold": 1.0625,
+            }
+            results += [
+                Result("mining", "m/test", languages, metric, value, 120, f"sign {layer}", layer)
+                for metric, value in values.items()
+                if languages != (MACRO,) or metric != "threshold"
+            ]
+    text = report.mining(results)
+    found = cells(text)
+    assert ["layer", "0", "1*"] in found and ["F1", "on", "test", "90.0", "50.0"] in found
+    assert ["m/test", "deu-eng", "120", "40.0", "70.0", "50.0", "1.062"] in found
+    assert ["m/test", "macro", "40.0", "70.0", "50.0"] in found
+    assert text.endswith("sign 1")
 
 
 def test_the_masked_table_sets_the_model_beside_the_baseline():

@@ -1,4 +1,4 @@
-import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -6,60 +6,15 @@ import pytest
 from xl_flax.errors import UserError
 from xl_flax.evaluation import retrieval
 from xl_flax.evaluation.context import check_aligned
-from xl_flax.evaluation.retrieval import SentenceRetrieval, check_finite, precision_at_1
+from xl_flax.evaluation.results import MACRO, Result
+from xl_flax.evaluation.retrieval import SentenceRetrieval
+from xl_flax.evaluation.scores import precision_at_1
+from xl_flax.evaluation.sentences import centred, check_finite
+from xl_flax.models.config import EncoderConfig
 
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def test_translations_with_a_little_noise_are_found_in_both_directions():
-    x = normal(0, 50, 16)
-    assert precision_at_1(x, 3 * x + 0.01 * normal(1, 50, 16)) == (1.0, 1.0)
-
-
-@pytest.mark.parametrize("n", [7, 64])
-def test_a_collapsed_encoder_scores_chance(n):
-    # One point, up to float32 rounding: no order of the candidates may favour the right one.
-    point = np.tile(normal(0, 1, 24), (n, 1)) * (1 + 1e-7 * normal(1, n, 1))
-    assert precision_at_1(point, point) == pytest.approx((1 / n, 1 / n))
-
-
-def test_a_query_whose_best_candidates_tie_gets_the_share_that_is_right():
-    x = np.eye(4, dtype=np.float32)
-    x[1, 0] = 2  # queries 0 and 1 both point at candidates 0 and 1, which are the same
-    y = np.eye(4, dtype=np.float32)
-    y[1] = y[0]
-    forward, backward = precision_at_1(x, y)
-    assert forward == pytest.approx((0.5 + 0.5 + 1 + 1) / 4)
-    assert backward == pytest.approx((1 + 0 + 1 + 1) / 4)
-
-
-def test_the_first_number_has_x_as_queries():
-    # All of x is nearest to y[0]; y[i] still finds x[i].
-    x = np.array([[1, 0, 0], [1, 0.1, 0], [1, 0, 0.1]], np.float32)
-    y = np.array([[1, 0.03, 0.03], [0, 1, -0.5], [0, -0.5, 1]], np.float32)
-    assert precision_at_1(x, y) == pytest.approx((1 / 3, 1.0))
-
-
-@pytest.mark.parametrize("block", [5, 16, 100])
-def test_blocks_give_what_the_whole_matrix_gives(monkeypatch, block):
-    monkeypatch.setattr(retrieval, "BLOCK", block)
-    x = normal(0, 37, 8)
-    y = x + normal(1, 37, 8)
-    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, y)]
-    s = unit[0] @ unit[1].T
-    own = np.arange(37)
-    expected = (s.argmax(1) == own).mean(), (s.argmax(0) == own).mean()
-    assert 0.1 < expected[0] < 0.9
-    assert precision_at_1(x, y) == pytest.approx(expected)
-
-
-def test_a_sentence_without_an_embedding_is_found_by_chance_only():
-    x = np.abs(normal(0, 10, 8))
-    y = x.copy()
-    y[3] = 0
-    assert precision_at_1(x, y) == pytest.approx((0.9, (9 + 1 / 10) / 10))
 
 
 def test_nan_embeddings_are_an_error_that_names_the_language():
@@ -82,23 +37,103 @@ def test_tasks_that_are_not_aligned_are_an_error(examples, message):
         check_aligned("mixture 'm', split 'test'", examples)
 
 
-@dataclasses.dataclass
-class FakeDescription:
-    num_layers: int = 4
-    max_positions: int = 64
-
-    @property
-    def encoder(self):
-        return self
+HEADS = {"mlm": {}, "translation": {"kind": "sentence", "layer": -1, "pooling": "cls"}}
 
 
-def test_layers_are_chosen_by_number_or_all():
-    chosen = lambda layers: SentenceRetrieval("m", layers=layers)._layers(FakeDescription())  # noqa: E731
+@pytest.fixture
+def description():
+    config = EncoderConfig(
+        vocab_size=50, num_layers=4, width=16, num_heads=2, mlp_width=32, max_positions=64
+    )
+    return types.SimpleNamespace(encoder=config, heads=HEADS, step=1)
+
+
+def test_layers_are_chosen_by_number_or_all(description):
+    chosen = lambda layers: SentenceRetrieval("m", layers=layers).encoding(description).layers  # noqa: E731
     assert chosen("all") == (0, 1, 2, 3, 4)
     assert chosen([-1, 0, 2]) == (0, 2, 4)
 
 
 @pytest.mark.parametrize("layers", [[5], [-6], [], "last", [1.5]])
-def test_a_layer_that_does_not_exist_is_an_error(layers):
+def test_a_layer_that_does_not_exist_is_an_error(description, layers):
     with pytest.raises(UserError, match="from 0 .embeddings. to 4"):
-        SentenceRetrieval("m", layers=layers)._layers(FakeDescription())
+        SentenceRetrieval("m", layers=layers).encoding(description)
+
+
+def test_a_head_brings_its_layer_and_pooling(description):
+    encoding = SentenceRetrieval("m", head="translation", layers=[1]).encoding(description)
+    assert encoding == ((4,), "cls", "translation")
+
+
+@pytest.mark.parametrize("head", ["mlm", "none such"])
+def test_a_head_that_embeds_no_sentences_is_an_error(description, head):
+    with pytest.raises(UserError, match=f"head = '{head}'.*it has translation"):
+        SentenceRetrieval("m", head=head).encoding(description)
+
+
+def test_an_unknown_pooling_is_an_error(description):
+    with pytest.raises(UserError, match="pooling = 'max': choose 'mean' or 'cls'"):
+        SentenceRetrieval("m", pooling="max").encoding(description)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", [], ["cosine", "l2"]])
+def test_similarities_are_a_list_of_known_ones(description, similarity):
+    with pytest.raises(UserError, match="give a list of some of 'cosine', 'csls', 'margin'"):
+        SentenceRetrieval("m", similarity=similarity).signatures(description, context())
+
+
+def context(n=20, languages=("deu", "eng")):
+    examples = {language: [np.arange(5)] * n for language in languages}
+    return types.SimpleNamespace(aligned=lambda *need: examples)
+
+
+def test_signatures_differ_where_any_setting_does(description):
+    settings = [
+        {}, {"mixture": "other"}, {"mixture": ["m", "other"]}, {"mixture": ["m", "another"]},
+        {"split": "validation"}, {"layers": [2]}, {"pooling": "cls"}, {"head": "translation"},
+        {"center": True}, {"length": 32}, {"similarity": ["csls"]}, {"similarity": ["margin"]},
+    ]  # fmt: skip
+    made = [
+        SentenceRetrieval(**{"mixture": "m", "layers": [4]} | changed).signatures(
+            description, context()
+        )[-1]
+        for changed in settings
+    ]
+    made += SentenceRetrieval("m", layers=[4]).signatures(description, context(n=21))
+    made += SentenceRetrieval("m", layers=[4]).signatures(description, context(languages="abc"))
+    assert len(set(made)) == len(made)
+
+
+def test_a_signature_says_how(description):
+    evaluation = SentenceRetrieval("m", layers=[2], similarity=["margin"], center=True)
+    (found,) = evaluation.signatures(description, context())
+    for part in (
+        "retrieval|data:m/test|languages:2|n:20|layer:2|pooling:mean|head:none",
+        "center:language_mean|direction:query>searched|similarity:ratio_margin|k:4",
+        "length:64|version:",
+    ):
+        assert part in found
+
+
+def make(**row):
+    return Result("retrieval", "m/test", signature="s", similarity="cosine", **row)
+
+
+def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
+    x = normal(0, 30, 8)
+    vectors = {"a": x, "b": x.copy(), "c": normal(1, 30, 8)}
+    pairs = retrieval._pairs(vectors, "cosine", make)
+    of = {r.languages: r.value for r in pairs if r.metric == "p@1"}
+    found = {r.languages: r for r in retrieval._means(pairs, make)}
+    assert of["a", "b"] == of["b", "a"] == 1.0
+    assert found["a", MACRO].value == pytest.approx((of["a", "b"] + of["a", "c"]) / 2)
+    assert found[MACRO, "c"].value == pytest.approx((of["a", "c"] + of["b", "c"]) / 2)
+    assert found[(MACRO,)].value == pytest.approx(np.mean(list(of.values())))
+    assert found[(MACRO,)].n == 6 and len(found) == 7
+
+
+def test_centring_takes_away_what_a_language_has_in_common():
+    x = normal(0, 80, 16)
+    shifted = x + 20 * normal(1, 1, 16) + 0.1 * normal(2, 80, 16)
+    assert precision_at_1(x, shifted)[1] < 0.3
+    assert precision_at_1(centred(x), centred(shifted)) == (1.0, 1.0)

@@ -38,7 +38,7 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0}
 @functools.cache
 def make(config):
     """(graph, parameters), random everywhere; the model's own init takes seconds to compile."""
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: build_model(config, ["mlm"], nnx.Rngs(0))))
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: build_model(config, {"mlm": {}}, nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     return graph, jax.tree.map(
         lambda leaf: jnp.asarray(rng.normal(0.1, 0.2, leaf.shape), jnp.float32), abstract
@@ -153,7 +153,7 @@ def test_dropout_of_a_row_follows_from_its_key_alone():
 
 
 def test_parameters_carry_logical_axis_names_and_are_created_abstractly():
-    model = nnx.eval_shape(lambda: build_model(MODERN, ["mlm"], nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: build_model(MODERN, {"mlm": {}}, nnx.Rngs(0)))
     specs = nnx.get_partition_spec(nnx.state(model))
     spec = jax.sharding.PartitionSpec
     assert specs["encoder"]["embeddings"]["tokens"].get_value() == spec("vocab", "embed")
@@ -185,7 +185,7 @@ def test_initial_weights_are_cut_at_two_deviations_and_smaller_into_the_residual
 
 @pytest.mark.parametrize("config", [BERT, MODERN], ids=["bert", "modernbert"])
 def test_num_params_counts_what_is_there(config):
-    encoder = nnx.eval_shape(lambda: build_model(config, [], nnx.Rngs(0))).encoder
+    encoder = nnx.eval_shape(lambda: build_model(config, {}, nnx.Rngs(0))).encoder
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(encoder))) == config.num_params
 
 
@@ -213,4 +213,4 @@ def test_too_long_a_row_names_the_limit():
 
 def test_unknown_head_lists_the_known_ones():
     with pytest.raises(UserError, match="unknown heads qa; there are mlm"):
-        build_model(BERT, ["qa"], nnx.Rngs(0))
+        build_model(BERT, {"qa": {}}, nnx.Rngs(0))

@@ -46,7 +46,7 @@ def build():
         embedding_dropout=0.1,
         mlp_out_dropout=0.1,
     )
-    return build_model(config, ["mlm"], nnx.Rngs(0))
+    return build_model(config, {"mlm": {}}, nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")

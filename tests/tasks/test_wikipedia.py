@@ -41,7 +41,7 @@ def tfds_dir(tmp_path_factory) -> str:
 
 
 def test_articles_become_tokens(tfds_dir, vocabulary):
-    source = wikipedia.WikipediaSource("de", data_dir=tfds_dir)
+    source = wikipedia.source("de", tfds_dir)
     assert [source.num_input_examples(s) for s in wikipedia.SPLITS] == [196, 2, 2]
     task = text.add_text_task("test_wikipedia_de", "deu", source)
     found = {}

@@ -31,7 +31,7 @@ class Description:
     """A model: its encoder, heads, vocabulary and what it was trained on."""
 
     encoder: EncoderConfig
-    heads: tuple[str, ...]
+    heads: Mapping[str, Mapping[str, Any]]  # settings by name, see models/heads.py
     vocabulary: str  # sha256 of the vocabulary file
     languages: Mapping[str, tuple[str, ...]]  # by objective; language ids index these
     objectives: Mapping[str, Any]  # by name: what it was trained with
@@ -54,7 +54,8 @@ class Description:
             if fields.pop("format") != 1:
                 raise UserError(f"{path} was written by a newer version of XL-Flax; update it")
             encoder = EncoderConfig.from_dict(fields.pop("encoder"))
-            fields["heads"] = tuple(fields["heads"])
+            if isinstance(fields["heads"], list):  # version 0.1 had no heads with settings
+                fields["heads"] = {name: {} for name in fields["heads"]}
             fields["languages"] = {k: tuple(v) for k, v in fields["languages"].items()}
             return cls(encoder=encoder, **fields)
         except UserError:
@@ -73,8 +74,8 @@ class Description:
             lines.append(
                 f"the vocabulary was {self.vocabulary[:12]}… and is now {other.vocabulary[:12]}…"
             )
-        if set(self.heads) != set(other.heads):
-            lines.append(_changed("list of heads", sorted(self.heads), sorted(other.heads)))
+        if self.heads != other.heads:
+            lines.append(_changed("set of heads", dict(self.heads), dict(other.heads)))
         if set(self.objectives) != set(other.objectives):
             lines.append(
                 _changed("list of objectives", sorted(self.objectives), sorted(other.objectives))

@@ -3,14 +3,24 @@
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from xl_flax.data.filtering import Hashes, filtered
 from xl_flax.data.fingerprint import Fingerprint
 from xl_flax.data.manifest import Cache, Manifest, read_manifest, write_manifest
-from xl_flax.data.packing import Segment, join, pack_in_order, pack_windows, segments
+from xl_flax.data.packing import (
+    Group,
+    Segment,
+    join,
+    measured,
+    pack_in_order,
+    pack_windows,
+    segments,
+)
 from xl_flax.data.records import (
     MAX_LENGTH,
     RowSource,
@@ -20,7 +30,8 @@ from xl_flax.data.records import (
     ids_dtype,
     write_shards,
 )
-from xl_flax.data.shuffling import shuffled
+from xl_flax.data.shuffling import Example, Sides, shuffled
+from xl_flax.data.tables import describe_drops
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 
@@ -31,63 +42,107 @@ SHUFFLE_SEED = 0
 class _Packer:
     """Packs examples into the files of a folder, and counts what goes by."""
 
-    def __init__(self, name: str, length: int, vocabulary: Vocabulary, keep_empty: bool):
+    def __init__(self, name: str, length: int, sides: int, vocabulary: Vocabulary, train: bool):
         if not 3 <= length <= MAX_LENGTH:
             raise UserError(f"{length} tokens per row: choose between 3 and {MAX_LENGTH}")
-        self.name, self.length = name, length
-        self.keep_empty = keep_empty
+        self.name, self.length, self.sides, self.train = name, length, sides, train
         special = vocabulary.special
         self.cls_id, self.sep_id = special.cls, special.sep
         self.special = [special.pad, special.unk, special.cls, special.sep, special.mask]
-        self.examples = self.empty = self.cut = self.tokens = self.rows = 0
-        self.unigrams = np.zeros(vocabulary.size, np.int64)
-        self._ids: list[np.ndarray] = []
+        self.examples = self.empty = self.cut = self.tokens = self.rows = self.groups = 0
+        self.dropped: Counter[str] = Counter()
+        self.unigrams = np.zeros((sides, vocabulary.size), np.int64)
+        self._ids: list[list[np.ndarray]] = [[] for _ in range(sides)]
         self._held = 0
 
-    def segments(self, examples: Iterable[tuple[int, np.ndarray]]) -> Iterator[Segment]:
-        for number, tokens in examples:
+    def pieces(self, examples: Iterable[Example]) -> Iterator[Group]:
+        """Text of one language: an example longer than a row is cut, and lies in several rows."""
+        for number, (tokens,) in examples:
             if not len(tokens):
                 self.empty += 1
-                if not self.keep_empty:
+                if self.train:
                     continue
             self.examples += 1
             pieces = segments(number, tokens, self.length, self.cls_id, self.sep_id)
             self.cut += len(pieces) > 1
             for segment in pieces:
-                self._ids.append(segment.ids)
-                self.tokens += len(segment.ids)
-                self._held += len(segment.ids)
-                yield segment
-            if self._held > 2**20:
-                self.count()
+                self._take(0, segment)
+                yield (segment,)
+
+    def whole(self, examples: Iterable[Example]) -> Iterator[Group]:
+        """Parallel text: sentence and translations lie in one row or are dropped."""
+        for number, sides in examples:
+            if sum(map(len, sides)) + 2 * len(sides) > self.length:
+                self.dropped["too long"] += 1
+                continue
+            self.examples += 1
+            group = [
+                segments(number, side, self.length, self.cls_id, self.sep_id)[0] for side in sides
+            ]
+            for side, segment in enumerate(group):
+                self._take(side, segment)
+            yield group
+
+    def _take(self, side: int, segment: Segment) -> None:
+        self._ids[side].append(segment.ids)
+        self.tokens += len(segment.ids)
+        self._held += len(segment.ids)
+        if self._held > 2**20:
+            self.count()
 
     def count(self) -> None:
-        if self._ids:
-            ids = np.concatenate(self._ids)
-            if ids.min() < 0 or ids.max() >= len(self.unigrams):
+        for unigrams, held in zip(self.unigrams, self._ids, strict=True):
+            if not held:
+                continue
+            ids = np.concatenate(held)
+            if ids.min() < 0 or ids.max() >= len(unigrams):
                 raise UserError(
                     f"{self.name}: token id {ids.max() if ids.min() >= 0 else ids.min()} is outside"
-                    f" the vocabulary of {len(self.unigrams)} tokens: give the task the vocabulary"
-                    " of the run (run_vocabulary.path)"
+                    f" the vocabulary of {len(unigrams)} tokens: give the task the vocabulary of "
+                    "the run (run_vocabulary.path)"
                 )
-            self.unigrams += np.bincount(ids, minlength=len(self.unigrams))
-        self._ids, self._held = [], 0
+            unigrams += np.bincount(ids, minlength=len(unigrams))
+            held.clear()
+        self._held = 0
 
-    def write(self, folder: Path, examples: Iterable[tuple[int, np.ndarray]]) -> list[Shard]:
-        pack = pack_in_order if self.keep_empty else pack_windows
-        dtype = ids_dtype(len(self.unigrams))
+    def write(self, folder: Path, examples: Iterable[Example]) -> list[Shard]:
+        pack = pack_windows if self.train else pack_in_order
+        dtype = ids_dtype(self.unigrams.shape[1])
+        if self.sides == 1:
+            groups, most = self.pieces(examples), None
+        else:
+            most, groups = measured(self.whole(examples), self.length)
+            self.groups = most
 
         def records() -> Iterator[bytes]:
-            for row in pack(self.segments(examples), self.length):
+            for row in pack(groups, self.length, most):
                 self.rows += 1
                 yield encode_row(row, dtype)
 
         shards = write_shards(folder, records())
         self.count()
-        self.unigrams[self.special] = 0
-        ids = np.flatnonzero(self.unigrams)
-        np.savez(folder / "unigrams.npz", ids=ids.astype(np.int32), counts=self.unigrams[ids])
+        self.unigrams[:, self.special] = 0
+        ids = np.flatnonzero(self.unigrams.any(axis=0))
+        counts = self.unigrams[:, ids]
+        np.savez(folder / "unigrams.npz", ids=ids.astype(np.int32), counts=counts)
         return shards
+
+    def check(self, languages: Sequence[str]) -> None:
+        """Raises UserError if no text is left."""
+        if not self.examples + self.empty + self.dropped.total():
+            raise UserError(f"{self.name} has no examples: check its source and its preprocessors")
+        what = f"{self.name}, language {'-'.join(languages)!r}"
+        if self.dropped and not self.examples:
+            raise UserError(
+                f"{what}: no example is left: {describe_drops(self.dropped)}"
+                f"{f', empty {self.empty:,}' if self.empty else ''} were dropped; check the text, "
+                "Filter in the Gin file, and the tokens per row"
+            )
+        if self.tokens == 2 * self.examples:
+            raise UserError(
+                f"{what}: all {self.empty:,} examples are empty: check the source's text and the "
+                "preprocessors"
+            )
 
 
 def write_split(
@@ -95,58 +150,61 @@ def write_split(
     task: str,
     split: str,
     length: int,
-    examples: Iterable[np.ndarray],
+    examples: Iterable[Sides],
     *,
-    language: str,
+    languages: Sequence[str],
     vocabulary: Vocabulary,
     fingerprint: Fingerprint,
+    excluded: Hashes | None = None,
 ) -> Manifest:
-    """Packs the examples of a split and writes them; replaces what was there.
+    """Filters and packs the examples of a split and writes them; replaces what was there.
 
     Everything is written to a folder beside the final one and renamed at the end, so that a split
     is there as a whole or not at all.
 
     Args:
-      cache: where to.
+      cache: where to, and what is left out.
       task: name of the task.
       split: name of the split; "train" is shuffled, others keep the order of their examples.
       length: tokens per row, special tokens included.
-      examples: tokens int[n] of each example, without special tokens, in a reproducible order.
-      language: of all examples.
+      examples: the sides of each example, tokens int[n], without special tokens, in a reproducible
+        order: one, or a sentence and its translations.
+      languages: of the sides.
       vocabulary: of the tokens.
       fingerprint: what the examples are made from.
+      excluded: hashes of the texts that `cache.filter.exclude` names.
 
     Raises:
-      UserError: no examples, none with tokens, or a token outside the vocabulary.
+      UserError: no examples, none with tokens, none that the filter keeps, or a token outside the
+        vocabulary.
     """
     train = split == TRAIN
     name = f"task {task!r}, split {split!r}"
-    packer = _Packer(name, length, vocabulary, keep_empty=not train)
+    packer = _Packer(name, length, len(languages), vocabulary, train)
     with _building(cache.folder(task, split, length)) as folder:
-        numbered = enumerate(examples)
-        shards = packer.write(
-            folder, shuffled(numbered, folder, SHUFFLE_SEED) if train else numbered
-        )
-        if not packer.examples + packer.empty:
-            raise UserError(f"{name} has no examples: check its source and its preprocessors")
-        if packer.tokens == 2 * packer.examples:
-            raise UserError(
-                f"{name}, language {language!r}: all {packer.empty:,} examples are empty: check the"
-                " source's text and the preprocessors"
-            )
+        numbered: Iterable[Example] = enumerate(examples)
+        if len(languages) > 1:
+            numbered = _complete(numbered, packer.dropped)
+        if train:
+            numbered = filtered(numbered, cache.filter, excluded or Hashes(), packer.dropped)
+            numbered = shuffled(numbered, folder, SHUFFLE_SEED)
+        shards = packer.write(folder, numbered)
+        packer.check(languages)
         manifest = Manifest(
             task=task,
             split=split,
             length=length,
-            language=language,
+            languages=tuple(languages),
+            groups=packer.groups,
             examples=packer.examples,
             empty=packer.empty,
+            dropped=dict(packer.dropped),
             cut=packer.cut,
             tokens=packer.tokens,
             rows=packer.rows,
             vocab_size=vocabulary.size,
             repacked_from=None,
-            features={"tokens": "int32[n]", "language": "string"},
+            features=_features(len(languages)),
             shards=tuple(shards),
             fingerprint=fingerprint,
         )
@@ -154,11 +212,26 @@ def write_split(
     return manifest
 
 
-def read_examples(folder: Path, manifest: Manifest) -> Iterator[np.ndarray]:
-    """Whole examples in the order of the rows: special tokens stripped, pieces joined again."""
+def _complete(examples: Iterable[Example], dropped: Counter[str]) -> Iterator[Example]:
+    for number, sides in examples:
+        if all(map(len, sides)):
+            yield number, sides
+        else:
+            dropped["empty side"] += 1
+
+
+def _features(sides: int) -> dict[str, str]:
+    if sides == 1:
+        return {"tokens": "int32[n]", "language": "string"}
+    return {"tokens": f"int32[{sides}, n]", "language": f"string[{sides}]"}
+
+
+def read_groups(folder: Path, manifest: Manifest) -> Iterator[Sides]:
+    """The sides of each example in the order of the rows: whole, special tokens stripped."""
     source = RowSource(folder, manifest.shards)
     dtype = ids_dtype(manifest.vocab_size)
-    return join(s for i in range(len(source)) for s in decode_row(source[i][1], dtype))
+    texts = join(s for i in range(len(source)) for s in decode_row(source[i][1], dtype))
+    return zip(*[texts] * manifest.sides, strict=True)
 
 
 def repack(
@@ -181,12 +254,18 @@ def repack(
     old = read_manifest(source)
     if old is None:
         raise UserError(f"{source} holds no complete cache to repack")
-    packer = _Packer(f"task {task!r}, split {split!r}", to_length, vocabulary, split != TRAIN)
+    name = f"task {task!r}, split {split!r}"
+    packer = _Packer(name, to_length, old.sides, vocabulary, split == TRAIN)
+    packer.dropped.update(old.dropped)
     with _building(cache.folder(task, split, to_length)) as folder:
-        shards = packer.write(folder, enumerate(read_examples(source, old)))
+        shards = packer.write(folder, enumerate(read_groups(source, old)))
+        packer.check(old.languages)
         manifest = dataclasses.replace(
             old,
             length=to_length,
+            groups=packer.groups,
+            examples=packer.examples,
+            dropped=dict(packer.dropped),
             cut=packer.cut,
             tokens=packer.tokens,
             rows=packer.rows,

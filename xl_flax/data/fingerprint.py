@@ -2,9 +2,10 @@
 
 A fingerprint is a JSON object: `modules` (name to sha256 of the file) that define the task and its
 functions, `vocabulary` (sha256), `source` and `preprocessors` (qualified names and bound
-arguments), `files` (path to size and time of change). Training observes modules, vocabulary and
-files again without importing any of them; the cache command, which imports the tasks, compares
-everything.
+arguments), `files` (path to size and time of change), `filter` (what was left out; the modules and
+files of the text that it excludes stand among the others). Training observes modules, vocabulary,
+files and filter again without importing any task; the cache command, which imports the tasks,
+compares everything.
 """
 
 import functools
@@ -137,7 +138,9 @@ def _installed() -> tuple[str, ...]:
     return tuple(sysconfig.get_paths()[key] for key in ("purelib", "platlib", "stdlib"))
 
 
-def observe(old: Fingerprint, vocabulary_sha256: str) -> Fingerprint:
+def observe(
+    old: Fingerprint, vocabulary_sha256: str, filter_settings: dict[str, Any]
+) -> Fingerprint:
     """The fingerprint as far as it can be seen without importing the task.
 
     A module or file that is not on this machine counts as unchanged: caches may be moved.
@@ -146,6 +149,7 @@ def observe(old: Fingerprint, vocabulary_sha256: str) -> Fingerprint:
         "modules": old["modules"] | modules_sha256(old["modules"]),
         "vocabulary": vocabulary_sha256,
         "files": old["files"] | files_state(old["files"]),
+        "filter": filter_settings,
     }
 
 
@@ -165,6 +169,10 @@ def changes(old: Fingerprint, new: Fingerprint) -> list[str]:
             f"the vocabulary changed (sha256 {old['vocabulary'][:12]} when cached, "
             f"{new['vocabulary'][:12]} now)"
         )
+    for name in sorted(old["filter"].keys() | new["filter"].keys()):
+        before, now = old["filter"].get(name), new["filter"].get(name)
+        if before != now:
+            found.append(f"Filter.{name} changed from {before} to {now}")
     for key in ("source", "preprocessors"):
         if old[key] != new[key]:
             found.append(f"{key} changed from {old[key]} to {new[key]}")

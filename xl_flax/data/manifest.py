@@ -12,11 +12,12 @@ from typing import Any
 import gin
 import numpy as np
 
+from xl_flax.data.filtering import Filter
 from xl_flax.data.fingerprint import Fingerprint, changes, observe
 from xl_flax.data.records import OVERWRITE, REBUILD, Shard, check_shards
 from xl_flax.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @gin.configurable
@@ -29,6 +30,8 @@ class Cache:
     """Modules that define the tasks; imported by the cache command only."""
     on_missing: str = "build"
     """What training does if rows are missing or stale: "build" them first, or "stop"."""
+    filter: Filter = dataclasses.field(default_factory=Filter)
+    """What is left out of train splits."""
 
     def __post_init__(self):
         if isinstance(self.task_modules, str):
@@ -51,11 +54,18 @@ class Manifest:
     task: str
     split: str
     length: int
-    language: str
+    languages: tuple[str, ...]
+    """One, or that of each side of parallel text."""
+    groups: int
+    """Groups (sentences with their translations) that a row holds at most; 0 if not parallel."""
     examples: int
     """Examples in the rows."""
     empty: int
-    """Examples without tokens: dropped from the train split, kept as [CLS] [SEP] elsewhere."""
+    """Examples without tokens: dropped from the train split, kept as [CLS] [SEP] elsewhere. None of
+    parallel text, which never keeps an empty side."""
+    dropped: dict[str, int]
+    """Examples left out, by the reason: "empty side", "length ratio", "excluded", "duplicate" or
+    "too long" (for a row)."""
     cut: int
     """Examples longer than a row, stored in pieces."""
     tokens: int
@@ -67,6 +77,16 @@ class Manifest:
     features: dict[str, str]
     shards: tuple[Shard, ...]
     fingerprint: Fingerprint
+
+    @property
+    def sides(self) -> int:
+        """Texts in an example: 1, or that of a sentence and its translations."""
+        return len(self.languages)
+
+    @property
+    def offered(self) -> int:
+        """Examples, with those too long for a row: a number that is the same at every length."""
+        return self.examples + self.dropped.get("too long", 0)
 
     @property
     def fill(self) -> float:
@@ -122,23 +142,27 @@ def read_manifest(folder: Path) -> Manifest | None:
     value = read_json(path)
     if value.pop("format") != FORMAT:
         return None
-    manifest = Manifest(**value | {"shards": tuple(Shard(**s) for s in value["shards"])})
+    value["languages"] = tuple(value["languages"])
+    value["shards"] = tuple(Shard(**shard) for shard in value["shards"])
+    manifest = Manifest(**value)
     if sum(s.rows for s in manifest.shards) != manifest.rows:
         raise UserError(f"cache file {path}: its shards do not add up to its rows: {REBUILD}")
     check_shards(folder, manifest.shards)
     return manifest
 
 
-def stale(manifest: Manifest, vocabulary_sha256: str) -> list[str]:
+def stale(manifest: Manifest, vocabulary_sha256: str, rules: Filter) -> list[str]:
     """What has changed since a split was cached, seen without importing its task."""
-    now = observe(manifest.fingerprint, vocabulary_sha256)
+    settings = rules.settings(manifest.split, manifest.sides)
+    now = observe(manifest.fingerprint, vocabulary_sha256, settings)
     return changes(manifest.fingerprint, now)
 
 
-def read_unigrams(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids int32[k], ascending, and how often each stands in a split, int64[k]."""
+def read_unigrams(folder: Path, side: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids int32[k], ascending, and how often each stands in a side of a split, int64[k]."""
     try:
         with np.load(folder / "unigrams.npz") as file:
-            return file["ids"], file["counts"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            ids, counts = file["ids"], file["counts"][side]
+            return ids[counts > 0], counts[counts > 0]
+    except (OSError, IndexError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"cache file {folder / 'unigrams.npz'} is damaged: {OVERWRITE}") from error

@@ -1,13 +1,14 @@
 """Mixtures as the cache command resolved them: tasks and rates, no seqio."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xl_flax.data.fingerprint import modules_sha256
 from xl_flax.data.manifest import FORMAT, Cache, Manifest, read_json, write_json
+from xl_flax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Mixture:
     rates: dict[str, float]
     """Task -> rate per example, not normalised, as seqio means it."""
     examples: dict[str, int]
-    """Task -> number of cached examples, from which rates may have been computed."""
+    """Task -> `Manifest.offered`, from which rates may have been computed."""
+    excluded_languages: Sequence[str] = ()
+    """Languages whose tasks were left out (`Filter.exclude_languages`)."""
 
 
 def _path(cache: Cache, name: str) -> Path:
@@ -50,7 +53,9 @@ def read_mixture(cache: Cache, name: str, split: str) -> Mixture | None:
     return Mixture(**value["splits"][split])
 
 
-def mixture_changes(mixture: Mixture, examples: Mapping[str, int]) -> list[str]:
+def mixture_changes(
+    mixture: Mixture, examples: Mapping[str, int], excluded_languages: Sequence[str]
+) -> list[str]:
     """What has changed since the rates were resolved."""
     now = modules_sha256(mixture.modules)
     found = [
@@ -58,6 +63,9 @@ def mixture_changes(mixture: Mixture, examples: Mapping[str, int]) -> list[str]:
         for name, sha256 in mixture.modules.items()
         if now.get(name, sha256) != sha256
     ]
+    before, now = list(mixture.excluded_languages), list(excluded_languages)
+    if before != now:
+        found.append(f"Filter.exclude_languages changed from {before} to {now}")
     return found + [
         f"the number of examples of task {task} changed"
         for task, count in mixture.examples.items()
@@ -74,3 +82,19 @@ def row_rates(mixture: Mixture, manifests: Mapping[str, Manifest]) -> dict[str, 
     rates = {t: r * manifests[t].rows / manifests[t].examples for t, r in mixture.rates.items()}
     total = np.sum(list(rates.values()))
     return {task: rate / total for task, rate in rates.items()}
+
+
+def common_sides(manifests: Iterable[Manifest]) -> int:
+    """How many texts an example of these tasks has: 1, or a sentence and its translations.
+
+    Raises:
+      UserError: the tasks differ in it.
+    """
+    by_sides = {manifest.sides: manifest.task for manifest in manifests}
+    if len(by_sides) > 1:
+        said = [f"{task!r} has {sides}" for sides, task in sorted(by_sides.items())]
+        raise UserError(
+            f"tasks of one mixture need equally many texts in an example, but {', '.join(said)}: "
+            "give monolingual text, pairs, and rows of more languages a mixture each"
+        )
+    return next(iter(by_sides))

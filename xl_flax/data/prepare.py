@@ -1,6 +1,7 @@
 """Sees to it that rows are cached and fresh before anything reads them."""
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import subprocess
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from xl_flax.data.build import repack
+from xl_flax.data.build import TRAIN, repack
 from xl_flax.data.manifest import Cache, Manifest, read_manifest, stale
 from xl_flax.data.mixtures import Mixture, mixture_changes, read_mixture
 from xl_flax.data.vocabulary import Vocabulary
@@ -105,18 +106,21 @@ def _look(
         manifests, found = {}, {}
         for task in mixture.rates:
             manifests[task] = read_manifest(cache.folder(task, need.split, need.length))
-            found[task] = _problems(manifests[task], vocabulary)
+            found[task] = _problems(manifests[task], cache, vocabulary)
         if not any(found.values()):
-            examples = {task: manifest.examples for task, manifest in manifests.items()}
-            found[need.mixture] = mixture_changes(mixture, examples)
+            offered = {task: manifest.offered for task, manifest in manifests.items()}
+            left_out = cache.filter.exclude_languages if need.split == TRAIN else ()
+            found[need.mixture] = mixture_changes(mixture, offered, left_out)
         where = f"({need.split}, length {need.length})"
         lacking |= {f"{name} {where}": reasons for name, reasons in found.items() if reasons}
         ready.append(Ready(mixture, manifests))
     return ready, lacking
 
 
-def _problems(manifest: Manifest | None, vocabulary: Vocabulary) -> list[str]:
-    return ["not cached"] if manifest is None else stale(manifest, vocabulary.fingerprint)
+def _problems(manifest: Manifest | None, cache: Cache, vocabulary: Vocabulary) -> list[str]:
+    if manifest is None:
+        return ["not cached"]
+    return stale(manifest, vocabulary.fingerprint, cache.filter)
 
 
 def _reasons(lacking: dict[str, list[str]]) -> str:
@@ -129,13 +133,15 @@ def _repack(need: Need, cache: Cache, vocabulary: Vocabulary) -> None:
     """Makes what is missing from fresh rows of another length, where there are any."""
     mixture = read_mixture(cache, need.mixture, need.split)
     for task in mixture.rates if mixture else ():
-        if not _problems(read_manifest(cache.folder(task, *need[1:])), vocabulary):
+        if not _problems(read_manifest(cache.folder(task, *need[1:])), cache, vocabulary):
             continue
         folder = cache.folder(task, *need[1:]).parent
         lengths = sorted(int(f.name) for f in folder.glob("[0-9]*")) if folder.exists() else []
         for length in reversed(lengths):
             other = read_manifest(cache.folder(task, need.split, length))
-            if length != need.length and not _problems(other, vocabulary):
+            # What was too long for shorter rows is not there any more.
+            whole = other and (length > need.length or "too long" not in other.dropped)
+            if length != need.length and whole and not _problems(other, cache, vocabulary):
                 print(f"Repacking {task} ({need.split}) from {length} to {need.length} tokens")
                 repack(task, need.split, cache, length, need.length, vocabulary)
                 break
@@ -154,6 +160,7 @@ def _run_command(
         f"--gin.Cache.directory={str(cache.directory)!r}",
         f"--gin.Cache.task_modules={list(cache.task_modules)!r}",
         f"--gin.run_vocabulary.path={os.path.abspath(vocabulary.path)!r}",
+        *(f"--gin.Filter.{k}={v!r}" for k, v in dataclasses.asdict(cache.filter).items()),
         *(f"--need={need.mixture}:{need.split}:{need.length}" for need in needs),
     ]
     environment = os.environ | {

@@ -10,6 +10,7 @@ import dataclasses
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
@@ -163,13 +164,13 @@ class _Instruction:
 
 
 class RowSource:
-    """Random access to the records of one cached split, each with a tag (its language).
+    """Random access to the records of one cached split, each with a tag (its languages' ids).
 
     Files are opened when they are first read. Bytes are checked against the hashes that
     ArrayRecord stores, so a damaged row is an error and never a wrong row.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[Shard], tag: int = 0):
+    def __init__(self, folder: Path, shards: Sequence[Shard], tag: Any = 0):
         self._tag = tag
         self._folder, self._shards = folder, shards
         self._source = grain.sources.ArrayRecordDataSource(
@@ -179,7 +180,7 @@ class RowSource:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> tuple[int, bytes]:
+    def __getitem__(self, index: int) -> tuple[Any, bytes]:
         try:
             return self._tag, self._source[index]
         except (RuntimeError, IndexError) as error:

@@ -1,5 +1,8 @@
 """What a run is going to read, as its Gin configuration says."""
 
+import itertools
+from collections import Counter
+
 import gin
 
 from xl_flax.data.prepare import Need
@@ -17,10 +20,17 @@ def required() -> list[Need]:
     return list(dict.fromkeys(needs))
 
 
-def planned_rows() -> int | None:
-    """Rows that the configured run will read, its steps by its rows per step; None if unknown."""
+def planned_rows() -> dict[str, int]:
+    """Mixture -> rows that the configured run will read of it; empty if no run is configured."""
     try:
-        steps = gin.get_bindings("TrainConfig")["steps"]
-        return steps * gin.get_bindings("MaskedLM")["batch_size"]
+        train = gin.get_bindings("TrainConfig")
+        steps, objectives = train["steps"], train["objectives"]
     except (KeyError, ValueError, TypeError, RuntimeError):
-        return None
+        return {}
+    planned: Counter[str] = Counter()
+    for objective in objectives:
+        end = steps * objective.batch_size
+        phases = [*objective.rows.phases, (end, "")]
+        for (first, name), (after, _) in itertools.pairwise(phases):
+            planned[name] += max(0, min(after, end) - first)
+    return dict(planned)

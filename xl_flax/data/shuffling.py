@@ -10,7 +10,8 @@ HELD_TOKENS = 2**25  # what is held in memory before examples go to disk
 BUCKETS = 64
 _OVERHEAD = 32  # what an example weighs besides its tokens
 
-Example = tuple[int, np.ndarray]  # number in the split, tokens int[n]
+Sides = tuple[np.ndarray, ...]  # tokens int[n] of a sentence and of each translation it has
+Example = tuple[int, Sides]  # number in the split, and the text
 
 
 def shuffled(
@@ -32,7 +33,7 @@ def shuffled(
     batch, size, spilled = [], 0, False
     for example in examples:
         batch.append(example)
-        size += len(example[1]) + _OVERHEAD
+        size += sum(map(len, example[1])) + _OVERHEAD
         if size >= held:
             _deal(batch, files, rng)
             batch, size, spilled = [], 0, True
@@ -56,15 +57,17 @@ def _deal(batch: list[Example], files: list[Path], rng: np.random.Generator) -> 
     for number, group in itertools.groupby(np.argsort(chosen, kind="stable"), chosen.__getitem__):
         with files[number].open("ab") as out:
             for i in group:
-                example, tokens = batch[i]
-                out.write(np.array([example, len(tokens)], "<i8").tobytes())
-                out.write(tokens.astype("<i4").tobytes())
+                example, sides = batch[i]
+                out.write(np.array([example, len(sides), *map(len, sides)], "<i8").tobytes())
+                out.write(b"".join(side.astype("<i4").tobytes() for side in sides))
 
 
 def _read(file: Path) -> Iterator[Example]:
     data = np.memmap(file, "<i4", "r")
     at = 0
     while at < len(data):
-        example, count = np.frombuffer(data[at : at + 4].tobytes(), "<i8").tolist()
-        yield example, np.array(data[at + 4 : at + 4 + count])
-        at += 4 + count
+        example, count = data[at : at + 4].view("<i8").tolist()
+        begin = at + 4 + 2 * count
+        ends = begin + np.cumsum(data[at + 4 : begin].view("<i8"))
+        yield example, tuple(map(np.array, np.split(data[begin : ends[-1]], ends[:-1] - begin)))
+        at = int(ends[-1])

@@ -14,10 +14,9 @@ import gin
 import grain
 import numpy as np
 
-from xl_flax.data.build import read_examples
 from xl_flax.data.manifest import Cache, Manifest, read_unigrams
 from xl_flax.data.mixing import Mixing
-from xl_flax.data.mixtures import row_rates
+from xl_flax.data.mixtures import common_sides, row_rates
 from xl_flax.data.prepare import Need, prepare
 from xl_flax.data.records import RowSource, decode_rows, ids_dtype
 from xl_flax.data.tables import split_table
@@ -69,8 +68,10 @@ class Stream:
 
     Attributes:
       tasks: names, sorted.
-      languages: sorted; a row's language is an index into them.
+      languages: sorted; a row's languages are indices into them.
       length: tokens per row.
+      sides: texts in an example: 1, or K for a sentence and its translations.
+      groups: sentences with their translations that a row holds at most; 0 if there are none.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Stream:
         manifests: dict[str, Manifest],
     ):
         self.tasks = tuple(sorted(manifests))
-        self.languages = tuple(sorted({m.language for m in manifests.values()}))
+        self.languages = _languages(manifests)
         self.length = rows.length
+        self.sides = common_sides(manifests.values())
+        self.groups = max(manifest.groups for manifest in manifests.values())
         self._manifests = manifests
         self._folders = {t: cache.folder(t, rows.split, rows.length) for t in self.tasks}
         self._dtype, self._pad_id = ids_dtype(vocabulary.size), vocabulary.special.pad
@@ -100,8 +103,8 @@ class Stream:
 
     def _shuffled(self, task: str, seed: int) -> grain.MapDataset:
         manifest = self._manifests[task]
-        language = self.languages.index(manifest.language)
-        source = RowSource(self._folders[task], manifest.shards, language)
+        tag = _tag(manifest, self.languages)
+        source = RowSource(self._folders[task], manifest.shards, tag)
         # With one seed for all, aligned corpora of equal length would come out in lockstep.
         digest = hashlib.sha256(f"{seed}/{task}".encode()).digest()
         task_seed = int.from_bytes(digest[:4], "little")
@@ -113,6 +116,9 @@ class Stream:
         Returns:
           tokens, segment_ids (1, 2, ... by segment, 0 for padding) and positions (from 0 in each
           segment) int32[n, length]; language and row (the index, its low 32 bits) int32[n].
+
+          Of parallel text, side k of the row's group g is segment g * sides + k + 1, and language
+          is int32[n, sides].
 
         Raises:
           UserError: a cache file is damaged, or the mixture has run out of rows (`max_epochs`).
@@ -145,10 +151,21 @@ class Stream:
         return _unigrams(self._folders, self._manifests)
 
 
+def _languages(manifests: Mapping[str, Manifest]) -> tuple[str, ...]:
+    return tuple(sorted({name for m in manifests.values() for name in m.languages}))
+
+
+def _tag(manifest: Manifest, languages: Sequence[str]) -> int | tuple[int, ...]:
+    """What a batch says of the languages of a row: an id, or one for each side."""
+    ids = tuple(languages.index(name) for name in manifest.languages)
+    return ids if len(ids) > 1 else ids[0]
+
+
 def _unigrams(folders: Mapping[str, Path], manifests: Mapping[str, Manifest]) -> Unigrams:
     by_language: dict[str, list] = {}
     for task, manifest in manifests.items():
-        by_language.setdefault(manifest.language, []).append(read_unigrams(folders[task]))
+        for side, language in enumerate(manifest.languages):
+            by_language.setdefault(language, []).append(read_unigrams(folders[task], side))
     return {language: _sum(by_language[language]) for language in sorted(by_language)}
 
 
@@ -188,31 +205,15 @@ def open_stream(
     return Stream(rows, cache, seed, vocabulary, phases, manifests)
 
 
-def open_examples(
-    task: str,
-    split: str,
-    cache: Cache,
-    vocabulary: Vocabulary,
-    length: int,
-    gin_flags: Sequence[str] = (),
-) -> list[np.ndarray]:
-    """The examples of a split as int[n] tokens: whole, in order, without special tokens.
-
-    In "train" the order is that of the cache; in other splits it is that of the source.
-    """
-    (ready,) = prepare([Need(task, split, length)], cache, vocabulary, gin_flags)
-    if task not in ready.manifests:
-        raise UserError(f"{task!r} is a mixture: name one of its tasks {sorted(ready.manifests)}")
-    return list(read_examples(cache.folder(task, split, length), ready.manifests[task]))
-
-
 class HeldOutRows:
     """The rows of a held-out split, in order and each once; made by `open_eval_rows`.
 
     Attributes:
       tasks: names, sorted; their rows follow one another.
-      languages: a row's language is an index into them.
+      languages: a row's languages are indices into them.
       length: tokens per row.
+      sides: as of `Stream`.
+      groups: as of `Stream`.
     """
 
     def __init__(
@@ -225,12 +226,13 @@ class HeldOutRows:
         rows_per_task: int | None,
     ):
         self.tasks, self.languages, self.length = tuple(manifests), tuple(languages), length
+        self.sides = common_sides(manifests.values())
+        self.groups = max(manifest.groups for manifest in manifests.values())
         self._manifests, self._folders = manifests, folders
         self._dtype, self._pad_id = ids_dtype(vocabulary.size), vocabulary.special.pad
         self._places = []
         for task, manifest in manifests.items():
-            language = self.languages.index(manifest.language)
-            source = RowSource(folders[task], manifest.shards, language)
+            source = RowSource(folders[task], manifest.shards, _tag(manifest, self.languages))
             count = min(len(source), rows_per_task or len(source))
             self._places += [(source, i) for i in range(count)]
 
@@ -240,7 +242,8 @@ class HeldOutRows:
     def rows(self, indices: Sequence[int]) -> Batch:
         """As `Stream.rows`; past the end come padding rows, with row = -1 and segment_ids 0."""
         places = [self._places[i] if i < len(self) else None for i in indices]
-        found = [place[0][place[1]] if place else (0, b"\0\0\0\0") for place in places]
+        padding = (0 if self.sides == 1 else (0,) * self.sides, b"\0\0\0\0")
+        found = [place[0][place[1]] if place else padding for place in places]
         batch = decode_rows([r for _, r in found], self.length, self._dtype, self._pad_id)
         batch["language"] = np.array([language for language, _ in found], np.int32)
         batch["row"] = np.array([i if i < len(self) else -1 for i in indices], np.int32)
@@ -276,7 +279,7 @@ def open_eval_rows(
     """
     (ready,) = prepare([Need(mixture, split, length)], cache, vocabulary, gin_flags)
     manifests = dict(sorted(ready.manifests.items()))
-    own = sorted({m.language for m in manifests.values()})
+    own = _languages(manifests)
     languages = tuple(own if languages is None else languages)
     if missing := set(own) - set(languages):
         raise UserError(f"mixture {mixture!r} has languages {sorted(missing)} beyond {languages}")

@@ -1,6 +1,6 @@
 """Tables of cached splits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from xl_flax.data.manifest import Manifest
 
@@ -17,23 +17,27 @@ def split_table(
       shares: of the rows of a mixture.
       epochs: that a run will make.
     """
-    head = ("language", "task", "split", "examples", "rows", "tokens", "fill", "rate", "epochs")
-    lines = [(*head, "cut", "empty")]
+    head = ["language", "task", "split", "examples", "rows", "tokens", "fill", "rate", "epochs"]
+    head += ["cut", "empty", "dropped"]
+    lines = [head]
     for m, share, epoch in zip(manifests, shares, epochs, strict=True):
-        lines.append(
-            (
-                *(m.language, m.task, m.split, f"{m.examples:,}", f"{m.rows:,}", f"{m.tokens:,}"),
-                f"{m.fill:.3f}",
-                "-" if share is None else f"{share:.4f}",
-                "-" if epoch is None else f"{epoch:.2f}",
-                *(f"{m.cut:,}", f"{m.empty:,}"),
-            )
-        )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        counts = [f"{n:,}" for n in (m.examples, m.rows, m.tokens)]
+        rate = "-" if share is None else f"{share:.4f}"
+        passes = "-" if epoch is None else f"{epoch:.2f}"
+        lost = [f"{m.cut:,}", f"{m.empty:,}", describe_drops(m.dropped) or "0"]
+        names = ["-".join(m.languages), m.task, m.split]
+        lines.append([*names, *counts, f"{m.fill:.3f}", rate, passes, *lost])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = {0, 1, 2, len(head) - 1}  # columns of words
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i < 3 else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
+
+
+def describe_drops(dropped: Mapping[str, int]) -> str:
+    """Reasons and numbers, as "empty side 3, too long 1"."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(dropped.items()))

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import gin
 import numpy as np
 
-from xl_flax.data.build import read_examples
+from xl_flax.data.build import read_groups
 from xl_flax.data.manifest import Cache, read_unigrams
 from xl_flax.data.prepare import Need, prepare
 from xl_flax.data.vocabulary import Vocabulary
@@ -49,7 +49,8 @@ class Context:
         """The examples of a mixture of translations, by language, sorted by name.
 
         Args:
-          mixture: name of a mixture whose tasks have a translation of sentence i as example i.
+          mixture: name of a mixture whose tasks have a translation of sentence i as example i, or
+            of one task of parallel text.
           split: as "test".
           length: of the cached rows; examples come whole, whatever it is.
 
@@ -73,21 +74,30 @@ class Context:
         (ready,) = prepare([need], self.cache, self.vocabulary, self.gin_flags)
         counts: dict[str, np.ndarray] = {}
         for task, manifest in ready.manifests.items():
-            ids, own = read_unigrams(self.cache.folder(task, "train", length))
-            sums = counts.setdefault(manifest.language, np.zeros(self.vocabulary.size, np.int64))
-            sums[ids] += own
+            for side, language in enumerate(manifest.languages):
+                ids, own = read_unigrams(self.cache.folder(task, "train", length), side)
+                sums = counts.setdefault(language, np.zeros(self.vocabulary.size, np.int64))
+                sums[ids] += own
         return {k: (ids := np.flatnonzero(v), v[ids]) for k, v in counts.items()}
 
     def _read_aligned(self, mixture: str, split: str, length: int) -> dict[str, list[np.ndarray]]:
         need = Need(mixture, split, length)
         (ready,) = prepare([need], self.cache, self.vocabulary, self.gin_flags)
-        languages = [m.language for m in ready.manifests.values()]
+        where = f"mixture {mixture!r}, split {split!r}"
+        several = len(ready.manifests) > 1
+        if several and (parallel := [t for t, m in ready.manifests.items() if m.sides > 1]):
+            raise UserError(
+                f"{where} holds several tasks, also of parallel text ({', '.join(parallel[:3])}): "
+                "give the evaluation a list of these instead"
+            )
+        languages = [m.languages[0] for m in ready.manifests.values()]
         examples = {}
         for task, manifest in ready.manifests.items():
-            name = manifest.language if languages.count(manifest.language) == 1 else task
-            folder = self.cache.folder(task, split, length)
-            examples[name] = list(read_examples(folder, manifest))
-        check_aligned(f"mixture {mixture!r}, split {split!r}", examples)
+            groups = list(read_groups(self.cache.folder(task, split, length), manifest))
+            alone = languages.count(manifest.languages[0]) == 1
+            for side, name in enumerate(manifest.languages if alone else [task]):
+                examples[name] = [group[side] for group in groups]
+        check_aligned(where, examples)
         return dict(sorted(examples.items()))
 
 

@@ -1,50 +1,64 @@
-"""Sentence embeddings of chosen layers, mean-pooled. Shapes: Layers, Batch, Length, D = width."""
+"""Sentence embeddings of packed rows. Shapes: Layers, Batch, Length, S sentences, D = width."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from xl_flax.data.packing import best_fit
 from xl_flax.data.vocabulary import SpecialIds
+from xl_flax.models.pooling import Pooling
+from xl_flax.models.pooling import pool as pool_sentences
 from xl_flax.parallel.rules import Partitioning
 
-TOKENS_PER_DEVICE = 8192  # in a batch, padding included
-SHAPES = 4  # at most so many padded lengths, each of which is compiled
+# In a batch, per device, padding included; a CPU is fastest while a layer stays in its cache.
+TOKENS_PER_DEVICE = {"cpu": 2048, "other": 16384}
+ROW = 64  # tokens of the shortest rows
+TOKENS_PER_SENTENCE = 4  # a row has room for one vector per so many tokens
+
+
+class Encoding(NamedTuple):
+    """How a sentence becomes a vector, for every layer asked for."""
+
+    layers: tuple[int, ...]  # 0 = embeddings, i = output of layer i
+    pooling: Pooling
+    head: str | None = None  # a sentence head of the model, which pooled states go through
 
 
 def make_pool(
-    graph: nnx.GraphDef, layers: Sequence[int], partitioning: Partitioning
+    graph: nnx.GraphDef, encoding: Encoding, partitioning: Partitioning
 ) -> Callable[..., jax.Array]:
-    """Builds the jitted `pool(params, tokens_BxL, sizes_B) -> float32[Layers, B, D]`.
+    """Builds the jitted `pool(params, tokens_BxL, segment_ids_BxL, positions_BxL)`.
 
-    The mean runs over the `sizes_B` tokens of a sentence, which stand behind [CLS]; [CLS], [SEP]
-    and padding are left out. A sentence without tokens gets zeros.
+    It returns float32[Layers, B, S, D], S = sentences in a row of length L; zeros where a row has
+    fewer, and for a sentence without tokens that is pooled by "mean".
 
     Args:
       graph: of the model; its parameters are an argument, so a sweep compiles once.
-      layers: 0 = embeddings, i = output of layer i.
+      encoding: how.
       partitioning: the batch is spread over its data axes.
     """
 
-    def pool(params: Any, tokens_BxL: jax.Array, sizes_B: jax.Array) -> jax.Array:
+    def pool(params: Any, tokens_BxL, segment_ids_BxL, positions_BxL) -> jax.Array:
         with partitioning.activate():
-            encoder = nnx.merge(graph, params).encoder
-            index = jnp.arange(tokens_BxL.shape[1])
-            segment_ids_BxL = (index < sizes_B[:, None] + 2).astype(jnp.int32)
-            if tuple(layers) == (encoder.config.num_layers,):
-                hidden = encoder(tokens_BxL, segment_ids=segment_ids_BxL)[None]
-            else:
-                hidden = encoder(tokens_BxL, segment_ids=segment_ids_BxL, all_layers=True)
-                hidden = hidden[jnp.array(layers)]
-            inside_BxL = (index >= 1) & (index <= sizes_B[:, None])
-            # A select, not a product: NaN · 0 at a padded position would be NaN.
-            kept = jnp.where(inside_BxL[None, :, :, None], hidden.astype(jnp.float32), 0.0)
-            return kept.sum(axis=2) / jnp.maximum(sizes_B, 1)[None, :, None]
+            model = nnx.merge(graph, params)
+            last = encoding.layers == (model.encoder.config.num_layers,)
+            hidden = model.encoder(
+                tokens_BxL,
+                segment_ids=segment_ids_BxL,
+                positions=positions_BxL,
+                all_layers=not last,
+            )
+            chosen = [hidden] if last else [hidden[layer] for layer in encoding.layers]
+            room = sentences_per_row(tokens_BxL.shape[1])
+            pooled = [pool_sentences(h, segment_ids_BxL, room, encoding.pooling) for h in chosen]
+            if encoding.head is not None:
+                pooled = [model.heads[encoding.head](p) for p in pooled]
+            return jax.numpy.stack(pooled)
 
     return jax.jit(pool, out_shardings=partitioning.sharding(()))
 
@@ -58,7 +72,7 @@ def embed(
     partitioning: Partitioning,
     progress: str | None = None,
 ) -> np.ndarray:
-    """Embeds sentences, sorted by length into batches of a few shapes.
+    """Embeds sentences, several in a row, in batches of a few shapes.
 
     Args:
       pool: from `make_pool`.
@@ -72,65 +86,105 @@ def embed(
     Returns:
       float32[Layers, len(sentences), D].
     """
-    sizes = np.minimum([len(s) for s in sentences], length - 2)
-    shards = math.prod(partitioning.mesh.shape[a] for a in ("data", "fsdp"))
-    rows_sharding = partitioning.sharding(("batch",))
-    table_sharding = partitioning.sharding(("batch", None))
+    sharding = partitioning.sharding(("batch", None))
     output = None
+    waiting = None  # a batch that the devices work on while the next one is put together
     bar = tqdm(total=len(sentences), desc=progress, unit=" sentences", disable=progress is None)
-    done = 0
-    order = np.argsort(sizes, kind="stable")
-    for padded in padded_lengths(sizes + 2, SHAPES, length):
-        members = order[done : np.searchsorted(sizes[order], padded - 2, "right")]
-        done += len(members)
-        most = shards * max(1, TOKENS_PER_DEVICE // padded)
-        batches = -(-len(members) // most)
-        batch_size = -(-len(members) // (batches * shards)) * shards
-        for first in range(0, len(members), batch_size):
-            chosen = members[first : first + batch_size]
-            tokens = np.full((batch_size, padded), special.pad, np.int32)
-            batch_sizes = np.zeros(batch_size, np.int32)
-            batch_sizes[: len(chosen)] = sizes[chosen]
-            tokens[:, 0], tokens[:, 1] = special.cls, special.sep  # also the rows that fill up
-            for row, i in enumerate(chosen):
-                n = sizes[i]
-                tokens[row, 1 : n + 1] = sentences[i][:n]
-                tokens[row, n + 1] = special.sep
-            pooled = np.asarray(
-                pool(params, _put(tokens, table_sharding), _put(batch_sizes, rows_sharding))
-            )
-            if output is None:
-                output = np.empty((pooled.shape[0], len(sentences), pooled.shape[2]), np.float32)
-            output[:, chosen] = pooled[:, : len(chosen)]
-            bar.update(len(chosen))
-    bar.close()
+
+    def fetch(batch: _Batch, pooled: jax.Array) -> None:
+        nonlocal output
+        states = np.asarray(pooled)
+        if output is None:
+            output = np.empty((len(states), len(sentences), states.shape[-1]), np.float32)
+        output[:, batch.members] = states[:, batch.row, batch.slot]
+        bar.update(len(batch.members))
+
+    with bar:
+        for batch in _batches(sentences, special, length, partitioning):
+            pooled = pool(params, *(_put(array, sharding) for array in batch.arrays))
+            if waiting is not None:
+                fetch(*waiting)
+            waiting = batch, pooled
+        fetch(*waiting)
     return output
 
 
-def padded_lengths(lengths: np.ndarray, limit: int, longest: int) -> list[int]:
-    """The lengths, at most `limit`, ascending, to which padding adds the fewest tokens.
+def sentences_per_row(length: int) -> int:
+    """Sentences that a row of this many tokens may hold."""
+    return max(1, length // TOKENS_PER_SENTENCE)
+
+
+def plan_rows(sizes: np.ndarray, longest: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Yields (tokens per row, the sentences of each row): of 64, 128, … tokens up to `longest`.
+
+    The shortest rows hold two sentences of mean size or more: in shorter ones too much is padding,
+    in longer ones attention costs more. Sentences that they cannot hold get longer ones.
 
     Args:
-      lengths: int[n] of what is padded; none is above `longest`.
-      limit: number of different lengths.
-      longest: results are multiples of 8, or this.
+      sizes: int[n] tokens of each sentence, special tokens included, at most `longest`.
+      longest: tokens of the longest rows.
     """
-    sizes, counts = np.unique(np.minimum(-(-lengths // 8) * 8, longest), return_counts=True)
-    below = np.concatenate([[0], np.cumsum(counts)])
-    # best[j]: fewest tokens to hold what is at most sizes[j - 1], and the lengths that do it.
-    best = [(0.0, [])] + [(math.inf, [])] * len(sizes)
-    for _ in range(limit):
-        best = [best[0]] + [
-            min(
-                best[j],
-                *(
-                    (best[i][0] + sizes[j - 1] * (below[j] - below[i]), [*best[i][1], sizes[j - 1]])
-                    for i in range(j)
-                ),
-            )
-            for j in range(1, len(sizes) + 1)
+    lengths = [ROW]
+    while lengths[0] < 2 * sizes.mean():
+        lengths[0] *= 2
+    lengths[0] = min(lengths[0], longest)
+    while lengths[-1] < longest:
+        lengths.append(min(2 * lengths[-1], longest))
+    for below, length in zip([0, *lengths], lengths, strict=False):
+        members = np.flatnonzero((sizes > below) & (sizes <= length))
+        most = sentences_per_row(length)
+        rows = [
+            members[row[first : first + most]]
+            for row in best_fit(sizes[members].tolist(), length)
+            for first in range(0, len(row), most)
         ]
-    return [int(size) for size in best[-1][1]]
+        if rows:
+            yield length, rows
+
+
+class _Batch(NamedTuple):
+    """Rows of sentences, and where each sentence is: all int[sentences in the batch]."""
+
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, segment ids, positions: int32[B, L]
+    members: np.ndarray
+    row: np.ndarray
+    slot: np.ndarray
+
+
+def _batches(
+    sentences: Sequence[np.ndarray], special: SpecialIds, length: int, partitioning: Partitioning
+) -> Iterator[_Batch]:
+    sizes = np.array([min(len(s), length - 2) + 2 for s in sentences])
+    starts = np.cumsum(sizes) - sizes
+    framed = np.full(sizes.sum(), special.sep, np.int32)
+    framed[starts] = special.cls
+    ends = starts + sizes - 1
+    inside = np.ones(len(framed), bool)
+    inside[starts] = inside[ends] = False
+    framed[inside] = np.concatenate([s[: length - 2] for s in sentences])
+
+    mesh = partitioning.mesh
+    shards = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
+    platform = "cpu" if mesh.devices.flat[0].platform == "cpu" else "other"
+    for row_length, rows in plan_rows(sizes, length):
+        count = shards * max(1, TOKENS_PER_DEVICE[platform] // row_length)
+        for first in range(0, len(rows), count):
+            chosen = rows[first : first + count]
+            members = np.concatenate(chosen)
+            held = np.array([len(r) for r in chosen])  # sentences of each row
+            row = np.repeat(np.arange(len(chosen)), held)
+            slot = np.concatenate([np.arange(n) for n in held])
+            own = sizes[members]
+            before = np.cumsum(own) - own  # tokens of the batch in front of a sentence
+            column = before - before[np.cumsum(held) - held][row]
+            position = np.arange(own.sum()) - np.repeat(before, own)
+            at = np.repeat(row * row_length + column, own) + position
+            tokens = np.full((count, row_length), special.pad, np.int32)
+            segment_ids, positions = np.zeros_like(tokens), np.zeros_like(tokens)
+            tokens.flat[at] = framed[np.repeat(starts[members], own) + position]
+            segment_ids.flat[at] = np.repeat(slot + 1, own)
+            positions.flat[at] = position
+            yield _Batch((tokens, segment_ids, positions), members, row, slot)
 
 
 def _put(array: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:

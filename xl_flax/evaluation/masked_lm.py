@@ -138,7 +138,7 @@ class MaskedAccuracy:
         return report.masked_lm(results)
 
     def _rows(self, context: Context) -> HeldOutRows:
-        return context.once(
+        rows = context.once(
             self,
             lambda: open_eval_rows(
                 self.mixture,
@@ -150,6 +150,12 @@ class MaskedAccuracy:
                 gin_flags=context.gin_flags,
             ),
         )
+        if rows.sides > 1:
+            raise UserError(
+                f"MaskedAccuracy: {self.mixture}/{self.split} is parallel text; give it a mixture "
+                "of text in one language each"
+            )
+        return rows
 
     def _results(
         self,

@@ -17,15 +17,17 @@ MACRO = "macro"  # stands for the languages in an unweighted mean over all of th
 class Result:
     """One number. Two results may be compared if, and only if, their signatures are equal."""
 
-    task: str  # what is measured: "masked_lm", "retrieval"
+    task: str  # what is measured: "masked_lm", "retrieval", "mining"
     data: str  # mixture/split
-    languages: tuple[str, ...]  # one; (query, target) of a pair; or ("macro",)
+    languages: tuple[str, ...]  # one, or (query, searched); "macro" stands for all of them
     metric: str
     value: float
     n: int  # what the value is a mean over: masked tokens, queries; for a macro mean, its terms
     signature: str
     layer: int | None = None  # 0 = embeddings
     pooling: str | None = None
+    head: str | None = None
+    similarity: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +94,9 @@ def write(path: str, source: Source, results: Sequence[Result]) -> None:
 def from_rows(rows: Iterable[Mapping[str, Any]], signatures: Iterable[str]) -> list[Result]:
     """Lines of a results file as results again, of these signatures only."""
     wanted = set(signatures)
-    names = [field.name for field in dataclasses.fields(Result)]
+    names = {field.name for field in dataclasses.fields(Result)}
     return [
-        Result(**{name: row[name] for name in names} | {"languages": tuple(row["languages"])})
+        Result(**{k: row[k] for k in names & row.keys()} | {"languages": tuple(row["languages"])})
         for row in rows
         if row["signature"] in wanted
     ]

@@ -31,6 +31,7 @@ class EncoderConfig:
     rotary_base: float = 160_000.0  # of layers with global attention
     local_rotary_base: float = 10_000.0  # of layers with local attention
     token_types: int = 0  # rows of the token type table; 0: there is none
+    languages: int = 0  # rows of the language table (XLM); 0: there is none
     local_window: int | None = (
         None  # local layers see |i - j| <= local_window / 2; None: all global
     )
@@ -123,7 +124,7 @@ class EncoderConfig:
     @property
     def num_params(self) -> int:
         """Parameters of the encoder: embeddings, layers and norms, without heads."""
-        rows = self.vocab_size + self.position_rows + self.token_types
+        rows = self.vocab_size + self.position_rows + self.token_types + self.languages
         norms = self.embedding_norm + self.final_norm
         return rows * self.width + self.body_params + norms * self._norm_params
 

@@ -39,8 +39,10 @@ class Encoder(nnx.Module):
         segment_ids: jax.Array | None = None,
         positions: jax.Array | None = None,
         token_types: jax.Array | None = None,
+        languages: jax.Array | None = None,
         dropout_keys: jax.Array | None = None,
         all_layers: bool = False,
+        layer: int | None = None,
     ) -> jax.Array:
         """Hidden states of tokens.
 
@@ -50,12 +52,15 @@ class Encoder(nnx.Module):
             one segment without padding.
           positions: int [B, L], in packed rows from 0 in each segment. None: 0 … L - 1.
           token_types: int [B, L]; None: all 0.
+          languages: int [B, L], rows of the language table; beyond it, and None: none is added.
           dropout_keys: key array [B], one per row; None: no dropout.
           all_layers: return the embeddings and each layer's output instead of the last.
+          layer: stop after this many layers and return their output, 0 = the embeddings; None: run
+            all of them. The final norm belongs to the last one.
 
         Returns:
-          [B, L, D] in the dtype of computation; [num_layers + 1, B, L, D] if `all_layers`, the last
-          of which is what is returned otherwise.
+          [B, L, D] in the dtype of computation; [layer + 1, B, L, D] if `all_layers`, the last of
+          which is what is returned otherwise.
 
         Raises:
           UserError: L is more than `max_positions`.
@@ -69,17 +74,18 @@ class Encoder(nnx.Module):
         if positions is None:
             positions = jnp.arange(length)[None]
         embedding_keys, layers_keys = (row_keys(dropout_keys, site) for site in range(2))
-        x = self.embeddings(tokens_BxL, positions, token_types, embedding_keys)
+        depth = config.num_layers if layer is None else layer
+        x = self.embeddings(tokens_BxL, positions, token_types, languages, embedding_keys)
         outputs = [x[None]]
 
         apply = self._layer_function(segment_ids, positions, layers_keys)
-        if self.first is not None:
+        if self.first is not None and depth:
             x = apply(self.first, 0, True, x)
             outputs.append(x[None])
-        if self.layers is not None:
-            x, rest = self._run_stack(apply, x, all_layers)
+        if self.layers is not None and depth > (self.first is not None):
+            x, rest = self._run_stack(apply, x, all_layers, depth)
             outputs.append(rest)
-        if self.final_norm is not None:
+        if self.final_norm is not None and depth == config.num_layers:
             x = self.final_norm(x)
         if not all_layers:
             return x
@@ -109,11 +115,13 @@ class Encoder(nnx.Module):
 
         return apply
 
-    def _run_stack(self, apply, x, all_layers):
+    def _run_stack(self, apply, x, all_layers, depth):
         """Runs the stacked layers; returns the last output and, if asked, all of them."""
         config = self.config
         graph, stacked = nnx.split(self.layers)
-        indices = range(0 if self.first is None else 1, config.num_layers)
+        indices = range(0 if self.first is None else 1, depth)
+        if depth < config.num_layers:
+            stacked = jax.tree.map(lambda leaf: leaf[: len(indices)], stacked)
         is_global = [config.window(index) is None for index in indices]
 
         def layer_function(is_global, index, params, x):

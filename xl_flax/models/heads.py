@@ -1,14 +1,18 @@
 """What sits on an encoder, and the whole model."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.encoder import Encoder
 from xl_flax.models.layers import Norm, gelu, normal, param, project, zeros
+from xl_flax.models.pooling import Pooling
 
 
 class MlmHead(nnx.Module):
@@ -36,22 +40,106 @@ class MlmHead(nnx.Module):
         return self.norm(gelu(y))
 
 
-HEADS = {"mlm": MlmHead}
+class SentenceHead(nnx.Module):
+    """Turns pooled states into the vectors that a contrastive objective compares.
+
+    Which layer is pooled, and how, are its settings, so that evaluation embeds as training did.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        rngs: nnx.Rngs,
+        *,
+        pooling: Pooling = "mean",
+        layer: int = -1,
+        projection: Literal["linear", "mlp"] | None = None,
+        width: int | None = None,
+        normalise: bool = True,
+        scale: float | None = None,
+        bias: float | None = None,
+    ):
+        """The head.
+
+        Args:
+          config: of the encoder.
+          rngs: for its parameters.
+          pooling: see `xl_flax.models.pooling`.
+          layer: whose states are pooled: 0 = embeddings, i = after layer i, -1 = the last.
+          projection: one matrix (InfoXLM), two with a ReLU between (MoCo v2), or None.
+          width: of the vectors; None: the encoder's.
+          normalise: scale vectors to length 1.
+          scale: initial value of a learnt factor of similarities; None: there is none.
+          bias: initial value of a learnt summand of similarities; None: there is none.
+
+        Raises:
+          UserError: a setting that makes no head.
+        """
+        last, d = config.num_layers, config.width
+        if pooling not in get_args(Pooling):
+            raise UserError(f"pooling = {pooling!r} of a sentence head: choose 'cls' or 'mean'")
+        if projection not in (None, "linear", "mlp"):
+            raise UserError(f"projection = {projection!r}: choose 'linear', 'mlp' or None")
+        if not -1 <= layer <= last:
+            raise UserError(f"layer = {layer} of a sentence head: the encoder has 0 to {last}")
+        if projection is None and width not in (None, d):
+            raise UserError(
+                f"width = {width} of a sentence head differs from the encoder's {d}: it needs a "
+                "projection, 'linear' or 'mlp'"
+            )
+        if scale is not None and scale <= 0:
+            raise UserError(f"scale = {scale} of a sentence head must be positive")
+        self.pooling, self.layer, self.normalise = pooling, layer % (last + 1), normalise
+        init, names = normal(config.init_std), ("embed", None)
+        two = projection == "mlp"
+        self.hidden = param(init, rngs, (d, d), names) if two else None
+        self.hidden_bias = param(zeros, rngs, (d,), (None,)) if two else None
+        self.out = param(init, rngs, (d, width or d), names) if projection else None
+        log_scale = None if scale is None else jax.nn.initializers.constant(math.log(scale))
+        self.log_scale = None if scale is None else param(log_scale, rngs, (), ())
+        constant = None if bias is None else jax.nn.initializers.constant(bias)
+        self.bias = None if bias is None else param(constant, rngs, (), ())
+
+    def __call__(self, pooled_xD: jax.Array) -> jax.Array:
+        """Vectors float32 [..., width] from pooled states [..., D]."""
+        x = pooled_xD.astype(jnp.float32)
+        if self.hidden is not None:
+            x = jax.nn.relu(project(x, self.hidden[...]) + self.hidden_bias[...])
+        if self.out is not None:
+            x = project(x, self.out[...])
+        if self.normalise:
+            # The clamp's place keeps the gradient of a zero vector finite.
+            x *= jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+        return x
+
+
+HEADS = {"mlm": MlmHead, "sentence": SentenceHead}
+
+HeadSettings = Mapping[str, Any]  # arguments of a head; "kind" where it is not the head's name
 
 
 class Model(nnx.Module):
     """An encoder and its heads by name; `heads[name]`."""
 
-    def __init__(self, config: EncoderConfig, heads: Sequence[str], *, rngs: nnx.Rngs):
-        if unknown := sorted(set(heads) - set(HEADS)):
+    def __init__(
+        self, config: EncoderConfig, heads: Mapping[str, HeadSettings], *, rngs: nnx.Rngs
+    ):
+        kinds = {name: settings.get("kind", name) for name, settings in heads.items()}
+        if unknown := sorted(set(kinds.values()) - set(HEADS)):
             raise UserError(
                 f"unknown heads {', '.join(unknown)}; there are {', '.join(sorted(HEADS))}."
             )
         self.encoder = Encoder(config, rngs=rngs)
-        self.heads = nnx.Dict({name: HEADS[name](config, rngs) for name in sorted(set(heads))})
+        built = {}
+        for name in sorted(heads):
+            settings = {k: v for k, v in heads[name].items() if k != "kind"}
+            built[name] = HEADS[kinds[name]](config, rngs, **settings)
+        self.heads = nnx.Dict(built)
 
 
-def build_model(config: EncoderConfig, heads: Sequence[str], rngs: nnx.Rngs) -> Model:
+def build_model(
+    config: EncoderConfig, heads: Mapping[str, HeadSettings], rngs: nnx.Rngs
+) -> Model:
     """A freshly initialised model; works under `jax.jit` and `jax.eval_shape`."""
     return Model(config, heads, rngs=rngs)
 

@@ -94,7 +94,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 class Embeddings(nnx.Module):
-    """Token, position and token type tables, summed, normalised and dropped."""
+    """Token, position, token type and language tables, summed, normalised and dropped."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         def table(rows, name):
@@ -106,15 +106,21 @@ class Embeddings(nnx.Module):
         self.tokens = table(config.vocab_size, "vocab")
         self.positions = table(config.position_rows, "positions")
         self.token_types = table(config.token_types, None)
+        self.languages = table(config.languages, None)
         self.norm = Norm(config, rngs) if config.embedding_norm else None
 
-    def __call__(self, tokens_BxL, positions_BxL, token_types_BxL, dropout_keys) -> jax.Array:
+    def __call__(
+        self, tokens_BxL, positions_BxL, token_types_BxL, languages_BxL, dropout_keys
+    ) -> jax.Array:
         """[B, L, D] in the dtype of computation; `positions_BxL` may be [1, L]."""
         # Gathered over the mesh axes of "embed" first: what is looked up would be split along the
         # width, and comes to be split along the batch only by a copy of it all on each device.
         x_BxLxD = constrain(self.tokens[...], ("vocab", None))[tokens_BxL]
         if self.token_types is not None:
             x_BxLxD += self.token_types[...][0 if token_types_BxL is None else token_types_BxL]
+        if self.languages is not None and languages_BxL is not None:
+            own = self.languages[...].at[languages_BxL].get(mode="fill", fill_value=0)
+            x_BxLxD += own
         if self.positions is not None:
             table = constrain(self.positions[...], ("positions", None))
             x_BxLxD += table[positions_BxL + self.config.position_offset]

@@ -7,7 +7,7 @@ Models name the axes of their arrays ("batch", "embed", "mlp", …) and know no 
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -79,3 +79,34 @@ def local_shape(names: Sequence[str | None], shape: Sequence[int]) -> tuple[int,
     if partitioning is None:
         return tuple(shape)
     return partitioning.sharding(names, shape).shard_shape(tuple(shape))
+
+
+def batch_axes() -> tuple[str, ...]:
+    """The mesh axes over which the batch is spread, for collectives inside `per_device`."""
+    partitioning = _active.get()
+    if partitioning is None or partitioning.mesh.size == 1:
+        return ()
+    (axes,) = partitioning.spec(("batch",))
+    return (axes,) if isinstance(axes, str) else axes or ()
+
+
+def per_device(
+    function: Callable, in_names: Sequence[Sequence[str | None]], out_names: Sequence
+) -> Callable:
+    """`function` on each device's parts of its arguments, with collectives written by hand.
+
+    Args:
+      function: of arrays, returning a tuple of arrays; not differentiated through.
+      in_names: logical axis names of each argument.
+      out_names: logical axis names of each result; without "batch", it must be the same everywhere.
+    """
+    if not batch_axes():
+        return function
+    partitioning = _active.get()
+    return jax.shard_map(
+        function,
+        mesh=partitioning.mesh,
+        in_specs=tuple(map(partitioning.spec, in_names)),
+        out_specs=tuple(map(partitioning.spec, out_names)),
+        check_vma=False,
+    )

@@ -1,0 +1,149 @@
+"""What of the training text is left out: bad translations, repetitions, and text of evaluations."""
+
+import dataclasses
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import gin
+import numpy as np
+
+from xl_flax.data.shuffling import Example, Sides
+from xl_flax.errors import UserError
+
+# Added to both lengths before they are compared: 2 and 7 tokens are no bad translation.
+RATIO_SLACK = 5
+_CHUNK = 2**14  # examples whose hashes are looked up together
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """What is dropped from train splits. Other splits stay as they are.
+
+    Examples with an empty side and those that do not fit into a row are dropped in any split.
+    """
+
+    max_ratio: float = 3.0
+    """Of the longest side to the shortest, in tokens; groups beyond it are dropped."""
+    deduplicate: bool = True
+    """Drop groups of which an equal one, on all sides, came before."""
+    exclude: Sequence[str] = ()
+    """Tasks or mixtures: an example, parallel or not, with a text of any of their splits other than
+    "train" is dropped, so that no text of an evaluation is trained on."""
+    exclude_languages: Sequence[str] = ()
+    """Tasks with one of these languages leave every mixture."""
+
+    def __post_init__(self):
+        for name in ("exclude", "exclude_languages"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise UserError(f"Filter.{name} must be a list, as in [{value!r}]")
+            object.__setattr__(self, name, tuple(sorted(set(value))))
+        if self.max_ratio < 1:
+            raise UserError(f"Filter.max_ratio = {self.max_ratio}: must be at least 1")
+
+    def settings(self, split: str, sides: int) -> dict[str, Any]:
+        """What of this changes the examples of a split, for its fingerprint."""
+        if split != "train":
+            return {}
+        found = {"exclude": list(self.exclude)}
+        if sides > 1:
+            found |= {"max_ratio": float(self.max_ratio), "deduplicate": self.deduplicate}
+        return found
+
+
+class Hashes:
+    """A set of 64-bit hashes that takes 8 bytes for each.
+
+    Sorted arrays, each at least twice as long as the next.
+    """
+
+    def __init__(self):
+        self._arrays: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._arrays))
+
+    def has(self, hashes: np.ndarray) -> np.ndarray:
+        """bool[n]: which of uint64[n] are in the set."""
+        found = np.zeros(len(hashes), bool)
+        for array in self._arrays:
+            places = np.searchsorted(array, hashes).clip(max=len(array) - 1)
+            found |= array[places] == hashes
+        return found
+
+    def add(self, hashes: np.ndarray) -> np.ndarray:
+        """Adds uint64[n]; bool[n]: which of them were not in the set and did not come before."""
+        new = np.zeros(len(hashes), bool)
+        new[np.unique(hashes, return_index=True)[1]] = True
+        new &= ~self.has(hashes)
+        array = np.sort(hashes[new])
+        while self._arrays and len(self._arrays[-1]) < 2 * len(array):
+            array = np.sort(np.concatenate([self._arrays.pop(), array]))
+        if len(array):
+            self._arrays.append(array)
+        return new
+
+
+def hash_texts(texts: Iterable[Sides]) -> np.ndarray:
+    """uint64[n]: one hash per text, which may have several sides, in this order."""
+    return np.array([_hash(sides) for sides in texts], np.uint64)
+
+
+def _hash(sides: Sides) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for side in sides:
+        digest.update(len(side).to_bytes(4, "little"))
+        digest.update(side.astype("<i4").tobytes())
+    return int.from_bytes(digest.digest(), "little")
+
+
+def hash_sides(examples: Iterable[Sides], hashes: Hashes) -> None:
+    """Adds the hashes of all sides, each by itself: what `filtered` leaves out."""
+    sides = ((side,) for example in examples for side in example if len(side))
+    while chunk := list(itertools.islice(sides, _CHUNK)):
+        hashes.add(hash_texts(chunk))
+
+
+def filtered(
+    examples: Iterable[Example], rules: Filter, excluded: Hashes, dropped: Counter[str]
+) -> Iterator[Example]:
+    """Yields the examples that are trained on, in their order.
+
+    Args:
+      examples: of a train split.
+      rules: which of them to drop.
+      excluded: hashes of the texts that `rules.exclude` names.
+      dropped: counts the others by the reason; the first that holds counts.
+    """
+    seen, examples = Hashes(), iter(examples)
+    while chunk := list(itertools.islice(examples, _CHUNK)):
+        count = len(chunk[0][1])
+        if count > 1:
+            fine = [_ratio(sides) <= rules.max_ratio for _, sides in chunk]
+            chunk = _keep(chunk, fine, dropped, "length ratio")
+        if len(excluded):
+            hashes = hash_texts((side,) for _, sides in chunk for side in sides)
+            known = excluded.has(hashes).reshape(len(chunk), count).any(axis=1)
+            chunk = _keep(chunk, ~known, dropped, "excluded")
+        if rules.deduplicate and count > 1:
+            new = seen.add(hash_texts(sides for _, sides in chunk))
+            chunk = _keep(chunk, new, dropped, "duplicate")
+        yield from chunk
+
+
+def _ratio(sides: Sides) -> float:
+    sizes = [len(side) for side in sides]
+    return (max(sizes) + RATIO_SLACK) / (min(sizes) + RATIO_SLACK)
+
+
+def _keep(
+    chunk: list[Example], keep: Sequence[bool], dropped: Counter[str], reason: str
+) -> list[Example]:
+    kept = list(itertools.compress(chunk, keep))
+    if len(kept) < len(chunk):
+        dropped[reason] += len(chunk) - len(kept)
+    return kept

@@ -1,0 +1,71 @@
+"""What is wrong with a task, said so that its user can mend it."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from xl_flax.data.shuffling import Sides
+from xl_flax.data.text_files import broken_lines
+from xl_flax.errors import UserError
+
+
+def explain(error: Exception, task: str, split: str, files: Callable[[], Sequence[str]]) -> str:
+    """One line that names task, split and culprit. TensorFlow's errors are known by their names.
+
+    Args:
+      error: raised by Python code of the task, or by TensorFlow.
+      task: its name.
+      split: that was read.
+      files: gives those of the split.
+    """
+    name = f"task {task!r}, split {split!r}"
+    text, kind = str(error), type(error).__name__
+    user_error = re.search(r"UserError: (.*)", text)
+    if user_error:  # raised by Python code that TensorFlow called
+        return f"{name}: {user_error[1]}"
+    if isinstance(error, UnicodeDecodeError) or "Invalid formatting on input string" in text:
+        place = next((p for file in files() for p in broken_lines(file)), None)
+        return (
+            f"{name}: the text is not valid UTF-8{f', {place}' if place else ''}: "
+            "convert it (iconv -f ... -t UTF-8) or remove the line"
+        )
+    if kind == "NotFoundError" or "No file is found" in text:
+        return f"{name}: a data file is missing: {_first_line(text)}"
+    if kind == "DataLossError":
+        return f"{name}: a data file is truncated or damaged: {_first_line(text)}"
+    return f"{name}: {_first_line(text)}"
+
+
+def _first_line(text: str) -> str:
+    text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]( name:)?", "", text)
+    return next((line.strip() for line in text.splitlines() if line.strip()), "unknown error")
+
+
+def check_languages(
+    name: str,
+    languages: tuple[str, ...],
+    texts: Sequence[Sides],
+    found: Sequence[tuple[str, ...]],
+) -> None:
+    """Raises UserError unless all examples have the same languages, and a text in each.
+
+    Args:
+      name: of the task and split.
+      languages: of the first example.
+      texts: of some examples.
+      found: the languages of these examples.
+    """
+    if other := set(found) - {languages}:
+        raise UserError(
+            f"{name} has examples in {'-'.join(languages)!r} and in {'-'.join(other.pop())!r}: "
+            "make one task for each and name them in a mixture"
+        )
+    if len(set(languages)) < len(languages):
+        raise UserError(
+            f"{name} has the languages {', '.join(languages)}: a sentence and its translations "
+            "need a language each"
+        )
+    if wrong := {len(sides) for sides in texts} - {len(languages)}:
+        raise UserError(
+            f"{name} has examples of {wrong.pop()} texts and {len(languages)} languages "
+            f"({', '.join(languages)}): 'tokens' and 'language' need equally many sides"
+        )

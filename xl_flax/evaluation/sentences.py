@@ -1,0 +1,186 @@
+"""What evaluations of sentence embeddings share: which sentences, and how they are embedded."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+import gin
+import numpy as np
+from flax import nnx
+
+from xl_flax.checkpoints.description import Description
+from xl_flax.data.prepare import Need
+from xl_flax.errors import UserError
+from xl_flax.evaluation.context import Context
+from xl_flax.evaluation.embed import Encoding, embed, make_pool
+from xl_flax.evaluation.results import Result, signature
+from xl_flax.models.heads import HEADS, Model
+from xl_flax.models.pooling import Pooling
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceEvaluation:
+    """An evaluation on mixtures of which example i of every task is the same sentence."""
+
+    mixture: str | Sequence[str] = gin.REQUIRED  # its name, or several (one per pair: Tatoeba)
+    split: str = "test"
+    layers: str | Sequence[int] = "all"  # 0 = embeddings, i = after layer i, -1 = last; or "all"
+    pooling: Pooling = "mean"  # without special tokens; or "cls"
+    head: str | None = None  # a trained sentence head, with its own layer and pooling
+    center: bool = False  # subtract each language's mean first (Libovický et al. 2020)
+    length: int = 128  # longest input, special tokens included; longer ones are cut, and counted
+
+    @property
+    def needs(self) -> list[Need]:
+        """What must be cached."""
+        names = [self.mixture] if isinstance(self.mixture, str) else self.mixture
+        return [Need(name, self.split, self.length) for name in names]
+
+    def encoding(self, description: Description) -> Encoding:
+        """Layers, pooling and head, checked against the model.
+
+        Raises:
+          UserError: the model has no such layer or head, or there is no such pooling.
+        """
+        name = f"{type(self).__name__}."
+        if self.head is not None:
+            return self._head_encoding(name, description)
+        if self.pooling not in get_args(Pooling):
+            raise UserError(f"{name}pooling = {self.pooling!r}: choose 'mean' or 'cls'")
+        last = description.encoder.num_layers
+        if self.layers == "all":
+            return Encoding(tuple(range(last + 1)), self.pooling)
+        wrong = isinstance(self.layers, str) or [
+            i for i in self.layers if not isinstance(i, int) or not -last - 1 <= i <= last
+        ]
+        if wrong or not self.layers:
+            raise UserError(
+                f"{name}layers = {self.layers!r}: give a list of layers from 0 (embeddings) to "
+                f'{last}, or "all"'
+            )
+        return Encoding(tuple(sorted({i % (last + 1) for i in self.layers})), self.pooling)
+
+    def vectors(
+        self, model: Model, description: Description, context: Context
+    ) -> Iterator[tuple[Need, int, dict[str, np.ndarray]]]:
+        """Yields (mixture, layer, language -> float32[N, D]), all layers of one mixture in turn.
+
+        Raises:
+          UserError: the tasks are not aligned, or embeddings are not finite.
+        """
+        encoding, length = self.encoding(description), self._length(description)
+        graph, state = nnx.split(model)
+        params = nnx.to_pure_dict(state)
+        pool = context.once(
+            ("pool", graph, encoding), lambda: make_pool(graph, encoding, context.partitioning)
+        )
+        for need in self.needs:
+            examples = context.aligned(*need)
+            self._tell(need, examples, length)
+            embedded = embed(
+                pool,
+                params,
+                list(itertools.chain.from_iterable(examples.values())),
+                context.vocabulary.special,
+                length,
+                context.partitioning,
+                f"encoding {need.mixture}",
+            )
+            parts = np.split(embedded, len(examples), axis=1)
+            for i, layer in enumerate(encoding.layers):
+                vectors = {name: part[i] for name, part in zip(examples, parts, strict=True)}
+                check_finite(vectors, f"{need.mixture}, layer {layer}, step {description.step}")
+                yield need, layer, vectors
+
+    def result_maker(
+        self,
+        task: str,
+        needs: Sequence[Need],
+        layer: int,
+        description: Description,
+        context: Context,
+        **how: Any,
+    ) -> functools.partial:
+        """`Result` with all but its number; `how` is what else the signature says."""
+        examples = [context.aligned(*need) for need in needs]
+        pooling = self.encoding(description).pooling
+        sign = signature(
+            task,
+            data=_name(needs),
+            languages=len({language for e in examples for language in e}),
+            n=sum(len(next(iter(e.values()))) for e in examples),
+            layer=layer,
+            pooling=pooling,
+            head=self.head or "none",
+            center="language_mean" if self.center else "none",
+            **how,
+            length=self._length(description),
+        )
+        return functools.partial(
+            Result,
+            task=task,
+            data=_name(needs),
+            signature=sign,
+            layer=layer,
+            pooling=pooling,
+            head=self.head,
+        )
+
+    def _head_encoding(self, name: str, description: Description) -> Encoding:
+        kinds = {key: value.get("kind", key) for key, value in description.heads.items()}
+        if kinds.get(self.head) != "sentence":
+            found = ", ".join(key for key, kind in kinds.items() if kind == "sentence") or "none"
+            raise UserError(
+                f"{name}head = {self.head!r}: the checkpoint has no such sentence head; it has "
+                f"{found}"
+            )
+        settings = {k: v for k, v in description.heads[self.head].items() if k != "kind"}
+        build = lambda: HEADS["sentence"](description.encoder, nnx.Rngs(0), **settings)  # noqa: E731
+        head = nnx.eval_shape(build)
+        return Encoding((head.layer,), head.pooling, self.head)
+
+    def _length(self, description: Description) -> int:
+        return min(self.length, description.encoder.max_positions)
+
+    def _tell(self, need: Need, examples: dict[str, list[np.ndarray]], length: int) -> None:
+        sizes = {language: np.array([len(s) for s in e]) for language, e in examples.items()}
+        for what, count in (
+            (f"sentences longer than {length} tokens were cut", lambda s: (s > length - 2).sum()),
+            ("sentences are empty and can be found by chance only", lambda s: (s == 0).sum()),
+        ):
+            counts = {language: int(count(s)) for language, s in sizes.items()}
+            if total := sum(counts.values()):
+                listed = ", ".join(f"{language} {n}" for language, n in counts.items() if n)
+                share = total / sum(map(len, sizes.values()))
+                print(f"{need.mixture}: {total:,} {what} ({share:.1%}: {listed})")
+
+
+def _name(needs: Sequence[Need]) -> str:
+    """mixture/split; of several mixtures the first, how many more, and a digest of all names."""
+    name = needs[0].mixture
+    if len(needs) > 1:
+        digest = hashlib.sha256("\n".join(need.mixture for need in needs).encode()).hexdigest()
+        name += f"+{len(needs) - 1}#{digest[:6]}"
+    return f"{name}/{needs[0].split}"
+
+
+def centred(x_NxD: np.ndarray) -> np.ndarray:
+    """Without their mean, so that what is common to a language falls away.
+
+    Libovický, Rosa and Fraser, 2020 (arXiv:2004.05160).
+    """
+    return x_NxD - x_NxD.mean(axis=0)
+
+
+def check_finite(vectors: dict[str, Any], where: str) -> None:
+    """Raises UserError if embeddings have NaN or infinite values."""
+    for language, x_NxD in vectors.items():
+        bad = int((~np.isfinite(x_NxD).all(axis=1)).sum())
+        if bad:
+            raise UserError(
+                f"{where}: {bad:,} of {len(x_NxD):,} embeddings of {language!r} are NaN or "
+                "infinite; evaluate an earlier checkpoint, and train with a lower learning rate"
+            )
