@@ -38,7 +38,9 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0}
 @functools.cache
 def make(config):
     """(graph, parameters), random everywhere; the model's own init takes seconds to compile."""
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: build_model(config, {"mlm": {}}, nnx.Rngs(0))))
+    graph, abstract = nnx.split(
+        nnx.eval_shape(lambda: build_model(config, {"mlm": {}}, nnx.Rngs(0)))
+    )
     rng = np.random.default_rng(0)
     return graph, jax.tree.map(
         lambda leaf: jnp.asarray(rng.normal(0.1, 0.2, leaf.shape), jnp.float32), abstract

@@ -142,7 +142,9 @@ def convert(model, weights):
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request):
     theirs, config = family(request.param)
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: build_model(config, {"mlm": {}}, nnx.Rngs(0))))
+    graph, abstract = nnx.split(
+        nnx.eval_shape(lambda: build_model(config, {"mlm": {}}, nnx.Rngs(0)))
+    )
     model = nnx.merge(graph, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan), abstract))
     weights = {k: v.numpy() for k, v in theirs.state_dict().items()}
     convert(model, weights)

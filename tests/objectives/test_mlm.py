@@ -76,7 +76,7 @@ def evaluate(model, batch, partitioning=None, gradient=True, train=True, rate=RA
     """((loss, sums), gradients), or (loss, sums)."""
     graph, params = model
     mlm = objective(**settings)
-    constants = mlm.bind(VOCABULARY, STREAM)
+    constants = mlm.bind(VOCABULARY, STREAM, STREAM.languages)
 
     def loss(params, batch, key, constants):
         with contextlib.nullcontext() if partitioning is None else partitioning.activate():
@@ -112,7 +112,7 @@ def test_sums_agree_with_each_other(whole, batch):
 def test_parts_of_a_batch_add_up(whole, model, batch):
     graph, params = model
     mlm = objective()
-    constants = mlm.bind(VOCABULARY, STREAM)
+    constants = mlm.bind(VOCABULARY, STREAM, STREAM.languages)
 
     @jax.jit
     def step(params, batch):
@@ -184,11 +184,11 @@ def test_options_change_the_loss(whole, model, batch, settings):
 
 
 def test_random_tokens_of_a_language_are_its_own_without_specials():
-    constants = objective(same_language_random=True).bind(VOCABULARY, STREAM)
+    constants = objective(same_language_random=True).bind(VOCABULARY, STREAM, STREAM.languages)
     ids, ranges = constants["random_ids"], constants["random_ranges"]
     parts = [ids[begin:end].tolist() for begin, end in ranges]
     assert parts == [[10, 11], [20, 21, 22], [30]]
-    everything = objective().bind(VOCABULARY, STREAM)
+    everything = objective().bind(VOCABULARY, STREAM, STREAM.languages)
     assert everything["random_ids"].tolist() == list(range(5, VOCAB))
     assert everything["random_ranges"].tolist() == [[0, VOCAB - 5]] * 3
 
@@ -198,7 +198,7 @@ def test_a_language_without_tokens_is_named():
         languages=("de", "yo"), unigrams=lambda: {"de": ([7], [1]), "yo": ([1], [1])}
     )
     with pytest.raises(UserError, match="'yo'"):
-        objective(same_language_random=True).bind(VOCABULARY, stream)
+        objective(same_language_random=True).bind(VOCABULARY, stream, stream.languages)
 
 
 def test_rate_follows_phases_of_rows():

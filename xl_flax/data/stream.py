@@ -9,6 +9,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gin
 import grain
@@ -56,6 +57,15 @@ class Rows:
                 f"Rows.mixture has phases at rows {firsts}: they must begin at 0 and ascend"
             )
         return phases
+
+    def description(self) -> dict[str, Any]:
+        """What a run may not change when it goes on, as JSON can hold it."""
+        return {
+            "mixture": [list(phase) for phase in self.phases],
+            "split": self.split,
+            "max_epochs": self.max_epochs,
+            "length": self.length,
+        }
 
     @property
     def needs(self) -> list[Need]:

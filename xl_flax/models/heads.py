@@ -121,9 +121,7 @@ HeadSettings = Mapping[str, Any]  # arguments of a head; "kind" where it is not 
 class Model(nnx.Module):
     """An encoder and its heads by name; `heads[name]`."""
 
-    def __init__(
-        self, config: EncoderConfig, heads: Mapping[str, HeadSettings], *, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: EncoderConfig, heads: Mapping[str, HeadSettings], *, rngs: nnx.Rngs):
         kinds = {name: settings.get("kind", name) for name, settings in heads.items()}
         if unknown := sorted(set(kinds.values()) - set(HEADS)):
             raise UserError(
@@ -137,9 +135,7 @@ class Model(nnx.Module):
         self.heads = nnx.Dict(built)
 
 
-def build_model(
-    config: EncoderConfig, heads: Mapping[str, HeadSettings], rngs: nnx.Rngs
-) -> Model:
+def build_model(config: EncoderConfig, heads: Mapping[str, HeadSettings], rngs: nnx.Rngs) -> Model:
     """A freshly initialised model; works under `jax.jit` and `jax.eval_shape`."""
     return Model(config, heads, rngs=rngs)
 

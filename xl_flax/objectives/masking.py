@@ -87,12 +87,12 @@ def corrupt(
     mask: float,
     random: float,
     random_ids: jax.Array,
-    random_range: jax.Array,
+    random_ranges_Kx2: jax.Array,
 ) -> jax.Array:
     """Replaces the tokens at `positions_K` (Devlin et al. 2019, BERT, §3.1).
 
     Each becomes the mask token with probability `mask`, with probability `random` a token drawn
-    uniformly from `random_ids[random_range[0]:random_range[1]]`, and otherwise stays as it is.
+    uniformly from its part of `random_ids`, and otherwise stays as it is.
 
     Args:
       key: the row's key, another than that of `select_slots`.
@@ -102,16 +102,14 @@ def corrupt(
       mask: share replaced by it.
       random: share replaced by random tokens.
       random_ids: int32, ids to draw from, all languages' behind each other.
-      random_range: int32[2], where this row's language stands in them.
+      random_ranges_Kx2: int32, where each token's language begins and ends in them.
 
     Returns:
       int32[L].
     """
     what_key, which_key = jax.random.split(key)
     what_K = jax.random.uniform(what_key, positions_K.shape)
-    drawn_K = random_ids[
-        jax.random.randint(which_key, positions_K.shape, random_range[0], random_range[1])
-    ]
+    drawn_K = random_ids[jax.random.randint(which_key, positions_K.shape, *random_ranges_Kx2.T)]
     old_K = tokens_L.at[positions_K].get(mode="clip")
     new_K = jnp.where(what_K < mask, mask_id, jnp.where(what_K < mask + random, drawn_K, old_K))
     return tokens_L.at[positions_K].set(new_K.astype(tokens_L.dtype), mode="drop")

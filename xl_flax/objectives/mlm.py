@@ -16,6 +16,7 @@ from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model, token_table
 from xl_flax.objectives.cross_entropy import chunk_size, linear_cross_entropy
+from xl_flax.objectives.languages import language_rows, language_sums
 from xl_flax.objectives.masking import corrupt, select_slots, slot_count
 from xl_flax.parallel.rules import constrain, local_shape
 
@@ -45,7 +46,7 @@ class MaskedLM:
     weight: float = 1.0  # of this loss beside other objectives'
     name: str = "mlm"
 
-    heads = ("mlm",)
+    heads = {"mlm": {}}  # noqa: RUF012
 
     def __post_init__(self):
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
@@ -85,10 +86,7 @@ class MaskedLM:
         """What a run may not change when it goes on, as JSON can hold it."""
         return {
             "kind": "MaskedLM",
-            "mixture": [list(phase) for phase in self.rows.phases],
-            "split": self.rows.split,
-            "max_epochs": self.rows.max_epochs,
-            "length": self.rows.length,
+            **self.rows.description(),
             "rate": [list(phase) for phase in self.phases],
             "mask": self.mask,
             "random": self.random,
@@ -97,22 +95,35 @@ class MaskedLM:
             "weight": self.weight,
         }
 
-    def bind(self, vocabulary: Vocabulary, stream: Stream) -> dict[str, np.ndarray]:
+    def check_rows(self, stream: Stream) -> None:
+        """Raises UserError if rows hold translations: an MLM-only run must not see any aligned."""
+        if stream.sides > 1:
+            raise UserError(
+                f"objective {self.name!r} reads text of one language at a time, but "
+                f"{', '.join(stream.tasks[:3])} hold translations; train on them with "
+                "TranslationLM, or name a mixture of single languages"
+            )
+
+    def bind(
+        self, vocabulary: Vocabulary, stream: Stream, languages: Sequence[str]
+    ) -> dict[str, np.ndarray]:
         """The tables that `loss` reads besides the batch.
 
         Args:
           vocabulary: of the run.
           stream: or another source of rows; its languages are those of the sums, and with
             `same_language_random` its `unigrams` say which tokens each has.
+          languages: of the run, in the order of the encoder's language table.
 
         Returns:
           special bool[V]; mask_id int32[]; random_ids int32[n] and random_ranges
-          int32[languages, 2], the part of `random_ids` for each language; word_starts bool[V] with
-          `whole_words`.
+          int32[languages, 2], the part of `random_ids` for each language; languages int32, their
+          rows in the language table; word_starts bool[V] with `whole_words`.
 
         Raises:
-          UserError: a language without a token to draw.
+          UserError: rows of the wrong kind, or a language without a token to draw.
         """
+        self.check_rows(stream)
         special = np.asarray(vocabulary.special_mask())
         if self.same_language_random:
             unigrams = stream.unigrams()
@@ -134,10 +145,18 @@ class MaskedLM:
             "mask_id": np.int32(vocabulary.special.mask),
             "random_ids": np.concatenate(ids).astype(np.int32),
             "random_ranges": ranges.astype(np.int32),
+            "languages": language_rows(stream.languages, languages),
         }
         if self.whole_words:
             constants["word_starts"] = np.asarray(vocabulary.word_starts())
         return constants
+
+    def arrange(
+        self, batch: dict[str, jax.Array], keys_B: jax.Array, constants: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """The rows as the encoder reads them; "language" int32, broadcastable to [B, L]."""
+        del keys_B, constants
+        return batch | {"language": batch["language"][:, None]}
 
     def loss(
         self,
@@ -168,15 +187,17 @@ class MaskedLM:
           (real ones, special tokens included), positions (B · L); language_loss, language_count
           and language_correct, [languages].
         """
+        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"])
+        batch = self.arrange(batch, keys_B, constants)
         tokens_BxL, segments_BxL = batch["tokens"], batch["segment_ids"]
         size, length = tokens_BxL.shape
         slots = self.slots(length, rate)
-        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"])
+        language_BxL = jnp.broadcast_to(batch["language"], (size, length))
 
         def site(i: int) -> jax.Array:
             return jax.vmap(jax.random.fold_in, (0, None))(keys_B, i)
 
-        def mask_row(mask_key, corrupt_key, tokens_L, segments_L, language):
+        def mask_row(mask_key, corrupt_key, tokens_L, segments_L, language_L):
             chosen = select_slots(
                 mask_key,
                 tokens_L,
@@ -186,6 +207,7 @@ class MaskedLM:
                 slots,
                 constants["word_starts"] if self.whole_words else None,
             )
+            at_K = jnp.minimum(chosen.positions_K, length - 1)
             corrupted_L = corrupt(
                 corrupt_key,
                 tokens_L,
@@ -194,17 +216,18 @@ class MaskedLM:
                 self.mask,
                 self.random,
                 constants["random_ids"],
-                constants["random_ranges"][language],
+                constants["random_ranges"][language_L[at_K]],
             )
             return chosen, corrupted_L
 
         chosen, corrupted_BxL = jax.vmap(mask_row)(
-            site(MASK_SITE), site(CORRUPT_SITE), tokens_BxL, segments_BxL, batch["language"]
+            site(MASK_SITE), site(CORRUPT_SITE), tokens_BxL, segments_BxL, language_BxL
         )
         hidden_BxLxD = model.encoder(
             corrupted_BxL,
             segment_ids=segments_BxL,
             positions=batch["positions"],
+            languages=constants["languages"][language_BxL],
             dropout_keys=site(DROPOUT_SITE) if train else None,
         )
         # Only the slots meet the head. Empty ones read the row's last token and weigh nothing.
@@ -227,11 +250,6 @@ class MaskedLM:
             groups=size // local_rows,
         )
 
-        languages = constants["random_ranges"].shape[0]
-
-        def by_language(x_BxK: jax.Array) -> jax.Array:
-            return jnp.zeros(languages).at[batch["language"]].add(x_BxK.sum(axis=1))
-
         count_BxK = chosen.filled_K.astype(jnp.float32)
         sums = {
             "loss": result.total,
@@ -241,8 +259,12 @@ class MaskedLM:
             "overflow": chosen.overflow.sum().astype(jnp.float32),
             "tokens": jnp.sum(segments_BxL != 0, dtype=jnp.float32),
             "positions": jnp.float32(size * length),
-            "language_loss": by_language(result.loss_BxK),
-            "language_count": by_language(count_BxK),
-            "language_correct": by_language(result.correct_BxK),
+            **language_sums(
+                len(constants["languages"]),
+                jnp.take_along_axis(language_BxL, at_BxK, axis=1),
+                loss=result.loss_BxK,
+                count=count_BxK,
+                correct=result.correct_BxK,
+            ),
         }
         return result.total, sums

@@ -14,7 +14,7 @@ from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.data.batches import Prefetcher, global_batch
 from xl_flax.data.prepare import Need, prepare
-from xl_flax.data.stream import open_stream
+from xl_flax.data.stream import Stream, open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import build_model
@@ -52,7 +52,8 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     objectives = {o.name: o for o in config.objectives}
     _check(config)
     for name, objective in objectives.items():
-        check_batch(name, objective.batch_size, config.accumulate, partitioning)
+        parts = config.accumulate * getattr(objective, "microbatches", 1)
+        check_batch(name, objective.batch_size, parts, partitioning)
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
     needs = [need for o in objectives.values() for need in o.rows.needs]
@@ -65,7 +66,8 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     }
 
     # ---- Model, optimizer, step.
-    heads = sorted({h for o in objectives.values() for h in o.heads})
+    heads = _heads(objectives)
+    languages = _languages(streams, config)
 
     def build() -> nnx.Module:
         return build_model(config.encoder, heads, nnx.Rngs(config.seed))
@@ -84,7 +86,8 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
         config.accumulate,
         config.optimizer.clip_norm,
     )
-    constants = {n: o.bind(vocabulary, streams[n]) for n, o in objectives.items()}
+    constants = {n: o.bind(vocabulary, streams[n], languages) for n, o in objectives.items()}
+    carry = state_lib.carry(objectives, constants)
     constants = jax.device_put(constants, partitioning.sharding(()))
     key = jax.random.key(config.seed)
     held_out = make_held_out(config, abstract.graph, partitioning, vocabulary)
@@ -95,7 +98,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     # ---- What is there already: nothing, or this very run.
     description = Description(
         encoder=config.encoder,
-        heads=tuple(heads),
+        heads=heads,
         vocabulary=vocabulary.fingerprint,
         languages={n: tuple(s.languages) for n, s in streams.items()},
         objectives={n: o.description() for n, o in objectives.items()},
@@ -107,7 +110,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
         left = max(config.steps - progress.step, 0)
         rows = progress.rows[name] + left * objectives[name].batch_size
         say(f"\n{name}: {rows:,} rows of {stream.length} tokens from\n{stream.table(rows)}")
-    layout = state_lib.layout(abstract, optimizer, partitioning)
+    layout = state_lib.layout(abstract, optimizer, partitioning, carry)
     if dry_run:
         sharding = partitioning.sharding(("batch",))
         batches = {
@@ -132,7 +135,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
         if config.init_from:
             params, message = state_lib.init_from(params, config.init_from, description)
             say(message)
-        state = state_lib.fresh(params, optimizer, layout)
+        state = state_lib.fresh(params, optimizer, layout, carry)
     if main_process:
         _write(config.model_dir, "config.gin", gin.config_str())
         _write(config.model_dir, "model-info.txt", info + "\n")
@@ -140,7 +143,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
 
     # ---- Train.
     files = {VOCABULARY_FILE: _read(vocabulary.path)}
-    languages = {n: s.languages for n, s in streams.items()}
+    names = {n: s.languages for n, s in streams.items()}
     logger = Logger(config.model_dir, progress.step if resumed else -1, main_process)
     window = Window(progress.window)
     speed = Speed(config.encoder, config.objectives)
@@ -163,7 +166,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
                 "OptimizerConfig.learning_rate or lengthen its warm-up, and start again"
             )
         if step % config.log_every == 0 or step == config.steps:
-            values = window.means(languages) | speed.values()
+            values = window.means(names) | speed.values()
             logger.write(step, values)
             eta = (config.steps - step) * speed.seconds_per_step
             say(console_line(step, config.steps, values, eta), flush=True)
@@ -244,12 +247,36 @@ def _check(config: TrainConfig) -> None:
         raise UserError(
             f"TrainConfig.objectives are named {names}: give at least one, each its own name"
         )
+    if config.held_out and not any("mlm" in o.heads for o in config.objectives):
+        raise UserError(
+            "TrainConfig.held_out measures a masked-token loss, but no objective trains an MLM head"
+        )
     for objective in config.objectives:
         if objective.rows.length > config.encoder.max_positions:
             raise UserError(
                 f"objective {objective.name!r}: rows of {objective.rows.length} tokens are longer "
                 f"than EncoderConfig.max_positions={config.encoder.max_positions}"
             )
+
+
+def _heads(objectives: Mapping[str, Any]) -> dict[str, Any]:
+    heads = {name: settings for o in objectives.values() for name, settings in o.heads.items()}
+    for name, objective in objectives.items():
+        for head, settings in objective.heads.items():
+            if heads[head] != settings:
+                raise UserError(f"objective {name!r} and another one want different heads {head!r}")
+    return heads
+
+
+def _languages(streams: Mapping[str, Stream], config: TrainConfig) -> list[str]:
+    languages = sorted({language for s in streams.values() for language in s.languages})
+    if config.encoder.languages not in (0, len(languages)):
+        raise UserError(
+            f"EncoderConfig.languages = {config.encoder.languages}, but the objectives read "
+            f"{len(languages)} languages ({', '.join(languages)}); set it to {len(languages)}, or "
+            "to 0 for an encoder without language embeddings"
+        )
+    return languages
 
 
 def _check_vocabulary(vocabulary: Vocabulary, config: TrainConfig) -> None:

@@ -1,5 +1,6 @@
 """The state of a run before its first step: fresh, from another checkpoint, or resumed."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,43 +25,68 @@ from xl_flax.training.step import TrainState
 # Parameters with a row per piece of the vocabulary.
 TOKEN_TABLES = ("encoder/embeddings/tokens", "heads/mlm/table", "heads/mlm/bias")
 
+QUEUES = ("queue", "filled")  # what objectives carry with a place for each row of a batch
 
-def fresh(params: Any, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
-    """The state of step 0; the optimizer's arrays are made in the layout they are to have."""
-    shardings = jax.tree.map(lambda s: s.sharding, layout.optimizer)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
+
+def fresh(
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    layout: TrainState,
+    carry: Callable[[Any], dict[str, Any]] = lambda params: {},
+) -> TrainState:
+    """The state of step 0; its arrays are made in the layout they are to have."""
+    shardings = jax.tree.map(lambda s: s.sharding, (layout.optimizer, layout.carried))
+    make = lambda params: (optimizer.init(params), carry(params))  # noqa: E731
+    opt_state, carried = jax.jit(make, out_shardings=shardings)(params)
     # Distinct buffers: the step donates them.
     zero = lambda like: jax.device_put(jnp.zeros((), jnp.int32), like.sharding)  # noqa: E731
     return TrainState(
         params,
         opt_state,
+        carried,
         updates=zero(layout.updates),
         skipped=zero(layout.skipped),
         bad_streak=zero(layout.bad_streak),
     )
 
 
+def carry(objectives: Mapping[str, Any], constants: Mapping[str, Any]) -> Callable:
+    """A function from parameters to what the objectives hand on from step to step, by name."""
+    having = {name: o for name, o in objectives.items() if hasattr(o, "carry")}
+    return lambda params: {n: o.carry(params, constants[n]) for n, o in having.items()}
+
+
 def layout(
-    abstract: Abstract, optimizer: optax.GradientTransformation, partitioning: Partitioning
+    abstract: Abstract,
+    optimizer: optax.GradientTransformation,
+    partitioning: Partitioning,
+    carry: Callable[[Any], dict[str, Any]] = lambda params: {},
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the whole state; the optimizer's follow the parameters'."""
+    """Shapes, dtypes and shardings of the whole state.
+
+    The optimizer's moments and the copies of parameters that objectives carry lie as the parameters
+    do, a queue as the batch, everything else on each device.
+    """
     params = abstract.layout(partitioning)
     whole = partitioning.sharding(())
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    # A moment's path ends with that of its parameter.
     like = dict(params_lib.flat(params))
+    heads = {n.split("/", 2)[2]: s for n, s in like.items() if n.startswith("heads/")}
 
     def lay_out(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
+        # The path of a moment or a copy ends with that of its parameter, or of a head's own.
         parts = path.split("/")
-        names = ("/".join(parts[i:]) for i in range(len(parts)))
-        name = next((n for n in names if n in like and like[n].shape == leaf.shape), None)
-        sharding = like[name].sharding if name else whole
+        names = ["/".join(parts[i:]) for i in range(len(parts))]
+        found = (table.get(name) for name in names for table in (like, heads))
+        sharding = next((s.sharding for s in found if s and s.shape == leaf.shape), whole)
+        if parts[-1] in QUEUES:
+            sharding = partitioning.sharding(("batch",), leaf.shape)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    shapes = jax.eval_shape(optimizer.init, params)
+    shapes = jax.eval_shape(lambda params: (optimizer.init(params), carry(params)), params)
     leaves = [lay_out(path, leaf) for path, leaf in params_lib.flat(shapes)]
-    opt_state = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-    return TrainState(params, opt_state, updates=scalar, skipped=scalar, bad_streak=scalar)
+    opt_state, carried = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    return TrainState(params, opt_state, carried, updates=scalar, skipped=scalar, bad_streak=scalar)
 
 
 def progress_there(model_dir: str, description: Description, seed: int) -> Progress | None:
@@ -95,6 +121,7 @@ def pack(state: TrainState) -> dict[str, Any]:
     """What is saved beside the parameters."""
     return {
         "optimizer": state.optimizer,
+        "carried": state.carried,
         "updates": state.updates,
         "skipped": state.skipped,
         "bad_streak": state.bad_streak,

@@ -1,0 +1,88 @@
+"""What the contrastive objectives share: sentence vectors of packed rows, and what may be compared.
+
+Shapes: Rows, Length, C groups per row, K sides of a group (translations of one another), N = R · C
+groups, W width of a vector.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from xl_flax.data.stream import Stream
+from xl_flax.errors import UserError
+from xl_flax.models.heads import Model
+from xl_flax.models.pooling import pool
+
+
+def check_parallel(name: str, stream: Stream, sides: int | None = None) -> None:
+    """Raises UserError unless rows hold translations (of exactly `sides` sides)."""
+    if stream.sides < 2 or (sides and stream.sides != sides):
+        found = "text of one language" if stream.sides == 1 else f"groups of {stream.sides} sides"
+        raise UserError(
+            f"objective {name!r} needs a mixture of parallel tasks with "
+            f"{sides or 'two or more'} sides, but {', '.join(stream.tasks[:3])} "
+            f"{'holds' if len(stream.tasks) == 1 else 'hold'} {found}"
+        )
+
+
+def check_candidates(name: str, batch_size: int, stream: Stream) -> None:
+    """Raises UserError if a batch has no room for a second group to compare with."""
+    if batch_size * stream.groups < 2:
+        raise UserError(
+            f"objective {name!r}: a batch of {batch_size} row with at most {stream.groups} group "
+            "has no negatives; raise batch_size or Rows.length"
+        )
+
+
+def encode(
+    model: Model,
+    head: str,
+    batch: dict[str, jax.Array],
+    sentences: int,
+    languages: jax.Array,
+    dropout_keys: jax.Array | None,
+) -> jax.Array:
+    """The vectors float32[R, sentences, W] that a sentence head makes of packed rows.
+
+    Args:
+      model: with the head.
+      head: its name.
+      batch: tokens, segment_ids, positions int32[R, L]; language int32[R, K].
+      sentences: most segments of a row, C · K.
+      languages: int32, row of the encoder's language table for each language of the stream.
+      dropout_keys: key array [R], or None.
+    """
+    module = model.heads[head]
+    hidden_RxLxD = model.encoder(
+        batch["tokens"],
+        segment_ids=batch["segment_ids"],
+        positions=batch["positions"],
+        languages=languages[token_languages(batch["segment_ids"], batch["language"])],
+        dropout_keys=dropout_keys,
+        layer=module.layer,
+    )
+    return module(pool(hidden_RxLxD, batch["segment_ids"], sentences, module.pooling))
+
+
+def token_languages(segment_ids_RxL: jax.Array, language_RxK: jax.Array) -> jax.Array:
+    """Each token's language, int32[R, L]: segments take turns among the sides."""
+    side_RxL = (segment_ids_RxL - 1) % language_RxK.shape[1]
+    return jnp.take_along_axis(language_RxK, side_RxL, axis=1)
+
+
+def valid_groups(segment_ids_RxL: jax.Array, groups: int, sides: int) -> jax.Array:
+    """Which of a row's C places hold a group, bool[N]."""
+    count_R = segment_ids_RxL.max(axis=1) // sides
+    return (jnp.arange(groups) < count_R[:, None]).reshape(-1)
+
+
+def text_keys(batch: dict[str, jax.Array], groups: int, sides: int) -> jax.Array:
+    """A hash of each sentence's tokens, int32[N, K]: equal texts are no negatives of each other."""
+    segments_RxL = batch["segment_ids"]
+    mixed_RxL = batch["tokens"].astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
+    mixed_RxL ^= (batch["positions"].astype(jnp.uint32) + 1) * jnp.uint32(0x85EBCA77)
+    mixed_RxL = (mixed_RxL ^ (mixed_RxL >> 15)) * jnp.uint32(0x2C1B3C6D)
+    mixed_RxL ^= mixed_RxL >> 13
+    number_S = jnp.arange(1, groups * sides + 1)
+    mine_RxSxL = segments_RxL[:, None] == number_S[:, None]
+    hashes_RxS = jnp.where(mine_RxSxL, mixed_RxL[:, None], 0).sum(axis=2, dtype=jnp.uint32)
+    return hashes_RxS.astype(jnp.int32).reshape(-1, sides)
