@@ -36,4 +36,5 @@ for seed in ${SEEDS:-0 1 2}; do
     run "$setting" "$seed"
   done
 done
-python -m xl_flax.evaluation.compare "$folder"/*/*/results.jsonl --output="$folder"
+python -m xl_flax.evaluation.compare "$folder"/{mlm,tlm,contrastive,all}/[0-9] \
+  --seen=ces,deu,eus,fin,fra,mlg,rus,spa,tgl,vie,zho --layer="${LAYER:-3}" --plot="$folder/parallel.png"

@@ -128,7 +128,9 @@ def test_all_layers_end_in_the_output(scan):
     last, states = encode(config)(params, TOKENS), encode(config, all_layers=True)(params, TOKENS)
     assert states.shape == (5, 2, 32, 32)
     np.testing.assert_allclose(states[-1], last, atol=1e-5)
-    embedded = nnx.merge(graph, params).encoder.embeddings(TOKENS, jnp.arange(32)[None], None, None)
+    embedded = nnx.merge(graph, params).encoder.embeddings(
+        TOKENS, jnp.arange(32)[None], None, None, None
+    )
     np.testing.assert_allclose(states[0], embedded, atol=1e-6)
     assert min(np.abs(states[i] - states[i + 1]).max() for i in range(4)) > 1e-3
 

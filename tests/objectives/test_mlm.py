@@ -26,6 +26,7 @@ VOCABULARY = types.SimpleNamespace(
 )
 UNIGRAMS = {"de": np.array([2, 10, 11]), "fi": np.array([20, 21, 22]), "sw": np.array([30])}
 STREAM = types.SimpleNamespace(
+    sides=1,
     languages=("de", "fi", "sw"),
     unigrams=lambda: {k: (v, np.ones_like(v)) for k, v in UNIGRAMS.items()},
 )
@@ -195,7 +196,9 @@ def test_random_tokens_of_a_language_are_its_own_without_specials():
 
 def test_a_language_without_tokens_is_named():
     stream = types.SimpleNamespace(
-        languages=("de", "yo"), unigrams=lambda: {"de": ([7], [1]), "yo": ([1], [1])}
+        sides=1,
+        languages=("de", "yo"),
+        unigrams=lambda: {"de": ([7], [1]), "yo": ([1], [1])},
     )
     with pytest.raises(UserError, match="'yo'"):
         objective(same_language_random=True).bind(VOCABULARY, stream, stream.languages)

@@ -37,6 +37,11 @@ class Description:
     objectives: Mapping[str, Any]  # by name: what it was trained with
     step: int = 0
 
+    @property
+    def all_languages(self) -> list[str]:
+        """The languages of all objectives, sorted: the rows of the encoder's language table."""
+        return sorted({language for names in self.languages.values() for language in names})
+
     def to_json(self) -> bytes:
         """The text of `model.json`."""
         fields = dataclasses.asdict(self) | {"format": 1, "encoder": self.encoder.to_dict()}

@@ -32,7 +32,7 @@ class Encoding(NamedTuple):
 def make_pool(
     graph: nnx.GraphDef, encoding: Encoding, partitioning: Partitioning
 ) -> Callable[..., jax.Array]:
-    """Builds the jitted `pool(params, tokens_BxL, segment_ids_BxL, positions_BxL)`.
+    """Builds the jitted `pool(params, tokens, segment_ids, positions, languages)`, int32[B, L].
 
     It returns float32[Layers, B, S, D], S = sentences in a row of length L; zeros where a row has
     fewer, and for a sentence without tokens that is pooled by "mean".
@@ -43,7 +43,7 @@ def make_pool(
       partitioning: the batch is spread over its data axes.
     """
 
-    def pool(params: Any, tokens_BxL, segment_ids_BxL, positions_BxL) -> jax.Array:
+    def pool(params: Any, tokens_BxL, segment_ids_BxL, positions_BxL, languages_BxL) -> jax.Array:
         with partitioning.activate():
             model = nnx.merge(graph, params)
             last = encoding.layers == (model.encoder.config.num_layers,)
@@ -51,6 +51,7 @@ def make_pool(
                 tokens_BxL,
                 segment_ids=segment_ids_BxL,
                 positions=positions_BxL,
+                languages=languages_BxL,
                 all_layers=not last,
             )
             chosen = [hidden] if last else [hidden[layer] for layer in encoding.layers]
@@ -71,6 +72,7 @@ def embed(
     length: int,
     partitioning: Partitioning,
     progress: str | None = None,
+    languages: np.ndarray | None = None,
 ) -> np.ndarray:
     """Embeds sentences, several in a row, in batches of a few shapes.
 
@@ -82,10 +84,13 @@ def embed(
       length: longest input, special tokens included; a longer sentence is cut.
       partitioning: that `pool` was made with.
       progress: what a progress bar says; None: there is none.
+      languages: int32[n], rows of the encoder's language table; None: none is added.
 
     Returns:
       float32[Layers, len(sentences), D].
     """
+    if languages is None:
+        languages = np.full(len(sentences), np.iinfo(np.int32).max, np.int32)
     sharding = partitioning.sharding(("batch", None))
     output = None
     waiting = None  # a batch that the devices work on while the next one is put together
@@ -100,7 +105,7 @@ def embed(
         bar.update(len(batch.members))
 
     with bar:
-        for batch in _batches(sentences, special, length, partitioning):
+        for batch in _batches(sentences, languages, special, length, partitioning):
             pooled = pool(params, *(_put(array, sharding) for array in batch.arrays))
             if waiting is not None:
                 fetch(*waiting)
@@ -145,14 +150,18 @@ def plan_rows(sizes: np.ndarray, longest: int) -> Iterator[tuple[int, list[np.nd
 class _Batch(NamedTuple):
     """Rows of sentences, and where each sentence is: all int[sentences in the batch]."""
 
-    arrays: tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, segment ids, positions: int32[B, L]
+    arrays: tuple[np.ndarray, ...]  # tokens, segment ids, positions, languages: int32[B, L]
     members: np.ndarray
     row: np.ndarray
     slot: np.ndarray
 
 
 def _batches(
-    sentences: Sequence[np.ndarray], special: SpecialIds, length: int, partitioning: Partitioning
+    sentences: Sequence[np.ndarray],
+    languages: np.ndarray,
+    special: SpecialIds,
+    length: int,
+    partitioning: Partitioning,
 ) -> Iterator[_Batch]:
     sizes = np.array([min(len(s), length - 2) + 2 for s in sentences])
     starts = np.cumsum(sizes) - sizes
@@ -180,11 +189,12 @@ def _batches(
             position = np.arange(own.sum()) - np.repeat(before, own)
             at = np.repeat(row * row_length + column, own) + position
             tokens = np.full((count, row_length), special.pad, np.int32)
-            segment_ids, positions = np.zeros_like(tokens), np.zeros_like(tokens)
+            segment_ids, positions, spoken = (np.zeros_like(tokens) for _ in range(3))
             tokens.flat[at] = framed[np.repeat(starts[members], own) + position]
             segment_ids.flat[at] = np.repeat(slot + 1, own)
             positions.flat[at] = position
-            yield _Batch((tokens, segment_ids, positions), members, row, slot)
+            spoken.flat[at] = np.repeat(languages[members], own)
+            yield _Batch((tokens, segment_ids, positions, spoken), members, row, slot)
 
 
 def _put(array: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:

@@ -25,6 +25,7 @@ from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, signature
 from xl_flax.models.heads import Model, token_table
 from xl_flax.objectives.cross_entropy import chunk_size, linear_cross_entropy
+from xl_flax.objectives.languages import language_rows
 from xl_flax.objectives.masking import select_slots
 from xl_flax.parallel.rules import Partitioning, constrain, local_shape
 
@@ -128,7 +129,13 @@ class MaskedAccuracy:
             lambda: make_score(graph, context.vocabulary, self.rate, context.partitioning),
         )
         what = f"{self.mixture}, step {description.step}"
-        scores = evaluate(score, nnx.to_pure_dict(state), rows, context.partitioning)
+        scores = evaluate(
+            score,
+            nnx.to_pure_dict(state),
+            rows,
+            context.partitioning,
+            description.all_languages,
+        )
         unigrams = context.unigrams(self.baseline or self.mixture, self.length)
         (sign,) = self.signatures(description, context)
         return list(self._results(scores, unigrams, context.vocabulary, sign, what))
@@ -213,7 +220,8 @@ def make_score(
       partitioning: the batch is spread over its data axes.
 
     Returns:
-      A function of parameters and a batch of rows (tokens, segment_ids, positions, row), that gives
+      A function of parameters and a batch of rows (tokens, segment_ids, positions, row, and as
+      language a row of the encoder's language table), that gives
       hidden bool[B, L], and loss and correct float32[B, L], 0 where nothing is hidden.
     """
     special_V = jnp.asarray(vocabulary.special_mask())
@@ -236,6 +244,7 @@ def make_score(
                 jnp.where(hidden_BxL, mask_id, tokens_BxL),
                 segment_ids=segments_BxL,
                 positions=batch["positions"],
+                languages=batch["language"][:, None],
             )
             head, table_VxD = model.heads["mlm"], token_table(model)
             local_rows, local_vocab = local_shape(("batch", "vocab"), (size, table_VxD.shape[0]))
@@ -262,6 +271,7 @@ def evaluate(
     params: Any,
     rows: HeldOutRows,
     partitioning: Partitioning,
+    languages: Sequence[str] = (),
 ) -> dict[str, Score]:
     """Scores parameters on held-out rows, during training or after it.
 
@@ -270,10 +280,12 @@ def evaluate(
       params: of the model.
       rows: held-out rows; all of them are read.
       partitioning: that `score` was made with.
+      languages: those of the run, in the order of the encoder's language table.
 
     Returns:
       The sums of each language in `rows.languages`.
     """
+    table = jnp.asarray(language_rows(rows.languages, languages))
     shards = math.prod(partitioning.mesh.shape[axis] for axis in ("data", "fsdp"))
     most = shards * max(1, TOKENS_PER_DEVICE // rows.length)
     batch_size = min(most, -(-len(rows) // shards) * shards)
@@ -281,6 +293,7 @@ def evaluate(
     scores = {language: Score() for language in rows.languages}
     for first in range(0, len(rows), batch_size):
         batch = global_batch(rows, first, batch_size, sharding)
+        batch["language"] = table[batch["language"]]
         found = {name: np.asarray(x) for name, x in score(params, batch).items()}
         # Read again rather than fetched: another process may hold these rows' devices.
         own = rows.rows(range(first, first + batch_size))

@@ -19,6 +19,7 @@ from xl_flax.evaluation.embed import Encoding, embed, make_pool
 from xl_flax.evaluation.results import Result, signature
 from xl_flax.models.heads import HEADS, Model
 from xl_flax.models.pooling import Pooling
+from xl_flax.objectives.languages import language_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,7 @@ class SentenceEvaluation:
         for need in self.needs:
             examples = context.aligned(*need)
             self._tell(need, examples, length)
+            rows = language_rows(list(examples), description.all_languages)
             embedded = embed(
                 pool,
                 params,
@@ -88,6 +90,7 @@ class SentenceEvaluation:
                 length,
                 context.partitioning,
                 f"encoding {need.mixture}",
+                np.repeat(rows, [len(e) for e in examples.values()]),
             )
             parts = np.split(embedded, len(examples), axis=1)
             for i, layer in enumerate(encoding.layers):

@@ -18,6 +18,10 @@ def language_sums(
     }
 
 
-def language_rows(stream_languages: Sequence[str], languages: Sequence[str]) -> np.ndarray:
-    """Where each language of a stream stands in the encoder's language table, int32."""
-    return np.array([languages.index(x) for x in stream_languages], np.int32)
+def language_rows(names: Sequence[str], languages: Sequence[str]) -> np.ndarray:
+    """Where names stand among `languages`, int32; behind the last one where they do not.
+
+    The encoder adds no language embedding for a row beyond its table.
+    """
+    places = {language: i for i, language in enumerate(languages)}
+    return np.array([places.get(name, len(languages)) for name in names], np.int32)

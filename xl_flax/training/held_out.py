@@ -1,7 +1,7 @@
 """Held-out masked-token loss during training: the same hidden tokens each time, no dropout."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,11 @@ RATE = 0.15  # of masking, whatever it is in training: losses stay comparable ac
 
 
 def make_held_out(
-    config: TrainConfig, graph: nnx.GraphDef, partitioning: Partitioning, vocabulary: Vocabulary
+    config: TrainConfig,
+    graph: nnx.GraphDef,
+    partitioning: Partitioning,
+    vocabulary: Vocabulary,
+    languages: Sequence[str],
 ) -> Callable[[Any], dict[str, float]]:
     """Opens the held-out mixtures of a run.
 
@@ -26,6 +30,7 @@ def make_held_out(
       graph: the model's graph definition, with an MLM head.
       partitioning: mesh and rules.
       vocabulary: of the run.
+      languages: of the run, in the order of the encoder's language table.
 
     Returns:
       A function from parameters to `eval/MIXTURE/loss`, `…/accuracy` and the same with
@@ -43,7 +48,7 @@ def make_held_out(
     def evaluate(params: Any) -> dict[str, float]:
         values = {}
         for mixture, rows in mixtures.items():
-            scores = masked_lm.evaluate(score, params, rows, partitioning)
+            scores = masked_lm.evaluate(score, params, rows, partitioning, languages)
             for metric in ("loss", "accuracy"):
                 found = {f"/{k}": getattr(s, metric) for k, s in scores.items() if s.count}
                 found |= {"": float(np.mean([*found.values()]))}

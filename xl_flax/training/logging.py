@@ -117,9 +117,10 @@ def console_line(step: int, steps: int, values: Mapping[str, float], eta: float)
     parts = [f"step {step:>{len(f'{steps:,}')},}/{steps:,}"]
     if "loss" in values:
         parts.append(f"loss {values['loss']:.4f}")
-        accuracies = [v for k, v in values.items() if k.endswith("/accuracy")]
-        if accuracies:
-            parts.append(f"acc {np.mean(accuracies):.3f}")
+        names = [k.removesuffix("/accuracy") for k in values if k.endswith("/accuracy")]
+        for name in names:  # with several objectives, the losses of each beside their sum
+            own = f"{name} {values[f'{name}/loss']:.4f} " if len(names) > 1 else ""
+            parts.append(f"{own}acc {values[f'{name}/accuracy']:.3f}")
         parts += [f"lr {values['learning_rate']:.2e}", f"|g| {values['grad_norm']:.2f}"]
     parts.append(f"{_si(values['tokens_per_second'])} tok/s")
     if "mfu" in values:

@@ -90,7 +90,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     carry = state_lib.carry(objectives, constants)
     constants = jax.device_put(constants, partitioning.sharding(()))
     key = jax.random.key(config.seed)
-    held_out = make_held_out(config, abstract.graph, partitioning, vocabulary)
+    held_out = make_held_out(config, abstract.graph, partitioning, vocabulary, languages)
 
     def rates_at(rows: Mapping[str, int]) -> tuple[Any, ...]:
         return tuple(o.rate_at(rows[name]) for name, o in objectives.items())

@@ -1,0 +1,153 @@
+"""Results of several runs side by side:  python -m xl_flax.evaluation.compare RUN… --seen=eng,deu
+
+A run's folder is SETTING/SEED, as launch/parallel.sh makes them; what is shown is the mean over the
+seeds of a setting, and their standard deviation. Retrieval with English, both directions, over the
+languages that were trained on (`--seen`) and over those that were not, by data and layer; chance
+and every signature are in the runs' `results.jsonl`. With `--plot=FILE.png` also as a plot.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xl_flax import cli
+from xl_flax.errors import UserError
+from xl_flax.evaluation import results as results_lib
+from xl_flax.evaluation.report import table
+
+PIVOT = "eng"
+
+
+class Cell(NamedTuple):
+    """What one number of the table is about."""
+
+    setting: str  # with ", centred" where languages' means were taken out
+    data: str  # "ntrex" or "tatoeba", with ", seen" or ", unseen"
+    layer: int
+
+
+def collect(runs: Sequence[str], seen: Iterable[str]) -> dict[Cell, list[float]]:
+    """The mean accuracy of each run, by cell; one value per seed.
+
+    Args:
+      runs: folders SETTING/SEED with a `results.jsonl`.
+      seen: languages of training, as results name them.
+
+    Raises:
+      UserError: a folder has no results of retrieval with English.
+    """
+    cells: dict[Cell, list[float]] = {}
+    for run in runs:
+        rows = results_lib.read(os.path.join(run, results_lib.FILE))
+        values = _values(rows, set(seen))
+        if not values:
+            raise UserError(
+                f"{run} has no results of sentence retrieval with {PIVOT!r}: train and evaluate "
+                "this run first (python -m xl_flax.evaluate)"
+            )
+        setting = os.path.basename(os.path.dirname(os.path.abspath(run)))
+        for (centred, data, layer), found in values.items():
+            cell = Cell(setting + (", centred" if centred else ""), data, layer)
+            cells.setdefault(cell, []).append(float(np.mean(found)))
+    return cells
+
+
+def _values(rows: Sequence[Mapping[str, Any]], seen: set[str]) -> dict[tuple, list[float]]:
+    """(centred, data, layer) -> P@1 by cosine of each direction of each language with English."""
+    last = max((row["step"] for row in rows), default=0)
+    values: dict[tuple, list[float]] = {}
+    for row in rows:
+        a, b = row["languages"] if len(row["languages"]) == 2 else (None, None)
+        counts = row["metric"] == "p@1" and row.get("similarity") == "cosine"
+        if not counts or row["step"] != last or PIVOT not in (a, b) or results_lib.MACRO in (a, b):
+            continue
+        language = b if a == PIVOT else a
+        part = "seen" if language in seen else "unseen"
+        family = re.split(r"[_/]", row["data"])[0]
+        centred = "|center:language|" in row["signature"]
+        values.setdefault((centred, f"{family}, {part}", row["layer"]), []).append(row["value"])
+    return values
+
+
+def report(cells: Mapping[Cell, Sequence[float]], layer: int | None = None) -> str:
+    """A table: settings down, data across, in % as mean ± standard deviation over seeds.
+
+    Args:
+      cells: from `collect`.
+      layer: the one to show; None: for each setting and data the best, named behind the value.
+    """
+    settings, data = (
+        list(dict.fromkeys(getattr(c, k) for c in cells)) for k in ("setting", "data")
+    )
+    rows = [("setting", *data, "seeds")]
+    for setting in settings:
+        line, seeds = [setting], 0
+        for name in data:
+            found = {c.layer: v for c, v in cells.items() if (c.setting, c.data) == (setting, name)}
+            best = max(found, key=lambda k: np.mean(found[k])) if layer is None else layer
+            values = 100 * np.array(found[best])
+            seeds = len(values)
+            spread = f" ± {values.std(ddof=1):.1f}" if seeds > 1 else ""
+            line.append(f"{values.mean():.1f}{spread}" + (f" ({best})" if layer is None else ""))
+        rows.append((*line, str(seeds)))
+    return table(rows)
+
+
+def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
+    """Draws accuracy by layer, a panel per data and a line per setting, with the seeds' range."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from xl_flax.evaluation.plots import COLOURS
+
+    data = list(dict.fromkeys(c.data for c in cells))
+    settings = list(dict.fromkeys(c.setting for c in cells))
+    base = list(dict.fromkeys(s.removesuffix(", centred") for s in settings))
+    figure, axes = plt.subplots(1, len(data), figsize=(4 * len(data), 3.6), squeeze=False)
+    for axis, name in zip(axes[0], data, strict=True):
+        for setting in settings:
+            points = sorted((c.layer, v) for c, v in cells.items() if c[:2] == (setting, name))
+            layers = [layer for layer, _ in points]
+            values = [100 * np.array(v) for _, v in points]
+            colour = COLOURS[base.index(setting.removesuffix(", centred")) % len(COLOURS)]
+            style = "--" if setting.endswith(", centred") else "-"
+            axis.plot(layers, [v.mean() for v in values], style, color=colour, label=setting)
+            low, high = [v.min() for v in values], [v.max() for v in values]
+            axis.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.set_title(name)
+        axis.set_xlabel("layer (0 = embeddings)")
+        axis.set_xticks(layers)
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("P@1 with English (%)")
+    axes[0][-1].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders SETTING/SEED")
+    parser.add_argument("--seen", default="", help="languages of training, as in eng,deu")
+    parser.add_argument("--layer", type=int, help="show this layer, not the best one")
+    parser.add_argument("--plot", metavar="FILE", help="also draw the layers as a PNG")
+    args = parser.parse_args(argv)
+    cells = collect(args.runs, args.seen.split(","))
+    print(f"P@1 by cosine between a language and {PIVOT}, mean of both directions, in %")
+    print(report(cells, args.layer))
+    if args.plot:
+        plot(cells, args.plot)
+        print(f"\nwrote {args.plot}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
