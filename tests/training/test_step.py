@@ -19,6 +19,14 @@ from xl_flax.training.step import make_train_step
 ROWS, WIDTH, MLP = 16, 8, 32
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """What is compiled here runs a few times only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 class TwoLayers(nnx.Module):
     def __init__(self, rngs):
         init = nnx.initializers.normal(0.5)
@@ -41,6 +49,31 @@ class Regression:
         error = ((model(batch["x"] + rate * noise(batch["row"])) - batch["y"]) ** 2).mean(-1)
         loss = jnp.sum(error * batch["weight"])
         return loss, {"loss": loss, "count": batch["weight"].sum(), "correct": 0.0 * loss}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """How far rows are apart: a loss of all rows together, which hands on a mean of its vectors."""
+
+    name: str = "spread"
+    weight: float = 0.3
+    microbatches: int = 1
+
+    def encode(self, model, batch, key, constants, carried):
+        noise = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), (WIDTH,)))
+        return {"found": model(batch["x"] + 0.1 * noise(batch["row"])) + carried["mean"]}
+
+    def compare(self, model, vectors, batch, key, constants, carried):
+        x = vectors["found"]
+        near = jnp.exp(-((x[:, None] - x[None]) ** 2).sum(-1)) * batch["weight"]
+        loss = jnp.sum(near) + jnp.sum(model.up[...] ** 2)
+        return loss, {"loss": loss, "count": batch["weight"].sum()}, x.mean(axis=0)
+
+    def carry(self, params, constants):
+        return {"mean": jnp.zeros(WIDTH), "up": jax.tree.map(jnp.copy, params["up"])}
+
+    def advance(self, carried, params, news):
+        return {"mean": 0.5 * carried["mean"] + 0.5 * news, "up": params["up"] + 1}
 
 
 def batch_of(rng, rows=ROWS):
@@ -69,8 +102,9 @@ def run(ici, accumulate=1, steps=3, clip_norm=None, spoil=(), objectives=(Regres
         accumulate,
         clip_norm,
     )
-    layout = state_lib.layout(abstract, optimizer, partitioning)
-    state = state_lib.fresh(params_lib.create(build, partitioning), optimizer, layout)
+    carry = state_lib.carry({o.name: o for o in objectives}, {o.name: {} for o in objectives})
+    layout = state_lib.layout(abstract, optimizer, partitioning, carry)
+    state = state_lib.fresh(params_lib.create(build, partitioning), optimizer, layout, carry)
     rng, history = np.random.default_rng(0), []
     for i in range(steps):
         batches = {}
@@ -162,3 +196,66 @@ def test_clipping_bounds_the_update_but_reports_the_true_norm():
     _, plain = run((1, 1, 1), steps=1)
     _, clipped = run((1, 1, 1), steps=1, clip_norm=1e-3)
     assert clipped[0]["grad_norm"] == plain[0]["grad_norm"]
+
+
+# ---- Objectives that compare rows with one another, and carry something on
+
+
+def run_compared(ici, accumulate=1, microbatches=1, **kwargs):
+    objectives = (Regression(), Spread(microbatches=microbatches))
+    return run(ici, accumulate, objectives=objectives, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return run_compared((1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("ici", "accumulate", "microbatches"),
+    [
+        ((1, 1, 1), 1, 2),
+        ((1, 1, 1), 2, 4),
+        ((8, 1, 1), 1, 2),
+        ((2, 2, 2), 2, 2),
+    ],
+)
+def test_encoding_twice_in_parts_gives_the_same_run(compared, ici, accumulate, microbatches):
+    state, history = run_compared(ici, accumulate, microbatches)
+    expected_state, expected = compared
+    for a, b in zip(history, expected, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+        np.testing.assert_allclose(a["grad_norm"], b["grad_norm"], rtol=1e-5)
+    for a, b in zip(
+        jax.tree.leaves((state.params, state.carried)),
+        jax.tree.leaves((expected_state.params, expected_state.carried)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_carried_follows_the_updated_parameters(compared):
+    state, _ = compared
+    np.testing.assert_allclose(state.carried["spread"]["up"], state.params["up"] + 1, rtol=1e-6)
+    assert np.abs(state.carried["spread"]["mean"]).max() > 1e-3
+    _, alone = run((1, 1, 1))
+    assert compared[1][1]["loss"] != alone[1]["loss"]
+
+
+def test_copies_of_parameters_lie_as_these_do():
+    state, _ = run_compared((2, 2, 2), steps=1)
+    up, copy = state.params["up"], state.carried["spread"]["up"]
+    assert copy.sharding.is_equivalent_to(up.sharding, 2)
+    assert copy.sharding.shard_shape(copy.shape) == (WIDTH // 2, MLP // 2)
+
+
+def test_a_step_that_is_not_finite_carries_nothing_on():
+    before, _ = run_compared((2, 2, 2), microbatches=2, steps=2)
+    after, history = run_compared((2, 2, 2), microbatches=2, steps=3, spoil=(2,))
+    assert [int(h["skipped"]) for h in history] == [0, 0, 1]
+    for a, b in zip(
+        jax.tree.leaves((before.params, before.carried)),
+        jax.tree.leaves((after.params, after.carried)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)

@@ -74,6 +74,8 @@ class Contrastive:
             fail("margin, decoupled and hard_negatives belong to loss_kind = 'softmax'")
         if self.scale <= 0:
             fail(f"scale = {self.scale} must be positive")
+        if self.hard_negatives < 0:
+            fail(f"hard_negatives = {self.hard_negatives} cannot be negative")
         for name in ("batch_size", "microbatches"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

@@ -57,6 +57,8 @@ class Window:
         for name, names in languages.items():
             own = {k[len(name) + 1 :]: v for k, v in self.sums.items() if k.startswith(f"{name}/")}
             values |= {f"{name}/{k}": v for k, v in objective_means(own, names).items()}
+            if steps and "pairs" in own:  # how many translations a step compared
+                values[f"{name}/pairs"] = own["pairs"] / steps
         return values
 
 
