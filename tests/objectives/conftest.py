@@ -1,9 +1,18 @@
 """Packed rows of translations, made by hand."""
 
+import jax
 import numpy as np
 import pytest
 
 CLS, SEP, FIRST = 2, 3, 5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """What is compiled here runs a few times only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

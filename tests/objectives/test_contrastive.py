@@ -66,14 +66,13 @@ def softmax_loss(x, y, counts=None, margin=0.0, decoupled=False):
     s = SCALE * normalised(x.astype(np.float64)) @ normalised(y.astype(np.float64)).T
     counts = ~np.eye(len(x), dtype=bool) if counts is None else counts
     losses = []
-    for s, counts in ((s, counts), (s.T, counts.T)):
-        for i in range(len(x)):
-            positive = s[i, i] - SCALE * margin
-            if counts[i].any():
-                chosen = s[i, counts[i]] if decoupled else np.append(s[i, counts[i]], positive)
-                losses.append(log_sum_exp(chosen) - positive)
-            else:
-                losses.append(0.0)
+    anchors = zip((*s, *s.T), (*counts, *counts.T), 2 * list(np.diag(s)), strict=True)
+    for similarity, negative, positive in anchors:
+        positive -= SCALE * margin
+        chosen = similarity[negative]
+        if not decoupled:
+            chosen = np.append(chosen, positive)
+        losses.append(log_sum_exp(chosen) - positive)
     return np.mean(losses)
 
 

@@ -1,4 +1,4 @@
-"""Contrastive objectives in the step: two passes as one, eight devices as one, together with MLM."""
+"""Contrastive objectives in the step: two passes as one, eight devices as one, beside MLM."""
 
 import functools
 import importlib.util

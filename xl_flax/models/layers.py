@@ -187,7 +187,9 @@ class Layer(nnx.Module):
     def _attention(self, x_BxLxD, attend, dropout_keys):
         qkv_BxLx3xHxK = _linear(x_BxLxD, self.qkv, self.qkv_bias)
         names = ("batch", "heads", "length", "head_dim")
-        q, k, v = (constrain(y, names) for y in qkv_BxLx3xHxK.transpose(2, 0, 3, 1, 4))
+        # A split, whose gradient is one concatenation; that of three slices is three padded sums.
+        parts = jnp.split(qkv_BxLx3xHxK.transpose(2, 0, 3, 1, 4), 3)
+        q, k, v = (constrain(y[0], names) for y in parts)
         y_BxLxHxK = attend(q, k, v, dropout_keys).transpose(0, 2, 1, 3)
         return _linear(y_BxLxHxK, self.out, self.out_bias, axes=2)
 
