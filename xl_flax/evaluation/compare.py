@@ -68,7 +68,7 @@ def _values(rows: Sequence[Mapping[str, Any]], seen: set[str]) -> dict[tuple, li
         language = b if a == PIVOT else a
         part = "seen" if language in seen else "unseen"
         family = re.split(r"[_/]", row["data"])[0]
-        centred = "|center:language|" in row["signature"]
+        centred = "|center:language_mean|" in row["signature"]
         values.setdefault((centred, f"{family}, {part}", row["layer"]), []).append(row["value"])
     return values
 

@@ -161,7 +161,7 @@ class MomentumContrastive:
             "encoder": carried["encoder"],
             "heads": params["heads"] | {self.name: carried["head"]},
         }
-        follower = nnx.merge(nnx.graphdef(model), jax.lax.stop_gradient(params))
+        follower = nnx.merge(nnx.graphdef(model), params)
         return {
             "queries": sentences.encode(model, self.name, batch, count, languages, keys_R),
             "keys": sentences.encode(follower, self.name, batch, count, languages, keys_R),
