@@ -183,10 +183,14 @@ def project(tmp_path, letters_model, monkeypatch, request):
             return ["|".join(decode(side.tolist()) for side in sides) for sides in groups]
 
     monkeypatch.syspath_prepend(str(tmp_path))
+    registries = seqio.TaskRegistry, seqio.MixtureRegistry
+    before = [set(registry.names()) for registry in registries]
     yield Project()
     gin.clear_config()
-    for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
-        registry.reset()
+    # Modules of tasks that other tests import register them once, when they are first imported.
+    for registry, names in zip(registries, before, strict=True):
+        for name in set(registry.names()) - names:
+            registry.remove(name)
 
 
 @pytest.fixture(scope="session")

@@ -167,3 +167,13 @@ def test_an_unwritable_folder_and_bad_options_are_errors(tmp_path):
         Cache("x", ["m"], on_missing="ask")
     with pytest.raises(UserError, match=r"must be a list of module names, as in \['tasks.x'\]"):
         Cache("x", "tasks.x")
+
+
+def test_base_classes_belong_to_what_a_task_is_made_from():
+    class Source:
+        pass
+
+    class Files(Source):
+        pass
+
+    assert Source in fingerprint.reachable([Files])

@@ -92,8 +92,8 @@ def _contents(cell: Any) -> Any:
 def reachable(values: Iterable[Any]) -> list[Any]:
     """Functions, classes and arguments that some functions are made from, themselves included.
 
-    Follows bound arguments and closures, and the globals of functions that are not part of an
-    installed package.
+    Follows bound arguments, closures and base classes, and the globals of functions that are not
+    part of an installed package.
     """
     found: list[Any] = []
     seen: set[int] = set()
@@ -110,6 +110,8 @@ def reachable(values: Iterable[Any]) -> list[Any]:
             waiting += [_contents(cell) for cell in value.__closure__ or ()]
             if _own_module(value):
                 waiting += inspect.getclosurevars(value).globals.values()
+        elif inspect.isclass(value):
+            waiting += value.__bases__
         elif isinstance(value, dict):
             waiting += value.values()
         elif isinstance(value, (list, tuple, set)):
