@@ -19,7 +19,7 @@ from xl_flax.errors import UserError
 from xl_flax.models.heads import HeadSettings, Model
 from xl_flax.models.pooling import Pooling
 from xl_flax.objectives import sentences
-from xl_flax.objectives.languages import language_rows, language_sums
+from xl_flax.objectives.languages import language_rows
 from xl_flax.objectives.similarity import log_sum_exps, softplus_sums
 
 LOSSES = ("softmax", "sigmoid")
@@ -186,24 +186,10 @@ class Contrastive:
         _, (loss_Px2xN, correct_Px2xN) = jax.lax.scan(pair_loss, None, pairs)
         language_NxK = jnp.repeat(batch["language"], groups, axis=0)
         language_Px2xN = language_NxK.T[pairs]
-        count_Px2xN = jnp.broadcast_to(valid_N, loss_Px2xN.shape).astype(jnp.float32)
-        total = loss_Px2xN.sum()
-        sums = {
-            "loss": total,
-            "count": count_Px2xN.sum(),
-            "correct": correct_Px2xN.sum(),
-            "pairs": valid_N.sum(dtype=jnp.float32),
-            "tokens": jnp.sum(batch["segment_ids"] != 0, dtype=jnp.float32),
-            "positions": jnp.float32(batch["segment_ids"].size),
-            **language_sums(
-                len(constants["languages"]),
-                language_Px2xN,
-                loss=loss_Px2xN,
-                count=count_Px2xN,
-                correct=correct_Px2xN,
-            ),
-        }
-        return total, sums, None
+        sums = sentences.sentence_sums(
+            batch, len(constants["languages"]), valid_N, loss_Px2xN, correct_Px2xN, language_Px2xN
+        )
+        return sums["loss"], sums, None
 
     def _softmax(self, x, y, scale, keys, valid, extra, extra_keys):
         """Losses and correct answers [2, N] of both directions."""

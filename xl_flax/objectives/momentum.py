@@ -19,7 +19,7 @@ from xl_flax.errors import UserError
 from xl_flax.models.heads import HeadSettings, Model
 from xl_flax.models.pooling import Pooling
 from xl_flax.objectives import sentences
-from xl_flax.objectives.languages import language_rows, language_sums
+from xl_flax.objectives.languages import language_rows
 from xl_flax.objectives.similarity import log_sum_exps
 
 SIDES = ("random", "both", "first")
@@ -225,25 +225,11 @@ class MomentumContrastive:
         loss_DxN, correct_DxN = map(jnp.stack, zip(*results, strict=True))
         language_2xN = jnp.repeat(batch["language"], groups, axis=0).T
         language_DxN = jnp.stack([jnp.where(s == 1, *language_2xN[::-1]) for s in directions])
-        count_DxN = jnp.broadcast_to(valid_N, loss_DxN.shape).astype(jnp.float32)
-        total = loss_DxN.sum()
-        sums = {
-            "loss": total,
-            "count": count_DxN.sum(),
-            "correct": correct_DxN.sum(),
-            "pairs": valid_N.sum(dtype=jnp.float32),
-            "tokens": jnp.sum(batch["segment_ids"] != 0, dtype=jnp.float32),
-            "positions": jnp.float32(batch["segment_ids"].size),
-            **language_sums(
-                len(constants["languages"]),
-                language_DxN,
-                loss=loss_DxN,
-                count=count_DxN,
-                correct=correct_DxN,
-            ),
-        }
+        sums = sentences.sentence_sums(
+            batch, len(constants["languages"]), valid_N, loss_DxN, correct_DxN, language_DxN
+        )
         entering = {"queue": take(keys, 1 - side_N), "filled": valid_N}
-        return total, sums, jax.lax.stop_gradient(entering)
+        return sums["loss"], sums, jax.lax.stop_gradient(entering)
 
     def advance(self, carried: dict[str, Any], params: Any, entering: Any) -> dict[str, Any]:
         """After an update: parameters follow, keys enter the queue in place of the oldest."""

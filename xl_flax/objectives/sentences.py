@@ -11,6 +11,7 @@ from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model
 from xl_flax.models.pooling import pool
+from xl_flax.objectives.languages import language_sums
 
 
 def check_parallel(name: str, stream: Stream, sides: int | None = None) -> None:
@@ -86,3 +87,28 @@ def text_keys(batch: dict[str, jax.Array], groups: int, sides: int) -> jax.Array
     mine_RxSxL = segments_RxL[:, None] == number_S[:, None]
     hashes_RxS = jnp.where(mine_RxSxL, mixed_RxL[:, None], 0).sum(axis=2, dtype=jnp.uint32)
     return hashes_RxS.astype(jnp.int32).reshape(-1, sides)
+
+
+def sentence_sums(
+    batch: dict[str, jax.Array],
+    languages: int,
+    valid_N: jax.Array,
+    loss_XxN: jax.Array,
+    correct_XxN: jax.Array,
+    language_XxN: jax.Array,
+) -> dict[str, jax.Array]:
+    """What a contrastive objective reports, float32, of X anchors in each of N groups.
+
+    Returns:
+      loss, count (anchors), correct, pairs (groups), tokens, positions; language_loss,
+      language_count and language_correct, [languages].
+    """
+    count_XxN = jnp.broadcast_to(valid_N, loss_XxN.shape).astype(jnp.float32)
+    values = {"loss": loss_XxN, "count": count_XxN, "correct": correct_XxN}
+    return {
+        **{name: value.sum() for name, value in values.items()},
+        "pairs": valid_N.sum(dtype=jnp.float32),
+        "tokens": jnp.sum(batch["segment_ids"] != 0, dtype=jnp.float32),
+        "positions": jnp.float32(batch["segment_ids"].size),
+        **language_sums(languages, language_XxN, **values),
+    }
