@@ -37,4 +37,4 @@ for seed in ${SEEDS:-0 1 2}; do
   done
 done
 python -m xl_flax.evaluation.compare "$folder"/{mlm,tlm,contrastive,all}/[0-9] \
-  --seen=ces,deu,eus,fin,fra,mlg,rus,spa,tgl,vie,zho --layer="${LAYER:-3}" --plot="$folder/parallel.png"
+  --seen=ces,deu,eus,fin,fra,mlg,rus,spa,tgl,vie,zho --choose_on=bible --plot="$folder/parallel.png"

@@ -47,12 +47,33 @@ def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split("  ")[0] == "setting"
     assert next(x for x in lines if x.startswith("mlm")).split() == [
-        *("mlm", "60.0", "±", "14.1", "20.0", "±", "14.1", "2")
+        *("mlm", "3", "50.0", "±", "0.0", "10.0", "±", "0.0", "2")
     ]
-    assert next(x for x in lines if x.startswith("tlm")).split() == ["tlm", "50.0", "10.0", "1"]
+    assert next(x for x in lines if x.startswith("tlm")).split() == ["tlm", "3", "50.0", "10.0", "1"]
     assert os.path.getsize(tmp_path / "plot.png") > 1000
 
 
 def test_a_run_without_results_is_named(tmp_path):
     with pytest.raises(UserError, match="mlm/7 has no results"):
         compare.collect([f"{tmp_path}/mlm/7"], ["deu"])
+
+
+def test_each_setting_is_shown_at_its_best_layer_on_other_data():
+    cells = {
+        compare.Cell(setting, data, layer): values
+        for setting, data, layer, values in [
+            ("mlm", "bible, seen", 1, [0.2, 0.4]),
+            ("mlm", "bible, seen", 2, [0.1, 0.3]),
+            ("mlm", "ntrex, seen", 1, [0.1]),
+            ("mlm", "ntrex, seen", 2, [0.9]),
+            ("tlm", "bible, seen", 1, [0.1]),
+            ("tlm", "bible, seen", 2, [0.5]),
+        ]
+    }
+    layers = compare.chosen_layers(cells, "bible")
+    assert layers == {"mlm": 1, "tlm": 2}
+    lines = compare.report(cells, layers).splitlines()
+    assert lines[-2].split() == ["mlm", "1", "30.0", "±", "14.1", "10.0", "2"]
+    assert lines[-1].split() == ["tlm", "2", "50.0", "-", "1"]
+    with pytest.raises(UserError, match="choose_on=ntrex: tlm have no results of it.*bible, ntrex"):
+        compare.chosen_layers(cells, "ntrex")

@@ -92,6 +92,7 @@ def test_signatures_differ_where_any_setting_does(description):
         {}, {"mixture": "other"}, {"mixture": ["m", "other"]}, {"mixture": ["m", "another"]},
         {"split": "validation"}, {"layers": [2]}, {"pooling": "cls"}, {"head": "translation"},
         {"center": True}, {"length": 32}, {"similarity": ["csls"]}, {"similarity": ["margin"]},
+        {"pivot": "eng"},
     ]  # fmt: skip
     made = [
         SentenceRetrieval(**{"mixture": "m", "layers": [4]} | changed).signatures(
@@ -122,7 +123,7 @@ def make(**row):
 def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
     x = normal(0, 30, 8)
     vectors = {"a": x, "b": x.copy(), "c": normal(1, 30, 8)}
-    pairs = retrieval._pairs(vectors, "cosine", make)
+    pairs = retrieval._pairs(vectors, retrieval.pairs_of(vectors, None, "m"), "cosine", make)
     of = {r.languages: r.value for r in pairs if r.metric == "p@1"}
     found = {r.languages: r for r in retrieval._means(pairs, make)}
     assert of["a", "b"] == of["b", "a"] == 1.0
@@ -130,6 +131,12 @@ def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
     assert found[MACRO, "c"].value == pytest.approx((of["a", "c"] + of["b", "c"]) / 2)
     assert found[(MACRO,)].value == pytest.approx(np.mean(list(of.values())))
     assert found[(MACRO,)].n == 6 and len(found) == 7
+
+
+def test_a_pivot_keeps_the_pairs_it_is_part_of():
+    assert retrieval.pairs_of(("a", "b", "c"), "b", "m") == [("a", "b"), ("b", "c")]
+    with pytest.raises(UserError, match="pivot = 'd': mixture 'm' has no such language.* a, b, c"):
+        retrieval.pairs_of(("a", "b", "c"), "d", "m")
 
 
 def test_centring_takes_away_what_a_language_has_in_common():

@@ -2,8 +2,9 @@
 
 A run's folder is SETTING/SEED, as launch/parallel.sh makes them; what is shown is the mean over the
 seeds of a setting, and their standard deviation. Retrieval with English, both directions, over the
-languages that were trained on (`--seen`) and over those that were not, by data and layer; chance
-and every signature are in the runs' `results.jsonl`. With `--plot=FILE.png` also as a plot.
+languages that were trained on (`--seen`) and over those that were not, by data. Each setting is
+shown at the layer that is best for it on the data of `--choose_on`, which should not be the test, or
+at `--layer`. Every signature is in the runs' `results.jsonl`. `--plot=FILE.png` draws all layers.
 """
 
 import argparse
@@ -73,28 +74,45 @@ def _values(rows: Sequence[Mapping[str, Any]], seen: set[str]) -> dict[tuple, li
     return values
 
 
-def report(cells: Mapping[Cell, Sequence[float]], layer: int | None = None) -> str:
+def chosen_layers(cells: Mapping[Cell, Sequence[float]], data: str) -> dict[str, int]:
+    """The layer of each setting with the best mean over seeds on some data, as in "bible".
+
+    Raises:
+      UserError: there are no results of that data.
+    """
+    best: dict[str, tuple[float, int]] = {}
+    for cell, values in cells.items():
+        if cell.data.split(",")[0] == data:
+            found = (float(np.mean(values)), cell.layer)
+            best[cell.setting] = max(best.get(cell.setting, found), found)
+    if missing := {cell.setting for cell in cells} - set(best):
+        known = ", ".join(dict.fromkeys(cell.data.split(",")[0] for cell in cells))
+        raise UserError(
+            f"--choose_on={data}: {', '.join(sorted(missing))} have no results of it; "
+            f"there are {known}"
+        )
+    return {setting: layer for setting, (_, layer) in best.items()}
+
+
+def report(cells: Mapping[Cell, Sequence[float]], layers: Mapping[str, int]) -> str:
     """A table: settings down, data across, in % as mean ± standard deviation over seeds.
 
     Args:
       cells: from `collect`.
-      layer: the one to show; None: for each setting and data the best, named behind the value.
+      layers: which one to show of each setting.
     """
-    settings, data = (
-        list(dict.fromkeys(getattr(c, k) for c in cells)) for k in ("setting", "data")
-    )
-    rows = [("setting", *data, "seeds")]
-    for setting in settings:
-        line, seeds = [setting], 0
-        for name in data:
-            found = {c.layer: v for c, v in cells.items() if (c.setting, c.data) == (setting, name)}
-            best = max(found, key=lambda k: np.mean(found[k])) if layer is None else layer
-            values = 100 * np.array(found[best])
-            seeds = len(values)
-            spread = f" ± {values.std(ddof=1):.1f}" if seeds > 1 else ""
-            line.append(f"{values.mean():.1f}{spread}" + (f" ({best})" if layer is None else ""))
-        rows.append((*line, str(seeds)))
+    data = list(dict.fromkeys(cell.data for cell in cells))
+    rows = [("setting", "layer", *data, "seeds")]
+    for setting, layer in layers.items():
+        found = [cells.get(Cell(setting, name, layer), ()) for name in data]
+        rows.append((setting, str(layer), *map(_spread, found), str(max(map(len, found)))))
     return table(rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{100 * values[0]:.1f}" if values else "-"
+    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
 
 
 def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
@@ -138,12 +156,19 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders SETTING/SEED")
     parser.add_argument("--seen", default="", help="languages of training, as in eng,deu")
-    parser.add_argument("--layer", type=int, help="show this layer, not the best one")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--layer", type=int, help="show this layer")
+    which.add_argument("--choose_on", metavar="DATA", help="show each setting's best layer on this")
     parser.add_argument("--plot", metavar="FILE", help="also draw the layers as a PNG")
     args = parser.parse_args(argv)
     cells = collect(args.runs, args.seen.split(","))
     print(f"P@1 by cosine between a language and {PIVOT}, mean of both directions, in %")
-    print(report(cells, args.layer))
+    settings = dict.fromkeys(cell.setting for cell in cells)
+    if args.choose_on:
+        layers = chosen_layers(cells, args.choose_on)
+    else:
+        layers = dict.fromkeys(settings, args.layer)
+    print(report(cells, {setting: layers[setting] for setting in settings}))
     if args.plot:
         plot(cells, args.plot)
         print(f"\nwrote {args.plot}")

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import gin
 import numpy as np
@@ -25,7 +25,7 @@ DIRECTION = "query>searched"
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class SentenceRetrieval(SentenceEvaluation):
-    """P@1 of nearest-neighbour search between all pairs of languages of a mixture.
+    """P@1 of nearest-neighbour search between pairs of languages of a mixture.
 
     The candidates are all sentences of the other language (as in Tatoeba: Artetxe and Schwenk,
     2019, doi:10.1162/tacl_a_00288). A query whose best candidates tie gets the share of them that
@@ -34,6 +34,7 @@ class SentenceRetrieval(SentenceEvaluation):
     """
 
     similarity: Sequence[Similarity] = ("cosine",)  # each is scored, of one embedding
+    pivot: str | None = None  # only pairs with this language, as in "eng"; None: all pairs
 
     def signatures(self, description: Description, context: Context) -> list[str]:
         """Of the results that a call will give: one per mixture, layer and similarity."""
@@ -57,16 +58,20 @@ class SentenceRetrieval(SentenceEvaluation):
           over all mixtures, too, if there are several.
 
         Raises:
-          UserError: the tasks are not aligned, a setting is wrong, embeddings are not finite.
+          UserError: the tasks are not aligned, a setting is wrong, a mixture lacks the pivot,
+            embeddings are not finite.
         """
         self._check()
+        for need in self.needs:
+            pairs_of(context.aligned(*need), self.pivot, need.mixture)
         results, by_setting = [], {}
         for need, layer, vectors in self.vectors(model, description, context):
             if self.center:
                 vectors = {language: centred(x) for language, x in vectors.items()}
             for similarity in self.similarity:
                 make = self._maker([need], layer, similarity, description, context)
-                found = _pairs(vectors, similarity, make)
+                pairs = pairs_of(vectors, self.pivot, need.mixture)
+                found = _pairs(vectors, pairs, similarity, make)
                 by_setting.setdefault((layer, similarity), []).extend(found)
                 results += found + _means(found, make)
         if len(self.needs) > 1:
@@ -104,14 +109,30 @@ class SentenceRetrieval(SentenceEvaluation):
             "similarity": "ratio_margin" if similarity == "margin" else similarity,
             "k": NEIGHBOURS[similarity] or "none",
             "candidates": "one_language",
-        }
+        } | ({"pivot": self.pivot} if self.pivot else {})
         make = self.result_maker("retrieval", needs, layer, description, context, **how)
         return functools.partial(make, similarity=similarity)
 
 
-def _pairs(vectors: dict[str, np.ndarray], similarity: Similarity, make) -> list[Result]:
+def pairs_of(languages: Collection[str], pivot: str | None, mixture: str) -> list[tuple[str, str]]:
+    """Pairs of languages, each once; with a pivot those that it is part of.
+
+    Raises:
+      UserError: the mixture has no such language.
+    """
+    if pivot not in (None, *languages):
+        raise UserError(
+            f"SentenceRetrieval.pivot = {pivot!r}: mixture {mixture!r} has no such language; it "
+            "has " + ", ".join(languages)
+        )
+    return [p for p in itertools.combinations(languages, 2) if pivot is None or pivot in p]
+
+
+def _pairs(
+    vectors: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]], similarity: Similarity, make
+) -> list[Result]:
     results = []
-    for a, b in itertools.combinations(vectors, 2):
+    for a, b in pairs:
         forward, backward = precision_at_1(vectors[a], vectors[b], similarity)
         n = len(vectors[a])
         results += [
