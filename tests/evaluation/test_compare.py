@@ -49,7 +49,13 @@ def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
     assert next(x for x in lines if x.startswith("mlm")).split() == [
         *("mlm", "3", "50.0", "±", "0.0", "10.0", "±", "0.0", "2")
     ]
-    assert next(x for x in lines if x.startswith("tlm")).split() == ["tlm", "3", "50.0", "10.0", "1"]
+    assert next(x for x in lines if x.startswith("tlm")).split() == [
+        "tlm",
+        "3",
+        "50.0",
+        "10.0",
+        "1",
+    ]
     assert os.path.getsize(tmp_path / "plot.png") > 1000
 
 

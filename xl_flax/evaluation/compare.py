@@ -3,7 +3,7 @@
 A run's folder is SETTING/SEED, as launch/parallel.sh makes them; what is shown is the mean over the
 seeds of a setting, and their standard deviation. Retrieval with English, both directions, over the
 languages that were trained on (`--seen`) and over those that were not, by data. Each setting is
-shown at the layer that is best for it on the data of `--choose_on`, which should not be the test, or
+shown at the layer that is best for it on the data of `--choose_on`, better not the test itself, or
 at `--layer`. Every signature is in the runs' `results.jsonl`. `--plot=FILE.png` draws all layers.
 """
 
