@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xl_flax.errors import UserError
-from xl_flax.evaluation import retrieval
+from xl_flax.evaluation import retrieval, sentences
 from xl_flax.evaluation.context import check_aligned
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.retrieval import SentenceRetrieval
@@ -144,3 +144,22 @@ def test_centring_takes_away_what_a_language_has_in_common():
     shifted = x + 20 * normal(1, 1, 16) + 0.1 * normal(2, 80, 16)
     assert precision_at_1(x, shifted)[1] < 0.3
     assert precision_at_1(centred(x), centred(shifted)) == (1.0, 1.0)
+
+
+def test_embeddings_are_kept_for_the_other_evaluations_of_a_checkpoint(monkeypatch):
+    memory, made = {}, []
+    context = types.SimpleNamespace(once=lambda key, make: memory.setdefault(key, make()))
+
+    def get(step, size=4, name="m"):
+        def encode():
+            made.append((step, name))
+            return np.ones(size, np.float32)
+
+        return sentences._kept(context, (step, name), encode)
+
+    assert get(1) is get(1) and get(1, name="other") is not get(1)
+    assert made == [(1, "m"), (1, "other")]
+    get(2)
+    assert list(memory["embedded"]) == [(2, "m")]  # those of an older checkpoint are gone
+    monkeypatch.setattr(sentences, "KEPT_BYTES", 20)
+    assert get(2, name="large") is not get(2, name="large")

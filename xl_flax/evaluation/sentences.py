@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args
 
 import gin
@@ -20,6 +20,8 @@ from xl_flax.evaluation.results import Result, signature
 from xl_flax.models.heads import HEADS, Model
 from xl_flax.models.pooling import Pooling
 from xl_flax.objectives.languages import language_rows
+
+KEPT_BYTES = 2 << 30  # of embeddings, for the other evaluations of a checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,8 @@ class SentenceEvaluation:
             examples = context.aligned(*need)
             self._tell(need, examples, length)
             rows = language_rows(list(examples), description.all_languages)
-            embedded = embed(
+            encode = functools.partial(
+                embed,
                 pool,
                 params,
                 list(itertools.chain.from_iterable(examples.values())),
@@ -92,6 +95,7 @@ class SentenceEvaluation:
                 f"encoding {need.mixture}",
                 np.repeat(rows, [len(e) for e in examples.values()]),
             )
+            embedded = _kept(context, (description.step, need, encoding, length), encode)
             parts = np.split(embedded, len(examples), axis=1)
             for i, layer in enumerate(encoding.layers):
                 vectors = {name: part[i] for name, part in zip(examples, parts, strict=True)}
@@ -159,6 +163,19 @@ class SentenceEvaluation:
                 listed = ", ".join(f"{language} {n}" for language, n in counts.items() if n)
                 share = total / sum(map(len, sizes.values()))
                 print(f"{need.mixture}: {total:,} {what} ({share:.1%}: {listed})")
+
+
+def _kept(context: Context, key: tuple[Any, ...], encode: Callable[[], np.ndarray]) -> np.ndarray:
+    """Embeddings that another evaluation of the same checkpoint has made, if they were kept."""
+    kept: dict[tuple[Any, ...], np.ndarray] = context.once("embedded", dict)
+    if any(step != key[0] for step, *_ in kept):
+        kept.clear()
+    if key in kept:
+        return kept[key]
+    embedded = encode()
+    if embedded.nbytes + sum(x.nbytes for x in kept.values()) <= KEPT_BYTES:
+        kept[key] = embedded
+    return embedded
 
 
 def _name(needs: Sequence[Need]) -> str:
