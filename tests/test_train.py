@@ -270,6 +270,12 @@ def test_two_processes_train_as_one(reference, folder, tmp_path):
     assert mine["eval/small/loss"] == pytest.approx(theirs["eval/small/loss"], rel=2e-3)
 
 
+def test_a_run_that_another_process_trains_is_left_alone(reference, configure, folder):
+    with loop._alone(reference), pytest.raises(UserError, match="another process is training"):
+        train(configure(MODEL_DIR=reference, STEPS=20), folder)
+    assert find_checkpoints(reference)[-1].endswith("/12")
+
+
 def test_parameters_can_start_from_another_checkpoint(reference, configure, folder, capsys):
     config = configure(STEPS=1, OptimizerConfig__learning_rate=0.0, OptimizerConfig__weight_decay=0)
     init = InitFrom(reference, include="encoder/.*", exclude=".*/positions")

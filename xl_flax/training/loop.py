@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -44,6 +46,13 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     Raises:
       UserError: anything that the user can mend; see its message.
     """
+    with contextlib.ExitStack() as stack:  # what is closed at the end, also after an error
+        return _train(config, gin_flags, dry_run, stack)
+
+
+def _train(
+    config: TrainConfig, gin_flags: Sequence[str], dry_run: bool, stack: contextlib.ExitStack
+) -> bool:
     main_process = jax.process_index() == 0
     say = print if main_process else lambda *_, **__: None
 
@@ -103,6 +112,8 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
         languages={n: tuple(s.languages) for n, s in streams.items()},
         objectives={n: o.description() for n, o in objectives.items()},
     )
+    if main_process and not dry_run:
+        stack.enter_context(_alone(config.model_dir))
     progress = state_lib.progress_there(config.model_dir, description, config.seed)
     resumed = progress is not None
     progress = progress or Progress(0, dict.fromkeys(objectives, 0), config.seed, {})
@@ -194,51 +205,70 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
 
     prefetchers = {name: prefetch(name) for name in objectives}
     finished = True
-    with contextlib.ExitStack() as stack:
-        stack.callback(manager.close)
-        stack.callback(logger.close)
-        for prefetcher in prefetchers.values():
-            stack.callback(prefetcher.close)
-        if not resumed and config.held_out:
-            evaluate(0)
-        for step in range(first + 1, config.steps + 1):
-            if profiled(step) and not tracing:
-                jax.profiler.start_trace(os.path.join(config.model_dir, "profile"))
-                tracing = True
-            rates, batches = rates_at(rows), {}
-            for name, prefetcher in prefetchers.items():
-                batches[name], waited = prefetcher.next()
-                speed.waited(waited)
-                rows[name] += objectives[name].batch_size
-            state, metrics = step_fn(state, batches, constants, key, rates)
-            if pending:
-                record(step - 1, pending)
-            pending = metrics
-            speed.stepped()
-            stopping = preemption.reached(step)
-            last = step == config.steps
-            if tracing and (last or stopping or not profiled(step + 1)):
-                jax.block_until_ready(state)
-                jax.profiler.stop_trace()
-                tracing = False
-            saving = last or stopping or step % config.checkpoint_every == 0
-            evaluating = config.held_out and (last or step % config.eval_every == 0)
-            if saving or evaluating:
-                record(step, pending)
-                pending = None
-            if evaluating:
-                with speed.paused():
-                    evaluate(step)
-            if saving:
-                save(step)
-            if stopping and not last:
-                say(f"asked to stop: saved step {step:,}; the same command goes on from there")
-                finished = False
-                break
-        manager.wait()
+    stack.callback(manager.close)
+    stack.callback(logger.close)
+    for prefetcher in prefetchers.values():
+        stack.callback(prefetcher.close)
+    if not resumed and config.held_out:
+        evaluate(0)
+    for step in range(first + 1, config.steps + 1):
+        if profiled(step) and not tracing:
+            jax.profiler.start_trace(os.path.join(config.model_dir, "profile"))
+            tracing = True
+        rates, batches = rates_at(rows), {}
+        for name, prefetcher in prefetchers.items():
+            batches[name], waited = prefetcher.next()
+            speed.waited(waited)
+            rows[name] += objectives[name].batch_size
+        state, metrics = step_fn(state, batches, constants, key, rates)
+        if pending:
+            record(step - 1, pending)
+        pending = metrics
+        speed.stepped()
+        stopping = preemption.reached(step)
+        last = step == config.steps
+        if tracing and (last or stopping or not profiled(step + 1)):
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            tracing = False
+        saving = last or stopping or step % config.checkpoint_every == 0
+        evaluating = config.held_out and (last or step % config.eval_every == 0)
+        if saving or evaluating:
+            record(step, pending)
+            pending = None
+        if evaluating:
+            with speed.paused():
+                evaluate(step)
+        if saving:
+            save(step)
+        if stopping and not last:
+            say(f"asked to stop: saved step {step:,}; the same command goes on from there")
+            finished = False
+            break
+    manager.wait()
     if finished:
         say(f"done: {config.steps:,} steps, {config.model_dir}")
     return finished
+
+
+@contextlib.contextmanager
+def _alone(model_dir: str) -> Iterator[None]:
+    """Keeps other processes from training the same run at the same time.
+
+    Raises:
+      UserError: one is at it.
+    """
+    os.makedirs(model_dir, exist_ok=True)
+    with open(os.path.join(model_dir, ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training {model_dir}: wait for it, or choose another MODEL_DIR"
+            ) from None
+        except OSError as error:  # file systems without locks
+            print(f"{model_dir} cannot be locked ({error.strerror})", file=sys.stderr)
+        yield
 
 
 def _check(config: TrainConfig) -> None:
