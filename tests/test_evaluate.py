@@ -192,6 +192,21 @@ def test_every_similarity_is_scored_and_centred_or_projected_ones_are_other_resu
     assert "xSIM error" in text and "csls, searched" in text
 
 
+def test_a_pivot_is_shown_with_each_other_language(command, rows, capsys):
+    command(
+        "--gin_file=gin/eval/retrieval.gin",
+        "--gin.SentenceRetrieval.pivot=same",
+        "--gin.SentenceRetrieval.layers=[2]",
+    )
+    found = {tuple(r["languages"]): r["value"] for r in rows(metric="p@1", similarity="csls")}
+    lines = capsys.readouterr().out.splitlines()
+    assert all("same" in pair or pair == ("macro",) for pair in found)
+    head = next(line for line in lines if line.startswith("language") and "csls" in line)
+    assert head.split("  ")[1:] and "csls ← same" in head
+    (line,) = [line.split() for line in lines if line.startswith("one ") and "." in line][-1:]
+    assert line[3:5] == [f"{100 * found[pair]:.1f}" for pair in (("one", "same"), ("same", "one"))]
+
+
 def test_several_mixtures_have_a_mean_over_all_of_them(command, rows, capsys):
     command(
         "--gin_file=gin/eval/retrieval.gin",

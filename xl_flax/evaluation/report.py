@@ -63,10 +63,14 @@ def retrieval(results: Sequence[Result]) -> str:
         parts.append("\n".join([_pairs(shown, data, list(by_layer[best])), *_once(signatures)]))
         return "\n\n".join(parts)
     for name in data:
-        here = [r for r in shown if r.data == name]
-        parts.append(_matrix(name, [r for r in here if r.similarity == first]))
-        if len(by_layer[best]) > 1:
-            parts.append(_by_language(here, list(by_layer[best])))
+        here, languages = [r for r in shown if r.data == name], _languages(shown, name)
+        met = {r.languages for r in here if _is_pair(r)}
+        if len(met) < len(languages) * (len(languages) - 1):
+            parts.append(_with_pivot(name, here, list(by_layer[best])))
+        else:
+            parts.append(_matrix(name, [r for r in here if r.similarity == first]))
+            if len(by_layer[best]) > 1:
+                parts.append(_by_language(here, list(by_layer[best])))
         parts[-1] += "\n" + "\n".join(_once(r.signature for r in here))
     return "\n\n".join(parts)
 
@@ -143,6 +147,23 @@ def _matrix(data: str, results: Sequence[Result]) -> str:
     n = next(r.n for r in results if _is_pair(r))
     title = f"{data}, P@1 by {results[0].similarity} in % of {n:,} sentences"
     return f"{title}, layer {results[0].layer}\n{table(rows)}"
+
+
+def _with_pivot(data: str, results: Sequence[Result], similarities: Sequence[str]) -> str:
+    """One line per language: with the language that all pairs share, in both directions."""
+    values = {(r.languages, r.similarity): 100 * r.value for r in results}
+    pairs = [r for r in results if _is_pair(r)]
+    (pivot,) = set.intersection(*(set(r.languages) for r in pairs))
+    rows = [("language", *(f"{s} {d} {pivot}" for s in similarities for d in "→←"))]
+    for x in _languages(results, data):
+        if x != pivot:
+            cells = [values[p, s] for s in similarities for p in ((x, pivot), (pivot, x))]
+            rows.append((x, *(f"{cell:.1f}" for cell in cells)))
+    ends = ((MACRO, pivot), (pivot, MACRO))
+    cells = [values[end, s] for s in similarities for end in ends]
+    rows.append((MACRO, *(f"{cell:.1f}" for cell in cells)))
+    title = f"{data}, P@1 in % of {pairs[0].n:,} sentences, layer {pairs[0].layer}"
+    return f"{title}; an arrow goes from query to searched\n{table(rows)}"
 
 
 def _by_language(results: Sequence[Result], similarities: Sequence[str]) -> str:
