@@ -101,7 +101,7 @@ def report(cells: Mapping[Cell, Sequence[float]], layers: Mapping[str, int]) -> 
       cells: from `collect`.
       layers: which one to show of each setting.
     """
-    data = list(dict.fromkeys(cell.data for cell in cells))
+    data = sorted({cell.data for cell in cells})
     rows = [("setting", "layer", *data, "seeds")]
     for setting, layer in layers.items():
         found = [cells.get(Cell(setting, name, layer), ()) for name in data]
@@ -124,7 +124,7 @@ def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
 
     from xl_flax.evaluation.plots import COLOURS
 
-    data = list(dict.fromkeys(c.data for c in cells))
+    data = sorted({c.data for c in cells})
     settings = list(dict.fromkeys(c.setting for c in cells))
     base = list(dict.fromkeys(s.removesuffix(", centred") for s in settings))
     figure, axes = plt.subplots(1, len(data), figsize=(4 * len(data), 3.6), squeeze=False)
@@ -143,9 +143,10 @@ def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
         axis.set_xticks(layers)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("P@1 with English (%)")
-    axes[0][-1].legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    lines = axes[0][0].get_legend_handles_labels()
+    figure.legend(*lines, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)
 
 

@@ -137,13 +137,11 @@ class Contrastive:
         key: jax.Array,
         constants: dict[str, jax.Array],
         carried: Any = None,
-        train: bool = True,
     ) -> jax.Array:
         """The sentence vectors of some rows, float32[R, C · K, W]; each row's is its own affair."""
         del carried
         count = len(constants["groups"]) * batch["language"].shape[1]
-        keys_R = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"]) if train else None
-        return sentences.encode(model, self.name, batch, count, constants["languages"], keys_R)
+        return sentences.encode(model, self.name, batch, count, constants["languages"], key)
 
     def compare(
         self,

@@ -151,11 +151,9 @@ class MomentumContrastive:
         key: jax.Array,
         constants: dict[str, jax.Array],
         carried: dict[str, Any],
-        train: bool = True,
     ) -> dict[str, jax.Array]:
         """Queries and keys float32[R, 2 C, W] of some rows; keys have no gradient."""
         count, languages = 2 * len(constants["groups"]), constants["languages"]
-        keys_R = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"]) if train else None
         params = nnx.to_pure_dict(nnx.state(model))
         params |= {
             "encoder": carried["encoder"],
@@ -163,8 +161,8 @@ class MomentumContrastive:
         }
         follower = nnx.merge(nnx.graphdef(model), params)
         return {
-            "queries": sentences.encode(model, self.name, batch, count, languages, keys_R),
-            "keys": sentences.encode(follower, self.name, batch, count, languages, keys_R),
+            "queries": sentences.encode(model, self.name, batch, count, languages, key),
+            "keys": sentences.encode(follower, self.name, batch, count, languages, key),
         }
 
     def compare(

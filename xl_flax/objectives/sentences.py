@@ -40,17 +40,17 @@ def encode(
     batch: dict[str, jax.Array],
     sentences: int,
     languages: jax.Array,
-    dropout_keys: jax.Array | None,
+    key: jax.Array,
 ) -> jax.Array:
     """The vectors float32[R, sentences, W] that a sentence head makes of packed rows.
 
     Args:
       model: with the head.
       head: its name.
-      batch: tokens, segment_ids, positions int32[R, L]; language int32[R, K].
+      batch: tokens, segment_ids, positions int32[R, L]; language int32[R, K]; row int32[R].
       sentences: most segments of a row, C · K.
       languages: int32, row of the encoder's language table for each language of the stream.
-      dropout_keys: key array [R], or None.
+      key: of dropout; a row's own comes from it and the row's id, so that no mesh changes it.
     """
     module = model.heads[head]
     hidden_RxLxD = model.encoder(
@@ -58,7 +58,7 @@ def encode(
         segment_ids=batch["segment_ids"],
         positions=batch["positions"],
         languages=languages[token_languages(batch["segment_ids"], batch["language"])],
-        dropout_keys=dropout_keys,
+        dropout_keys=jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"]),
         layer=module.layer,
     )
     return module(pool(hidden_RxLxD, batch["segment_ids"], sentences, module.pooling))
