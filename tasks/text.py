@@ -67,10 +67,15 @@ class RunVocabulary(seqio.Vocabulary):
         return self._vocabulary.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        return self._tokenizer().tokenize(s)
+        if isinstance(self._vocabulary, vocabulary.SentencePieceVocabulary):
+            return self._tokenizer().tokenize(s)
+        encode = lambda text: np.array(self._encode(text.decode()), np.int32)  # noqa: E731
+        return tf.ensure_shape(tf.numpy_function(encode, [s], tf.int32), [None])
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        return self._tokenizer().detokenize(ids)
+        if isinstance(self._vocabulary, vocabulary.SentencePieceVocabulary):
+            return self._tokenizer().detokenize(ids)
+        return tf.ensure_shape(tf.numpy_function(self._decode, [ids], tf.string), [])
 
     def _tokenizer(self) -> tf_text.SentencepieceTokenizer:
         with open(self._vocabulary.path, "rb") as file:

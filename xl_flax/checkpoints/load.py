@@ -8,7 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
+from xl_flax.checkpoints.description import TOKENIZER_FILE, VOCABULARY_FILE, Description
 from xl_flax.checkpoints.manager import first_line
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model, build_model
@@ -63,6 +63,9 @@ def read_description(checkpoint: str) -> Description:
 
 def vocabulary_path(checkpoint: str) -> str:
     """Where a checkpoint keeps its copy of the vocabulary."""
+    tokenizer = os.path.join(checkpoint, "model", TOKENIZER_FILE)
+    if os.path.exists(tokenizer):
+        return tokenizer
     return os.path.join(checkpoint, "model", VOCABULARY_FILE)
 
 
@@ -160,7 +163,7 @@ def replace_params(
                 f"{shapes.get(name, 'does not exist')} in {checkpoint}; exclude it, or change the "
                 "model"
             )
-    layout = _unflatten(
+    layout = unflatten(
         {
             name: jax.ShapeDtypeStruct(
                 ours[name].shape, ours[name].dtype, sharding=ours[name].sharding
@@ -169,10 +172,11 @@ def replace_params(
         }
     )
     loaded = dict(params_lib.flat(load_params(checkpoint, layout)))
-    return _unflatten(ours | loaded), wanted, checkpoint
+    return unflatten(ours | loaded), wanted, checkpoint
 
 
-def _unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `params.flat`: paths and leaves → a nested dict."""
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         *parents, name = path.split("/")
