@@ -15,6 +15,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_text as tf_text
@@ -69,8 +70,14 @@ class RunVocabulary(seqio.Vocabulary):
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         if isinstance(self._vocabulary, vocabulary.SentencePieceVocabulary):
             return self._tokenizer().tokenize(s)
-        encode = lambda text: np.array(self._encode(text.decode()), np.int32)  # noqa: E731
-        return tf.ensure_shape(tf.numpy_function(encode, [s], tf.int32), [None])
+
+        def encode(text: tf.Tensor) -> tf.Tensor:
+            ids = lambda text: np.array(self._encode(text.decode()), np.int32)  # noqa: E731
+            return tf.ensure_shape(tf.numpy_function(ids, [text], tf.int32), [None])
+
+        if s.shape.rank == 0:
+            return encode(s)
+        return tf.map_fn(encode, s, fn_output_signature=tf.RaggedTensorSpec([None], tf.int32))
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         if isinstance(self._vocabulary, vocabulary.SentencePieceVocabulary):

@@ -98,9 +98,9 @@ def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
         head = _sentence_head(model.description, args.heads)
     dtype = DTYPES.get(args.dtype)
     shard_bytes = int(args.shard_gb * 1e9)
-    with new_folder(args.target, model.nbytes) as folder:
-        with _progress(model.nbytes, "writing") as bar:
-            notes = write.write_model(model, folder, head, dtype, shard_bytes, bar.update)
+    needed = model.nbytes
+    with new_folder(args.target, needed) as folder, _progress(needed, "writing") as bar:
+        notes = write.write_model(model, folder, head, dtype, shard_bytes, bar.update)
     for note in notes:
         print(f"note: {note}")
 
@@ -156,7 +156,7 @@ def _summary(
         "longest input": f"{encoder.max_positions:,} tokens",
         "heads": heads or "none",
         "languages": ", ".join(description.all_languages) or "not named",
-        "vocabulary": f"{vocabulary.size:,} pieces for {encoder.vocab_size:,} rows of the embedding",
+        "vocabulary": f"{vocabulary.size:,} pieces, {encoder.vocab_size:,} rows of the table",
         "special tokens": ", ".join(
             f"{kind} {vocabulary.piece(i)} = {i}" for kind, i in vars(special).items()
         ),
@@ -178,8 +178,8 @@ def _vocabulary(model: read.Foreign, path: str | None) -> Vocabulary:
     vocabulary = load_vocabulary(path) if path else tokenizer.read(model.folder)
     if vocabulary.size > model.encoder.vocab_size:
         raise UserError(
-            f"{vocabulary.path} has {vocabulary.size:,} pieces, and the embedding of {model.folder} "
-            f"{model.encoder.vocab_size:,} rows: it belongs to another model"
+            f"{vocabulary.path} has {vocabulary.size:,} pieces, and the token table of "
+            f"{model.folder} {model.encoder.vocab_size:,} rows: it belongs to another model"
         )
     return vocabulary
 
@@ -218,7 +218,7 @@ def _gin(target: str, encoder: EncoderConfig, vocabulary: Vocabulary) -> str:
         "# The encoder of this checkpoint, for runs that go on from it: include this file behind",
         "# gin/base.gin and an objective's, and set what they ask for.",
         "TrainConfig.init_from = @InitFrom()",
-        f"InitFrom.path = {path!r}",
+        f"InitFrom.checkpoint = {path!r}",
         f"VOCABULARY = {os.path.join(path, 'model', vocabulary.file_name)!r}",
         "",
     ]

@@ -9,6 +9,7 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from xl_flax.data.vocabulary import (
     SpecialIds,
+    Vocabulary,
     VocabularyConfig,
     load_vocabulary,
     read_vocabulary,

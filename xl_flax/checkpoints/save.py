@@ -16,8 +16,8 @@ CONCURRENT_GB = 0.1
 def save_checkpoint(folder: str, params: Any, files: Mapping[str, bytes]) -> None:
     """Writes a checkpoint that has parameters and no optimizer's state.
 
-    The arrays are written as they are, in chunks, without a copy of them all: Orbax's default copies
-    what is on the host, and its OCDBT format holds all that it has compressed before it writes.
+    The arrays are written as they are, in chunks, without a copy of them all: Orbax's default
+    copies what is on the host, and its OCDBT format compresses all before it writes any.
 
     Args:
       folder: a new or empty one. The caller gives it its final name when all is done.

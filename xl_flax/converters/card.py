@@ -31,8 +31,8 @@ def make(
     lines += ["---", "", f"# {os.path.basename(run)}, step {description.step:,}", ""]
     lines += [
         f"A multilingual encoder ({config['model_type']}): {encoder.num_layers} layers of width "
-        f"{encoder.width}, {encoder.vocab_size:,} pieces, {encoder.num_params:,} parameters without "
-        f"heads. Written by XL-Flax {xl_flax.__version__}.",
+        f"{encoder.width}, {encoder.vocab_size:,} pieces, {encoder.num_params:,} parameters "
+        f"without heads. Written by XL-Flax {xl_flax.__version__}.",
         "",
         "`AutoModel` and `AutoTokenizer` of Transformers open this folder; so does"
         " `python -m xl_flax.convert`.",

@@ -38,7 +38,8 @@ def require(config: Config, reason: str, **values: Any) -> None:
     for key, value in values.items():
         if config.get(key, value) != value:
             raise UserError(
-                f"config.json: {key} = {config[key]!r} cannot be converted, only {value!r}: {reason}"
+                f"config.json: {key} = {config[key]!r} cannot be converted, only {value!r}: "
+                + reason
             )
 
 

@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers: a model's folder, then pooling, a dense layer, normalisation."""
+"""Folders of sentence-transformers: a model's, then pooling, a dense layer, normalisation."""
 
 import json
 import os

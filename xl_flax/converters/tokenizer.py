@@ -35,8 +35,8 @@ def read(folder: str) -> Vocabulary:
         if os.path.exists(path):
             return read_vocabulary(path, make(path))
     raise UserError(
-        f"{folder} has no {TOKENIZER_FILE}, {SENTENCEPIECE}, vocab.txt or merges.txt: give the file "
-        "of its tokenizer with --tokenizer=FILE"
+        f"{folder} has no {TOKENIZER_FILE}, {SENTENCEPIECE}, vocab.txt or merges.txt: give the "
+        "file of its tokenizer with --tokenizer=FILE"
     )
 
 
@@ -202,8 +202,8 @@ def from_sentencepiece(model: bytes, vocabulary: Vocabulary) -> Any:
         trainer.BPE,
     ):
         raise UserError(
-            f"{vocabulary.path}: only SentencePiece models of unigrams or BPE, with words marked at "
-            f"their start, have a {TOKENIZER_FILE}"
+            f"{vocabulary.path}: only SentencePiece models of unigrams or BPE, with words marked "
+            f"at their start, have a {TOKENIZER_FILE}"
         )
     scores = [(piece.piece, piece.score) for piece in proto.pieces]
     if trainer.model_type == trainer.UNIGRAM:

@@ -25,11 +25,10 @@ class MlmHead(nnx.Module):
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         d, init = config.width, normal(config.init_std)
         self.activation = config.activation
-        self.dense = self.dense_bias = self.norm = None
-        if config.head_dense:
-            self.dense = param(init, rngs, (d, d), ("embed", None))
-            self.dense_bias = param(zeros, rngs, (d,), ("embed",)) if config.bias else None
-            self.norm = Norm(config, rngs)
+        has, biased = config.head_dense, config.head_dense and config.bias
+        self.dense = param(init, rngs, (d, d), ("embed", None)) if has else None
+        self.dense_bias = param(zeros, rngs, (d,), ("embed",)) if biased else None
+        self.norm = Norm(config, rngs) if has else None
         has_bias = config.head_bias
         self.bias = param(zeros, rngs, (config.vocab_size,), ("vocab",)) if has_bias else None
         own_table = not config.tie_head
@@ -156,8 +155,8 @@ class SentenceHead(nnx.Module):
           rngs: for its parameters.
           pooling: see `xl_flax.models.pooling`.
           layer: whose states are pooled: 0 = embeddings, i = after layer i, -1 = the last.
-          projection: one matrix (InfoXLM); with a bias, "affine"; and with a "tanh" (LaBSE); two with
-            a ReLU between, "mlp" (MoCo v2), or None.
+          projection: one matrix (InfoXLM); with a bias, "affine"; and with a "tanh" (LaBSE); two
+            with a ReLU between, "mlp" (MoCo v2), or None.
           width: of the vectors; None: the encoder's.
           normalise: scale vectors to length 1.
           scale: initial value of a learnt factor of similarities; None: there is none.

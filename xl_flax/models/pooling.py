@@ -22,7 +22,8 @@ def pool(
         "mean_all" averages all of them, as sentence-transformers does.
 
     Returns:
-      float32[B, S, D]; zeros where there is no such segment, or, by "mean", no token between its specials.
+      float32[B, S, D]; zeros where there is no such segment, or by "mean" no token between its
+      specials.
     """
     before, after = (
         jnp.pad(segment_ids_BxL, ((0, 0), pad))[:, cut]
