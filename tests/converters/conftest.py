@@ -114,12 +114,15 @@ def configs(draw, family: str):
 
 def simple(family: str) -> dict:
     """The simplest such arguments with three layers and several heads."""
-    enough = lambda c: (
-        c.get("num_hidden_layers", c.get("n_layers")) == 3
-        and (  # noqa: E731
-            c.get("num_attention_heads", c.get("n_heads")) > 1
+
+    def enough(c):
+        layers, heads = (
+            ("n_layers", "n_heads")
+            if "n_layers" in c
+            else ("num_hidden_layers", "num_attention_heads")
         )
-    )
+        return c[layers] == 3 and c[heads] > 1
+
     return find(configs(family), enough, settings=settings(database=None, derandomize=True))
 
 

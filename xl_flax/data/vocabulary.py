@@ -162,6 +162,7 @@ class TokenizerVocabulary:
         self._tokenizer.no_padding()
         # Ids may have gaps, and the largest may belong to an added token.
         self._pieces = {i: p for p, i in self._tokenizer.get_vocab(with_added_tokens=True).items()}
+        self._added = self._tokenizer.get_added_tokens_decoder()
         self.size = max(self._pieces) + 1
         bytewise = _has(self._whole, "type", "ByteLevel") or _has(
             self._whole, "byte_fallback", True
@@ -179,6 +180,8 @@ class TokenizerVocabulary:
     def piece(self, i: int) -> str:
         """The piece with id `i`, with "▁" where a word starts; "" for a gap."""
         piece = self._pieces.get(int(i), "")
+        if int(i) in self._added:
+            return piece
         if self._subwords == "##":
             return piece.removeprefix("##") if piece.startswith("##") else WORD_START + piece
         return piece.replace("Ġ", WORD_START, 1) if self._subwords == "Ġ" else piece
@@ -187,8 +190,7 @@ class TokenizerVocabulary:
         """bool[size]: ids that are neither masked nor used as random replacements."""
         mask = np.array([i not in self._pieces for i in range(self.size)])
         mask[list(dataclasses.asdict(self.special).values())] = True
-        added = self._tokenizer.get_added_tokens_decoder()
-        mask[[i for i, token in added.items() if token.special]] = True
+        mask[[i for i, token in self._added.items() if token.special]] = True
         return mask
 
     def word_starts(self) -> np.ndarray:
