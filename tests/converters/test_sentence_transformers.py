@@ -11,6 +11,7 @@ from xl_flax.errors import UserError
 
 st = pytest.importorskip("sentence_transformers")
 torch = pytest.importorskip("torch")
+modules_lib = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
 
 SENTENCES = ["abc", "a b c d", "hello world", "z"]
 
@@ -23,9 +24,9 @@ def make(zoo, tmp_path):
         folder = zoo.save(zoo.make("bert", "Model", zoo.simple("bert")), str(tmp_path / "bert"))
         with open(f"{folder}/tokenizer_config.json", "w") as file:
             json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"}, file)
-        encoder = st.models.Transformer(folder)
+        encoder = modules_lib.Transformer(folder)
         width = encoder.get_word_embedding_dimension()
-        parts = [st.models.Pooling(width, pooling_mode=pooling)]
+        parts = [modules_lib.Pooling(width, pooling_mode=pooling)]
         torch.manual_seed(0)
         parts += [module(width) for module in modules]
         model = st.SentenceTransformer(modules=[encoder, *parts], device="cpu")
@@ -36,11 +37,11 @@ def make(zoo, tmp_path):
 
 
 def dense(activation, bias=True):
-    return lambda width: st.models.Dense(width, 6, bias=bias, activation_function=activation)
+    return lambda width: modules_lib.Dense(width, 6, bias=bias, activation_function=activation)
 
 
 def normalize(_):
-    return st.models.Normalize()
+    return modules_lib.Normalize()
 
 
 @pytest.mark.parametrize(

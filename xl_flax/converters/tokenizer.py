@@ -221,10 +221,12 @@ def from_sentencepiece(model: bytes, vocabulary: Vocabulary) -> Any:
     if normal.precompiled_charsmap:
         steps.append(normalizers.Precompiled(normal.precompiled_charsmap))
     if normal.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(p), by) for p, by in (("^ +| +$", ""), (" {2,}", " "))]
+    if normal.add_dummy_prefix:  # also before a text that begins with "▁", as Metaspace would not
+        steps.append(normalizers.Prepend("▁"))
     tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     scheme = "always" if normal.add_dummy_prefix else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     metaspace = decoders.Metaspace(prepend_scheme=scheme)
     if trainer.byte_fallback:
         metaspace = decoders.Sequence([decoders.ByteFallback(), metaspace])

@@ -61,13 +61,13 @@ def verify(checkpoint: str, folder: str) -> str:
     theirs_ids = [tokenizer(text)["input_ids"] for text in TEXTS.values()]
     special = vocabulary.special
     ids = [[special.cls, *vocabulary.encode(text), special.sep] for text in TEXTS.values()]
-    ids = [sentence[: description.encoder.max_positions] for sentence in ids]
     same = sum(a == b for a, b in zip(ids, theirs_ids, strict=True))
     rows.append(("text", str(len(ids)), "tokenization", f"{len(ids) - same} sentences differ"))
 
     rng = np.random.default_rng(0)
     usable = np.flatnonzero(~vocabulary.special_mask()[: description.encoder.vocab_size])
     longest = description.encoder.max_positions
+    ids = [[*s[: min(len(s), longest) - 1], special.sep] for s in ids]
     random = [rng.choice(usable, min(n, longest)).tolist() for n in RANDOM_LENGTHS]
     auto = (
         transformers.AutoModelForMaskedLM
