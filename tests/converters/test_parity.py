@@ -1,14 +1,19 @@
 """What is read from Hugging Face computes what Hugging Face computes: every family and head."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xl_flax.converters import read
+from xl_flax.converters import read, tensors
 from xl_flax.converters.verify import outputs
 from xl_flax.models.heads import token_bias, token_table
+from xl_flax.parallel import params as params_lib
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -58,6 +63,44 @@ def test_packed_sentences_are_as_if_alone(zoo, family, tmp_path):
     logits = model.heads["mlm"].features(hidden) @ token_table(model).T + token_bias(model)
     expected = np.concatenate([out[1, : sizes[0]], out[2, : sizes[1]]])
     np.testing.assert_allclose(logits[0], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_equal_those_of_transformers(zoo, family, tmp_path):
+    head = next(h for h in zoo.HEADS[family] if "LM" in h)
+    config = zoo.simple(family)
+    theirs = zoo.make(family, head, config)
+    folder = zoo.save(theirs, str(tmp_path))
+    tokens, real = zoo.padded_batch(np.random.default_rng(0), config["vocab_size"], 8)
+    targets = np.random.default_rng(1).integers(0, config["vocab_size"], tokens.shape)
+    logits = theirs(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int))).logits
+    chosen = torch.tensor(real)
+    torch.nn.functional.cross_entropy(logits[chosen], torch.tensor(targets)[chosen]).backward()
+
+    model, _ = zoo.load(folder)
+    graph, params = nnx.split(model)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        merged = nnx.merge(graph, params)
+        hidden = merged.encoder(jnp.asarray(tokens), segment_ids=jnp.asarray(real.astype(np.int32)))
+        logits = merged.heads["mlm"].features(hidden) @ token_table(merged).T + token_bias(merged)
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
+        return (losses * real).sum() / real.sum()
+
+    # Their gradients, in the places of their parameters.
+    found = read.open_model(folder)
+    named = dict(theirs.named_parameters(remove_duplicate=False))
+    grads = {}
+    for name in found.tensors:
+        grad = next(p.grad for n, p in named.items() if name.endswith(n))
+        value = np.zeros(named[name].shape, np.float32) if grad is None else grad.numpy()
+        grads[name] = tensors.Tensor(value.shape, value.dtype, lambda v=value: v)
+    expected = read.read_params(dataclasses.replace(found, tensors=grads), lambda _: None)
+    for path, value in params_lib.flat(nnx.to_pure_dict(gradient(params))):
+        atol = 1e-4 * max(1, np.abs(expected[path]).max())
+        np.testing.assert_allclose(value, expected[path], atol=atol, rtol=0, err_msg=path)
 
 
 def test_language_embeddings_are_added(zoo, tmp_path):

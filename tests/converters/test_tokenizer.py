@@ -73,7 +73,8 @@ def test_a_sentencepiece_model_as_tokenizer_json(texts, settings):
             if exact or language not in STACKED_MARKS:
                 assert as_json.encode(line) == vocabulary.encode(line), (language, line)
                 ids = vocabulary.encode(line)
-                assert as_json.decode(ids) == vocabulary.decode(ids) or 3 in ids, line
+                plain = 3 not in ids and not line.startswith("▁")  # where text can come back
+                assert not plain or as_json.decode(ids) == vocabulary.decode(ids)
     specials = vocabulary.special
     found = made.encode("a b").ids
     assert (found[0], found[-1]) == (specials.cls, specials.sep)
