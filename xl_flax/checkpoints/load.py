@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
@@ -77,15 +78,29 @@ def load_params(checkpoint: str, layout: Any) -> Any:
     Raises:
       UserError: the files are damaged, or hold no such parameters.
     """
+    restore_args = ocp.checkpoint_utils.construct_restore_args(layout)
+    return _restore(checkpoint, layout, restore_args)
+
+
+def load_array(checkpoint: str, path: str, dtype: Any) -> np.ndarray:
+    """Reads one parameter, as in "heads/mlm/bias", into memory of the host.
+
+    Raises:
+      UserError: the files are damaged, or hold no such parameter.
+    """
+    leaf = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
+    loaded = _restore(checkpoint, unflatten({path: 0}), unflatten({path: leaf}))
+    return jax.tree.leaves(loaded)[0]
+
+
+def _restore(checkpoint: str, item: Any, restore_args: Any) -> Any:
     handler = ocp.PyTreeCheckpointHandler()
     try:
         with ocp.Checkpointer(handler) as checkpointer:
             return checkpointer.restore(
                 os.path.join(checkpoint, "params"),
                 args=ocp.args.PyTreeRestore(
-                    item=layout,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(layout),
-                    partial_restore=True,
+                    item=item, restore_args=restore_args, partial_restore=True
                 ),
             )
     except (ValueError, OSError, KeyError) as error:

@@ -1,6 +1,7 @@
 """A folder of Hugging Face → one of our checkpoints."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -152,14 +153,20 @@ def read_params(model: Foreign, tell: Callable[[int], Any]) -> dict[str, np.ndar
       tell: called with the bytes of each tensor that was read.
     """
     params: dict[str, np.ndarray] = {}
-    for place in sorted(model.places, key=lambda p: p.ours):
-        if place.ours not in params:
-            mine = [model.tensors[p.theirs].dtype for p in model.places if p.ours == place.ours]
-            dtype = mine[0] if len(set(mine)) == 1 else np.dtype(np.float32)
-            params[place.ours] = np.empty(model.shapes[place.ours], dtype)
-        tensor = model.tensors[place.theirs]
-        params[place.ours][place.index] = place.to_ours(tensor.read())
-        tell(tensor.nbytes)
+    by_path = lambda place: place.ours  # noqa: E731
+    for path, group in itertools.groupby(sorted(model.places, key=by_path), key=by_path):
+        found = list(group)
+        if len(found) == 1 and not found[0].inputs:  # a table, the largest of all: not copied
+            params[path] = model.tensors[found[0].theirs].read().reshape(model.shapes[path])
+            tell(params[path].nbytes)
+            continue
+        dtypes = {model.tensors[place.theirs].dtype for place in found}
+        dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+        params[path] = np.empty(model.shapes[path], dtype)
+        for place in found:
+            tensor = model.tensors[place.theirs]
+            params[path][place.index] = place.to_ours(tensor.read())
+            tell(tensor.nbytes)
     return params
 
 

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from xl_flax.checkpoints.description import Description
-from xl_flax.checkpoints.load import load_params, read_description, unflatten, vocabulary_path
+from xl_flax.checkpoints.load import load_array, read_description, vocabulary_path
 from xl_flax.converters import card, families, sentence_transformers, tokenizer
 from xl_flax.converters.read import CONFIG
 from xl_flax.converters.tensors import Tensor, write_folder
@@ -69,11 +69,8 @@ class OneByOne:
         """One whole array."""
         if self._last is None or self._last[0] != path:
             self._last = None  # gone before the next one comes
-            device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
             leaf = self._model.stored[path]
-            layout = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-            loaded = load_params(self._model.checkpoint, unflatten({path: layout}))
-            self._last = path, np.asarray(jax.tree.leaves(loaded)[0])
+            self._last = path, load_array(self._model.checkpoint, path, leaf.dtype)
         return self._last[1]
 
 
