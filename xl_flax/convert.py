@@ -16,7 +16,7 @@ converted back.
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -85,7 +85,7 @@ def to_ours(source: str, args: argparse.Namespace) -> None:
         files = {"model.json": description.to_json(), vocabulary.file_name: vocabulary.content}
         save_checkpoint(folder, unflatten(params), files)
         with open(os.path.join(folder, "model.gin"), "w", encoding="utf-8") as file:
-            file.write(_gin(args.target, model.encoder, vocabulary))
+            file.write(_gin(args.target, model.encoder, model.heads, vocabulary))
     if model.ignored:
         print(f"left out, as it is computed or of no use here: {', '.join(model.ignored)}")
 
@@ -211,20 +211,26 @@ def _sentence_head(description: Description, heads: str | None) -> str:
     return chosen[0]
 
 
-def _gin(target: str, encoder: EncoderConfig, vocabulary: Vocabulary) -> str:
+def _gin(
+    target: str, encoder: EncoderConfig, heads: Collection[str], vocabulary: Vocabulary
+) -> str:
     """Gin bindings with which a run goes on from the checkpoint."""
     path = os.path.abspath(target)
     lines = [
-        "# The encoder of this checkpoint, for runs that go on from it: include this file behind",
-        "# gin/base.gin and an objective's, and set what they ask for.",
+        "# The encoder of this checkpoint, for runs that go on from it:",
+        "#   python -m xl_flax.train --gin_file=gin/runs/further.gin --gin_file=<this file> …",
         "TrainConfig.init_from = @InitFrom()",
         f"InitFrom.checkpoint = {path!r}",
         f"VOCABULARY = {os.path.join(path, 'model', vocabulary.file_name)!r}",
+        f"VOCAB_SIZE = {encoder.vocab_size}",
         "",
     ]
+    if "mlm" not in heads:
+        lines.insert(4, "InitFrom.include = 'encoder/.*'  # it has no MLM head: a fresh one")
     default = {f.name: f.default for f in EncoderConfig.__dataclass_fields__.values()}
     for name, value in encoder.to_dict().items():
-        if value != default[name] and (name not in RUNTIME_FIELDS or name.endswith("dropout")):
+        kept = name not in RUNTIME_FIELDS or name.endswith("dropout")
+        if kept and name != "vocab_size" and value != default[name]:
             lines.append(f"EncoderConfig.{name} = {value!r}")
     return "\n".join(lines) + "\n"
 
