@@ -25,6 +25,7 @@ setup(
         "seqio",
         "tensorboardX",
         "tensorflow-datasets",
+        "tokenizers",
         "tqdm",
     ],
     extras_require={

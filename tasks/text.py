@@ -15,6 +15,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_text as tf_text
@@ -67,10 +68,21 @@ class RunVocabulary(seqio.Vocabulary):
         return self._vocabulary.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        return self._tokenizer().tokenize(s)
+        if isinstance(self._vocabulary, vocabulary.SentencePieceVocabulary):
+            return self._tokenizer().tokenize(s)
+
+        def encode(text: tf.Tensor) -> tf.Tensor:
+            ids = lambda text: np.array(self._encode(text.decode()), np.int32)  # noqa: E731
+            return tf.ensure_shape(tf.numpy_function(ids, [text], tf.int32), [None])
+
+        if s.shape.rank == 0:
+            return encode(s)
+        return tf.map_fn(encode, s, fn_output_signature=tf.RaggedTensorSpec([None], tf.int32))
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        return self._tokenizer().detokenize(ids)
+        if isinstance(self._vocabulary, vocabulary.SentencePieceVocabulary):
+            return self._tokenizer().detokenize(ids)
+        return tf.ensure_shape(tf.numpy_function(self._decode, [ids], tf.string), [])
 
     def _tokenizer(self) -> tf_text.SentencepieceTokenizer:
         with open(self._vocabulary.path, "rb") as file:

@@ -33,7 +33,9 @@ def test_a_file_opens_with_what_it_does(path):
 
 @pytest.mark.parametrize("path", files("runs"), ids=os.path.basename)
 def test_a_run_is_complete(path):
-    cli.load_gin([path], SET + FROM)
+    converted = os.path.basename(path) == "further.gin"  # its encoder is a converted model's
+    model = ["gin/models/xlmr_tiny.gin"] if converted else []
+    cli.load_gin([path, *model], SET + FROM + ["VOCAB_SIZE = 100"] * converted)
     train, evaluate, vocabulary = TrainConfig(), EvaluateConfig(), VocabularyConfig()
     assert train.encoder.vocab_size == vocabulary.size
     assert train.model_dir == evaluate.model_dir == "/run"

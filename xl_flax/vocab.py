@@ -32,7 +32,7 @@ with silenced_stderr():
 from xl_flax import cli
 from xl_flax.cache import find, import_tasks, source_errors, split_tasks
 from xl_flax.data.manifest import Cache
-from xl_flax.data.vocabulary import Vocabulary, VocabularyConfig
+from xl_flax.data.vocabulary import VocabularyConfig, read_vocabulary
 from xl_flax.data.vocabulary_training import Corpus, format_table, measure, train_model
 from xl_flax.errors import UserError
 
@@ -213,7 +213,7 @@ def train_vocabulary(config: VocabularyConfig, *, overwrite: bool = False) -> No
         flush=True,
     )
     model = train_model(corpora, config)
-    vocabulary = Vocabulary(config.path, model)
+    vocabulary = read_vocabulary(config.path, model)
     languages = {}
     total = sum(len(corpus.lines) * corpus.weight for corpus in corpora)
     for corpus in corpora:
@@ -256,7 +256,7 @@ def is_current(path: str, made_from: dict[str, Any]) -> bool:
             old = json.load(file)
         was, fingerprint = old["made_from"], old["fingerprint"]
         with open(path, "rb") as file:
-            now = Vocabulary(path, file.read()).fingerprint
+            now = read_vocabulary(path, file.read()).fingerprint
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is there and was not made by this command: {remedy}") from error
     if now != fingerprint:

@@ -12,6 +12,7 @@ from xl_flax.data.vocabulary import (
     Vocabulary,
     VocabularyConfig,
     load_vocabulary,
+    read_vocabulary,
     run_vocabulary,
 )
 from xl_flax.data.vocabulary_training import Corpus, measure, train_model
@@ -34,7 +35,7 @@ def config(**settings) -> VocabularyConfig:
 
 @pytest.fixture(scope="module", params=["xlmr", "bert"])
 def vocabulary(request) -> Vocabulary:
-    return Vocabulary("v.model", train_model(corpora(), config(style=request.param)))
+    return read_vocabulary("v.model", train_model(corpora(), config(style=request.param)))
 
 
 def test_special_pieces_stand_where_models_of_the_style_have_them(vocabulary):
@@ -69,7 +70,7 @@ def test_word_starts(vocabulary):
 
 
 def test_byte_fallback_leaves_nothing_unknown():
-    vocabulary = Vocabulary("v", train_model(corpora(), config(size=600, byte_fallback=True)))
+    vocabulary = read_vocabulary("v", train_model(corpora(), config(size=600, byte_fallback=True)))
     ids = vocabulary.encode("naïve 🙂")
     assert vocabulary.special.unk not in ids and vocabulary.decode(ids) == "naïve 🙂"
     assert vocabulary.size == 600
@@ -83,7 +84,7 @@ def test_too_large_a_size_is_refused_with_the_largest_that_works(model_type):
         train_model(corpora(), config(size=90000, model_type=model_type))
     largest = int(str(error.value).split("at most ")[1].split()[0])
     model = train_model(corpora(), config(size=largest, model_type=model_type))
-    assert Vocabulary("v", model).size == largest
+    assert read_vocabulary("v", model).size == largest
 
 
 def test_too_small_a_size_is_refused():
@@ -99,7 +100,7 @@ def test_a_line_counts_by_its_weight():
     def encode(weight: int) -> list[int]:
         text = [corpora()[0], Corpus("rare", 1, ["xyzzyx xyzzyx"], weight)]
         model = train_model(text, config(size=60, character_coverage=0.99))
-        return Vocabulary("v", model).encode("xyzzyx")
+        return read_vocabulary("v", model).encode("xyzzyx")
 
     unknown = 3
     assert unknown in encode(weight=1) and unknown not in encode(weight=100)
@@ -112,7 +113,7 @@ def test_weights_are_exact_in_total():
 
 
 def test_measure():
-    vocabulary = Vocabulary("v", train_model(corpora(), config()))
+    vocabulary = read_vocabulary("v", train_model(corpora(), config()))
     lines = corpora()[0].lines[:50]
     found = measure(vocabulary, lines)
     pieces = sum(len(vocabulary.encode(line)) for line in lines)

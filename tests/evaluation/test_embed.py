@@ -59,7 +59,7 @@ def directly(model, sentence, pooling):
     return hidden[:, 1:-1].mean(axis=1) if len(sentence) else np.zeros_like(hidden[:, 0])
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "mean_all", "cls"])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_packed_rows_give_what_each_sentence_gives_by_itself(
     model, sentences, devices, pooling, small_batches

@@ -72,7 +72,7 @@ def test_a_head_that_embeds_no_sentences_is_an_error(description, head):
 
 
 def test_an_unknown_pooling_is_an_error(description):
-    with pytest.raises(UserError, match="pooling = 'max': choose 'mean' or 'cls'"):
+    with pytest.raises(UserError, match="pooling = 'max': choose 'mean', 'mean_all' or 'cls'"):
         SentenceRetrieval("m", pooling="max").encoding(description)
 
 

@@ -5,10 +5,11 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
+from xl_flax.checkpoints.description import TOKENIZER_FILE, VOCABULARY_FILE, Description
 from xl_flax.checkpoints.manager import first_line
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model, build_model
@@ -63,6 +64,9 @@ def read_description(checkpoint: str) -> Description:
 
 def vocabulary_path(checkpoint: str) -> str:
     """Where a checkpoint keeps its copy of the vocabulary."""
+    tokenizer = os.path.join(checkpoint, "model", TOKENIZER_FILE)
+    if os.path.exists(tokenizer):
+        return tokenizer
     return os.path.join(checkpoint, "model", VOCABULARY_FILE)
 
 
@@ -74,15 +78,29 @@ def load_params(checkpoint: str, layout: Any) -> Any:
     Raises:
       UserError: the files are damaged, or hold no such parameters.
     """
+    restore_args = ocp.checkpoint_utils.construct_restore_args(layout)
+    return _restore(checkpoint, layout, restore_args)
+
+
+def load_array(checkpoint: str, path: str, dtype: Any) -> np.ndarray:
+    """Reads one parameter, as in "heads/mlm/bias", into memory of the host.
+
+    Raises:
+      UserError: the files are damaged, or hold no such parameter.
+    """
+    leaf = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
+    loaded = _restore(checkpoint, unflatten({path: 0}), unflatten({path: leaf}))
+    return jax.tree.leaves(loaded)[0]
+
+
+def _restore(checkpoint: str, item: Any, restore_args: Any) -> Any:
     handler = ocp.PyTreeCheckpointHandler()
     try:
         with ocp.Checkpointer(handler) as checkpointer:
             return checkpointer.restore(
                 os.path.join(checkpoint, "params"),
                 args=ocp.args.PyTreeRestore(
-                    item=layout,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(layout),
-                    partial_restore=True,
+                    item=item, restore_args=restore_args, partial_restore=True
                 ),
             )
     except (ValueError, OSError, KeyError) as error:
@@ -160,7 +178,7 @@ def replace_params(
                 f"{shapes.get(name, 'does not exist')} in {checkpoint}; exclude it, or change the "
                 "model"
             )
-    layout = _unflatten(
+    layout = unflatten(
         {
             name: jax.ShapeDtypeStruct(
                 ours[name].shape, ours[name].dtype, sharding=ours[name].sharding
@@ -169,10 +187,11 @@ def replace_params(
         }
     )
     loaded = dict(params_lib.flat(load_params(checkpoint, layout)))
-    return _unflatten(ours | loaded), wanted, checkpoint
+    return unflatten(ours | loaded), wanted, checkpoint
 
 
-def _unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `params.flat`: paths and leaves → a nested dict."""
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         *parents, name = path.split("/")

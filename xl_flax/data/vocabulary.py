@@ -1,16 +1,19 @@
-"""SentencePiece vocabularies, without TensorFlow."""
+"""Vocabularies, without TensorFlow: SentencePiece models, and tokenizer.json files."""
 
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import gin
 import numpy as np
 import sentencepiece
 
+from xl_flax.checkpoints.description import TOKENIZER_FILE, VOCABULARY_FILE
 from xl_flax.errors import UserError
 
 # The names that XLM-R-style and BERT-style models give to the same five pieces.
@@ -20,6 +23,13 @@ SPECIAL_PIECES = {
     "cls": ("<s>", "[CLS]"),
     "sep": ("</s>", "[SEP]"),
     "mask": ("<mask>", "[MASK]"),
+}
+# Other tokenizers' names beside these: Gemma's (mmBERT), Llama 3's (EuroBERT), XLM's.
+MORE_SPECIAL_PIECES = {
+    "pad": ("<|pad|>", "<|end_of_text|>"),
+    "cls": ("<bos>", "<|begin_of_text|>"),
+    "sep": ("<eos>", "<|end_of_text|>"),
+    "mask": ("<|mask|>", "<special1>"),
 }
 WORD_START = "▁"
 
@@ -49,18 +59,51 @@ class SpecialIds:
     mask: int
 
 
-class Vocabulary:
-    """A SentencePiece model: text to ids and back.
+class Vocabulary(Protocol):
+    """Text to ids and back; what the rest of the house knows of a vocabulary.
 
     Attributes:
-      path: the model file.
+      path: the file.
       size: the number of pieces, specials included.
       special: the ids of the special pieces.
-      fingerprint: sha256 (hex) of the model file's bytes.
+      fingerprint: sha256 (hex) of the file's bytes.
+      content: the file's bytes.
     """
 
+    file_name: str  # of a checkpoint's copy
+    path: str
+    size: int
+    special: SpecialIds
+    fingerprint: str
+    content: bytes
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; no special pieces are added."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids; control pieces, as `<s>` or `<pad>`, leave no trace."""
+
+    def piece(self, i: int) -> str:
+        """The piece with id `i`, with "▁" where a word starts."""
+
+    def special_mask(self) -> np.ndarray:
+        """bool[size]: ids that are neither masked nor used as random replacements."""
+
+    def word_starts(self) -> np.ndarray:
+        """bool[size]: pieces that begin a word.
+
+        These are the pieces that start with "▁" or with a character (no combining mark) of a
+        script written without spaces, where every piece counts as a word.
+        """
+
+
+class SentencePieceVocabulary:
+    """A SentencePiece model."""
+
+    file_name = VOCABULARY_FILE
+
     def __init__(self, path: str, model: bytes):
-        self.path = path
+        self.path, self.content = path, model
         self.fingerprint = hashlib.sha256(model).hexdigest()
         try:
             if not model:  # which SentencePiece would take for "no model yet"
@@ -69,7 +112,7 @@ class Vocabulary:
         except RuntimeError as error:
             raise UserError(f"{path} is not a SentencePiece model: train it anew") from error
         self.size = self._processor.get_piece_size()
-        self.special = self._find_special()
+        self.special = find_special(path, self._id)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; no special pieces are added."""
@@ -92,36 +135,140 @@ class Vocabulary:
         return mask
 
     def word_starts(self) -> np.ndarray:
-        """bool[size]: pieces that begin a word.
+        """bool[size]: pieces that begin a word; see `Vocabulary.word_starts`."""
+        return word_starts(map(self.piece, range(self.size))) & ~self.special_mask()
 
-        These are the pieces that start with "▁" or with a character (no combining mark) of a
-        script written without spaces, where every piece counts as a word.
-        """
-        first = (self.piece(i)[0] for i in range(self.size))
-        starts = [c == WORD_START or (is_unspaced(c) and not _is_mark(c)) for c in first]
-        return np.array(starts, bool) & ~self.special_mask()
+    def _id(self, piece: str) -> int | None:
+        i = self._processor.piece_to_id(piece)
+        return i if self.piece(i) == piece else None
 
-    def _find_special(self) -> SpecialIds:
-        ids, missing = {}, []
-        for name, pieces in SPECIAL_PIECES.items():
-            found = [i for i in map(self._processor.piece_to_id, pieces) if self.piece(i) in pieces]
-            if found:
-                ids[name] = found[0]
-            else:
-                missing.append(" or ".join(pieces))
-        if missing:
-            raise UserError(
-                f"the vocabulary {self.path} has no piece {', '.join(missing)}; "
-                "train one that does with python -m xl_flax.vocab"
-            )
-        return SpecialIds(**ids)
+
+class TokenizerVocabulary:
+    """A `tokenizer.json`, as Hugging Face's tokenizers write it: WordPiece, BPE, unigram."""
+
+    file_name = TOKENIZER_FILE
+
+    def __init__(self, path: str, model: bytes):
+        import tokenizers  # most runs need none
+
+        self.path, self.content = path, model
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(model)
+            self._whole = json.loads(model)
+        except Exception as error:  # the library raises this class itself
+            raise UserError(f"{path} is not a tokenizer.json: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # Ids may have gaps, and the largest may belong to an added token.
+        self._pieces = {i: p for p, i in self._tokenizer.get_vocab(with_added_tokens=True).items()}
+        self._added = self._tokenizer.get_added_tokens_decoder()
+        self.size = max(self._pieces) + 1
+        bytewise = _has(self._whole, "type", "ByteLevel") or _has(
+            self._whole, "byte_fallback", True
+        )
+        self.special = find_special(path, self._tokenizer.token_to_id, needs_unk=not bytewise)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; no special pieces are added."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids; special pieces leave no trace."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def piece(self, i: int) -> str:
+        """The piece with id `i`, with "▁" where a word starts; "" for a gap."""
+        piece = self._pieces.get(int(i), "")
+        if int(i) in self._added:
+            return piece
+        if self._subwords == "##":
+            return piece.removeprefix("##") if piece.startswith("##") else WORD_START + piece
+        return piece.replace("Ġ", WORD_START, 1) if self._subwords == "Ġ" else piece
+
+    def special_mask(self) -> np.ndarray:
+        """bool[size]: ids that are neither masked nor used as random replacements."""
+        mask = np.array([i not in self._pieces for i in range(self.size)])
+        mask[list(dataclasses.asdict(self.special).values())] = True
+        mask[[i for i, token in self._added.items() if token.special]] = True
+        return mask
+
+    def word_starts(self) -> np.ndarray:
+        """bool[size]: pieces that begin a word; see `Vocabulary.word_starts`."""
+        return word_starts(map(self.piece, range(self.size))) & ~self.special_mask()
+
+    @functools.cached_property
+    def _subwords(self) -> str:
+        """What marks pieces inside a word ("##"), or at its start ("Ġ"); else ""."""
+        if self._whole["model"].get("type") == "WordPiece":
+            return "##"
+        return "Ġ" if _has(self._whole, "type", "ByteLevel") else ""
+
+
+def _has(node: Any, key: str, value: Any) -> bool:
+    """Whether a JSON tree, apart from its vocabulary, has this key with this value."""
+    if isinstance(node, dict):
+        rest = (v for k, v in node.items() if k not in ("vocab", "merges", "added_tokens"))
+        return node.get(key) == value or any(_has(child, key, value) for child in rest)
+    return isinstance(node, list) and any(_has(child, key, value) for child in node)
+
+
+def word_starts(pieces: Iterable[str]) -> np.ndarray:
+    """bool[pieces]: starts with "▁", or with a character of a script without spaces."""
+    return np.array([_starts_word(piece) for piece in pieces], bool)
+
+
+def _starts_word(piece: str) -> bool:
+    first = piece[:1]
+    return first == WORD_START or (bool(first) and is_unspaced(first) and not _is_mark(first))
+
+
+def find_special(
+    path: str, id_of: Callable[[str], int | None], needs_unk: bool = True
+) -> SpecialIds:
+    """The ids of the special pieces, by the names that models give them.
+
+    Args:
+      path: of the vocabulary, for the error.
+      id_of: the id of a piece, or None.
+      needs_unk: False where every text has pieces; the id of padding then stands for unknown ones.
+
+    Raises:
+      UserError: there is none of some kind.
+    """
+    ids, missing = {}, []
+    for name, pieces in SPECIAL_PIECES.items():
+        pieces += MORE_SPECIAL_PIECES.get(name, ())
+        found = [i for i in map(id_of, pieces) if i is not None]
+        if found:
+            ids[name] = found[0]
+        elif name == "unk" and not needs_unk:
+            ids[name] = ids["pad"]
+        else:
+            missing.append(" or ".join(pieces))
+    if missing:
+        raise UserError(
+            f"the vocabulary {path} has no piece {', '.join(missing)}; "
+            "train one that does with python -m xl_flax.vocab"
+        )
+    return SpecialIds(**ids)
+
+
+def read_vocabulary(path: str, model: bytes) -> Vocabulary:
+    """A vocabulary from the bytes of its file: a SentencePiece model, or JSON.
+
+    Raises:
+      UserError: it is neither, or lacks a special piece.
+    """
+    kind = TokenizerVocabulary if model.lstrip()[:1] == b"{" else SentencePieceVocabulary
+    return kind(path, model)
 
 
 def load_vocabulary(path: str) -> Vocabulary:
-    """Reads a SentencePiece model file.
+    """Reads a SentencePiece model file or a `tokenizer.json`.
 
     Raises:
-      UserError: the file is missing, is not a SentencePiece model or lacks a special piece.
+      UserError: the file is missing, is neither of them or lacks a special piece.
     """
     try:
         stat = os.stat(path)
@@ -146,7 +293,7 @@ def _load(path: str, mtime_ns: int, size: int) -> Vocabulary:
     """Reads a file once per version of it."""
     del mtime_ns, size
     with open(path, "rb") as file:
-        return Vocabulary(path, file.read())
+        return read_vocabulary(path, file.read())
 
 
 @gin.configurable

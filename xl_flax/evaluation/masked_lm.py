@@ -23,7 +23,7 @@ from xl_flax.errors import UserError
 from xl_flax.evaluation import report
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, signature
-from xl_flax.models.heads import Model, token_table
+from xl_flax.models.heads import Model, token_bias, token_table
 from xl_flax.objectives.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.objectives.languages import language_rows
 from xl_flax.objectives.masking import select_slots
@@ -251,7 +251,7 @@ def make_score(
             result = linear_cross_entropy(
                 constrain(head.features(x_BxLxD), ("batch", None, None)),
                 table_VxD,
-                head.bias[...],
+                token_bias(model),
                 tokens_BxL,
                 hidden_BxL.astype(jnp.float32),
                 chunk=chunk_size(rate * length * local_rows, 4 * local_vocab, LOGITS_MIB),

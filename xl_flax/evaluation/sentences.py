@@ -31,7 +31,7 @@ class SentenceEvaluation:
     mixture: str | Sequence[str] = gin.REQUIRED  # its name, or several (one per pair: Tatoeba)
     split: str = "test"
     layers: str | Sequence[int] = "all"  # 0 = embeddings, i = after layer i, -1 = last; or "all"
-    pooling: Pooling = "mean"  # without special tokens; or "cls"
+    pooling: Pooling = "mean"  # without special tokens; or "mean_all", with them; or "cls"
     head: str | None = None  # a trained sentence head, with its own layer and pooling
     center: bool = False  # subtract each language's mean first (Libovický et al. 2020)
     length: int = 128  # longest input, special tokens included; longer ones are cut, and counted
@@ -52,7 +52,7 @@ class SentenceEvaluation:
         if self.head is not None:
             return self._head_encoding(name, description)
         if self.pooling not in get_args(Pooling):
-            raise UserError(f"{name}pooling = {self.pooling!r}: choose 'mean' or 'cls'")
+            raise UserError(f"{name}pooling = {self.pooling!r}: choose 'mean', 'mean_all' or 'cls'")
         last = description.encoder.num_layers
         if self.layers == "all":
             return Encoding(tuple(range(last + 1)), self.pooling)

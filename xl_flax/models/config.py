@@ -1,4 +1,4 @@
-"""What an encoder is: one frozen dataclass for BERT, RoBERTa/XLM-R and ModernBERT/mmBERT."""
+"""What an encoder is: one frozen dataclass for BERT, XLM-R, XLM, ModernBERT/mmBERT and EuroBERT."""
 
 import dataclasses
 import typing
@@ -23,6 +23,7 @@ class EncoderConfig:
     num_layers: int = gin.REQUIRED
     width: int = gin.REQUIRED  # size of a token's hidden state
     num_heads: int = gin.REQUIRED  # attention heads; each is width / num_heads wide
+    num_kv_heads: int | None = None  # heads of keys and values, shared by groups of queries (GQA)
     mlp_width: int = gin.REQUIRED  # inner size of the feed-forward block (of each half, if gated)
     max_positions: int = 512  # longest input, in tokens
 
@@ -43,11 +44,15 @@ class EncoderConfig:
         True  # False: layer 0 has none (ModernBERT), as embeddings have one
     )
     final_norm: bool = False  # normalise the last layer's output (pre-norm encoders need it)
+    norm: Literal["layer", "rms"] = "layer"  # "rms" subtracts no mean
     norm_eps: float = 1e-12  # added to the variance
-    norm_bias: bool = True  # layer norms have a bias
+    norm_bias: bool = True  # norms have a bias
     bias: bool = True  # linear maps have a bias
+    activation: Literal["gelu", "gelu_tanh", "silu", "relu"] = "gelu"  # of feed-forward and head
     gated_mlp: bool = False  # GeGLU: gelu(x U) * (x V) instead of gelu(x U)
     tie_head: bool = True  # the MLM head multiplies with the token table, else with its own
+    head_dense: bool = True  # the MLM head transforms the states first
+    head_bias: bool = True  # the MLM head adds a bias to each token's logit
 
     embedding_dropout: float = 0.0  # of the embeddings
     attention_dropout: float = 0.0  # of attention probabilities
@@ -85,6 +90,13 @@ class EncoderConfig:
                 _fail(f"{name} = {getattr(self, name)} must be at least 1")
         if self.width % self.num_heads:
             _fail(f"width = {self.width} is not divisible by num_heads = {self.num_heads}")
+        if self.num_kv_heads is not None and (
+            self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads
+        ):
+            _fail(
+                f"num_heads = {self.num_heads} is not divisible by num_kv_heads = "
+                f"{self.num_kv_heads}"
+            )
         if self.positions == "rotary" and self.head_dim % 2:
             _fail(f"rotary positions need an even head size; width / num_heads = {self.head_dim}")
         if self.local_window is not None and (self.local_window < 2 or self.local_window % 2):
@@ -98,6 +110,11 @@ class EncoderConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.width // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.num_kv_heads or self.num_heads
 
     @property
     def position_rows(self) -> int:
@@ -116,8 +133,9 @@ class EncoderConfig:
     @property
     def body_params(self) -> int:
         """Parameters of all layers: the N of 6·N FLOPs per token."""
-        linear = self.width * (4 * self.width + (2 + self.gated_mlp) * self.mlp_width)
-        biases = self.bias * (5 * self.width + (1 + self.gated_mlp) * self.mlp_width)
+        kv_width = 2 * self.kv_heads * self.head_dim
+        linear = self.width * (2 * self.width + kv_width + (2 + self.gated_mlp) * self.mlp_width)
+        biases = self.bias * (3 * self.width + kv_width + (1 + self.gated_mlp) * self.mlp_width)
         norms = 2 * self.num_layers - (not self.first_attention_norm)
         return self.num_layers * (linear + biases) + norms * self._norm_params
 

@@ -1,7 +1,7 @@
 """What sits on an encoder, and the whole model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -11,8 +11,8 @@ from flax import nnx
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.encoder import Encoder
-from xl_flax.models.layers import Norm, gelu, normal, param, project, zeros
-from xl_flax.models.pooling import Pooling
+from xl_flax.models.layers import ACTIVATIONS, Norm, gelu, normal, param, project, zeros
+from xl_flax.models.pooling import Pooling, pool
 
 
 class MlmHead(nnx.Module):
@@ -24,20 +24,109 @@ class MlmHead(nnx.Module):
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         d, init = config.width, normal(config.init_std)
-        self.dense = param(init, rngs, (d, d), ("embed", None))
-        self.dense_bias = param(zeros, rngs, (d,), ("embed",)) if config.bias else None
-        self.norm = Norm(config, rngs)
-        self.bias = param(zeros, rngs, (config.vocab_size,), ("vocab",))
+        self.activation = config.activation
+        has, biased = config.head_dense, config.head_dense and config.bias
+        self.dense = param(init, rngs, (d, d), ("embed", None)) if has else None
+        self.dense_bias = param(zeros, rngs, (d,), ("embed",)) if biased else None
+        self.norm = Norm(config, rngs) if has else None
+        has_bias = config.head_bias
+        self.bias = param(zeros, rngs, (config.vocab_size,), ("vocab",)) if has_bias else None
         own_table = not config.tie_head
         table_shape = (config.vocab_size, d)
         self.table = param(init, rngs, table_shape, ("vocab", "embed")) if own_table else None
 
     def features(self, hidden_xD: jax.Array) -> jax.Array:
         """What is multiplied with the table: [..., D] from hidden states [..., D]."""
+        if self.dense is None:
+            return hidden_xD
         y = project(hidden_xD, self.dense[...])
         if self.dense_bias is not None:
             y += self.dense_bias[...].astype(y.dtype)
-        return self.norm(gelu(y))
+        return self.norm(ACTIVATIONS[self.activation](y))
+
+
+class Pooler(nnx.Module):
+    """BERT's pooler: tanh of a map of the first token's state (Devlin et al. 2019)."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        d, init = config.width, normal(config.init_std)
+        self.dense = param(init, rngs, (d, d), ("embed", None))
+        self.dense_bias = param(zeros, rngs, (d,), (None,))
+
+    def __call__(self, first_xD: jax.Array) -> jax.Array:
+        """[..., D] from the states [..., D] of first tokens."""
+        y = project(first_xD, self.dense[...])
+        return jnp.tanh(y + self.dense_bias[...].astype(y.dtype))
+
+
+class ClassificationHead(nnx.Module):
+    """Scores of labels, for sequences or for each token (an answer's start and end are two labels).
+
+    The published families differ in what stands between a state and its scores: nothing, a dense
+    layer with tanh (BERT, RoBERTa), with GELU (EuroBERT), or with GELU and a norm (ModernBERT).
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        rngs: nnx.Rngs,
+        *,
+        labels: Sequence[str],
+        pooling: Pooling | Literal["tokens", "scores"] = "cls",
+        dense: Literal["tanh", "gelu", "gelu_norm"] | None = None,
+        dense_bias: bool = True,
+    ):
+        """The head.
+
+        Args:
+          config: of the encoder.
+          rngs: for its parameters.
+          labels: names, in the order of the scores.
+          pooling: "tokens": scores of each token; "scores": the mean of all tokens' scores; else
+            how a sequence's states are pooled before, see `xl_flax.models.pooling`.
+          dense: what comes before the scores.
+          dense_bias: of that map.
+
+        Raises:
+          UserError: a setting that makes no head.
+        """
+        if pooling not in ("tokens", "scores", *get_args(Pooling)):
+            raise UserError(f"pooling = {pooling!r} of a classification head is not known")
+        if dense not in (None, "tanh", "gelu", "gelu_norm"):
+            raise UserError(f"dense = {dense!r} of a classification head is not known")
+        if isinstance(labels, str) or not labels:
+            raise UserError(f"labels = {labels!r} of a classification head: give a list of names")
+        d, init = config.width, normal(config.init_std)
+        self.pooling = pooling
+        self.tanh = dense == "tanh"
+        self.dense = param(init, rngs, (d, d), ("embed", None)) if dense else None
+        self.dense_bias = param(zeros, rngs, (d,), (None,)) if dense and dense_bias else None
+        self.norm = Norm(config, rngs) if dense == "gelu_norm" else None
+        self.out = param(init, rngs, (d, len(labels)), ("embed", None))
+        self.bias = param(zeros, rngs, (len(labels),), (None,))
+
+    def __call__(
+        self, hidden_BxLxD: jax.Array, segment_ids_BxL: jax.Array, sequences: int = 1
+    ) -> jax.Array:
+        """Scores float32: [B, L, labels] of tokens, else [B, sequences, labels].
+
+        Args:
+          hidden_BxLxD: the encoder's states.
+          segment_ids_BxL: int; sequence s is where they equal s + 1; 0 is padding.
+          sequences: how many of each row are wanted.
+        """
+        x = hidden_BxLxD.astype(jnp.float32)
+        if self.pooling in get_args(Pooling):
+            x = pool(x, segment_ids_BxL, sequences, self.pooling)
+        if self.dense is not None:
+            x = project(x, self.dense[...])
+            x = x if self.dense_bias is None else x + self.dense_bias[...]
+            x = jnp.tanh(x) if self.tanh else gelu(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.pooling == "scores":  # their mean is what the mean of their inputs scores
+            x = pool(x, segment_ids_BxL, sequences, "mean_all")
+        return project(x, self.out[...]) + self.bias[...]
 
 
 class SentenceHead(nnx.Module):
@@ -53,7 +142,7 @@ class SentenceHead(nnx.Module):
         *,
         pooling: Pooling = "mean",
         layer: int = -1,
-        projection: Literal["linear", "mlp"] | None = None,
+        projection: Literal["linear", "affine", "tanh", "mlp"] | None = None,
         width: int | None = None,
         normalise: bool = True,
         scale: float | None = None,
@@ -66,7 +155,8 @@ class SentenceHead(nnx.Module):
           rngs: for its parameters.
           pooling: see `xl_flax.models.pooling`.
           layer: whose states are pooled: 0 = embeddings, i = after layer i, -1 = the last.
-          projection: one matrix (InfoXLM), two with a ReLU between (MoCo v2), or None.
+          projection: one matrix (InfoXLM); with a bias, "affine"; and with a "tanh" (LaBSE); two
+            with a ReLU between, "mlp" (MoCo v2), or None.
           width: of the vectors; None: the encoder's.
           normalise: scale vectors to length 1.
           scale: initial value of a learnt factor of similarities; None: there is none.
@@ -77,9 +167,13 @@ class SentenceHead(nnx.Module):
         """
         last, d = config.num_layers, config.width
         if pooling not in get_args(Pooling):
-            raise UserError(f"pooling = {pooling!r} of a sentence head: choose 'cls' or 'mean'")
-        if projection not in (None, "linear", "mlp"):
-            raise UserError(f"projection = {projection!r}: choose 'linear', 'mlp' or None")
+            raise UserError(
+                f"pooling = {pooling!r} of a sentence head: choose 'cls', 'mean' or 'mean_all'"
+            )
+        if projection not in (None, "linear", "affine", "tanh", "mlp"):
+            raise UserError(
+                f"projection = {projection!r}: choose 'linear', 'affine', 'tanh', 'mlp' or None"
+            )
         if not -1 <= layer <= last:
             raise UserError(f"layer = {layer} of a sentence head: the encoder has 0 to {last}")
         if projection is None and width not in (None, d):
@@ -95,6 +189,9 @@ class SentenceHead(nnx.Module):
         self.hidden = param(init, rngs, (d, d), names) if two else None
         self.hidden_bias = param(zeros, rngs, (d,), (None,)) if two else None
         self.out = param(init, rngs, (d, width or d), names) if projection else None
+        biased = projection in ("affine", "tanh")
+        self.out_bias = param(zeros, rngs, (width or d,), (None,)) if biased else None
+        self.tanh = projection == "tanh"
         log_scale = None if scale is None else jax.nn.initializers.constant(math.log(scale))
         self.log_scale = None if scale is None else param(log_scale, rngs, (), ())
         constant = None if bias is None else jax.nn.initializers.constant(bias)
@@ -107,13 +204,22 @@ class SentenceHead(nnx.Module):
             x = jax.nn.relu(project(x, self.hidden[...]) + self.hidden_bias[...])
         if self.out is not None:
             x = project(x, self.out[...])
+        if self.out_bias is not None:
+            x += self.out_bias[...]
+        if self.tanh:
+            x = jnp.tanh(x)
         if self.normalise:
             # The clamp's place keeps the gradient of a zero vector finite.
             x *= jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
         return x
 
 
-HEADS = {"mlm": MlmHead, "sentence": SentenceHead}
+HEADS = {
+    "mlm": MlmHead,
+    "sentence": SentenceHead,
+    "classification": ClassificationHead,
+    "pooler": Pooler,
+}
 
 HeadSettings = Mapping[str, Any]  # arguments of a head; "kind" where it is not the head's name
 
@@ -144,3 +250,9 @@ def token_table(model: Model) -> jax.Array:
     """The table [V, D], float32, that the MLM head multiplies with: the encoder's or its own."""
     own = model.heads["mlm"].table
     return (model.encoder.embeddings.tokens if own is None else own)[...]
+
+
+def token_bias(model: Model) -> jax.Array:
+    """The bias [V], float32, of the MLM head's logits; zeros if it has none."""
+    own = model.heads["mlm"].bias
+    return jnp.zeros(model.encoder.config.vocab_size) if own is None else own[...]

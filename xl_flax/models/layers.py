@@ -69,18 +69,22 @@ project.defvjp(lambda x, kernel, axes: (project(x, kernel, axes), (x, kernel)), 
 
 
 class Norm(nnx.Module):
-    """Layer normalisation (Ba et al., 2016), float32 inside; `stack` adds leading axes."""
+    """Layer normalisation (Ba et al., 2016), float32 inside; `stack` adds leading axes.
+
+    With `config.norm` = "rms" the mean stays (Zhang and Sennrich, 2019, arXiv:1910.07467).
+    """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, stack: tuple[int, ...] = ()):
         names = ("layers",) * len(stack) + ("embed",)
         self.scale = param(ones, rngs, (*stack, config.width), names)
         self.bias = param(zeros, rngs, (*stack, config.width), names) if config.norm_bias else None
-        self.eps = config.norm_eps
+        self.eps, self.center = config.norm_eps, config.norm == "layer"
 
     def __call__(self, x_xD: jax.Array) -> jax.Array:
         """Normalises the last axis."""
         x = x_xD.astype(jnp.float32)
-        x -= x.mean(axis=-1, keepdims=True)
+        if self.center:
+            x -= x.mean(axis=-1, keepdims=True)
         variance = jnp.square(x).mean(axis=-1, keepdims=True)
         x *= jax.lax.rsqrt(variance + self.eps) * self.scale[...]
         if self.bias is not None:
@@ -91,6 +95,14 @@ class Norm(nnx.Module):
 def gelu(x: jax.Array) -> jax.Array:
     """x·Φ(x) with the exact Φ (Hendrycks and Gimpel, 2016)."""
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_tanh": jax.nn.gelu,  # its approximation by tanh, in BERT's first code
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+}
 
 
 class Embeddings(nnx.Module):
@@ -156,8 +168,15 @@ class Layer(nnx.Module):
 
         self.config = config
         self.attention_norm = Norm(config, rngs, stack) if attention_norm else None
-        self.qkv = stacked(normal(std_in), (d, 3, *heads), ("embed", None, *heads_names))
-        self.qkv_bias = bias((3, *heads), (None, *heads_names))
+        if config.kv_heads == config.num_heads:
+            self.qkv = stacked(normal(std_in), (d, 3, *heads), ("embed", None, *heads_names))
+            self.qkv_bias = bias((3, *heads), (None, *heads_names))
+        else:
+            kv, kv_names = (2, config.kv_heads, config.head_dim), (None, "kv_heads", "head_dim")
+            self.q = stacked(normal(std_in), (d, *heads), ("embed", *heads_names))
+            self.q_bias = bias(heads, heads_names)
+            self.kv = stacked(normal(std_in), (d, *kv), ("embed", *kv_names))
+            self.kv_bias = bias(kv, kv_names)
         self.out = stacked(normal(std_out), (*heads, d), (*heads_names, "embed"))
         self.out_bias = bias((d,), ("embed",))
         self.mlp_norm = Norm(config, rngs, stack)
@@ -185,20 +204,30 @@ class Layer(nnx.Module):
         return constrain(x_BxLxD, ("batch", "length", "embed"))
 
     def _attention(self, x_BxLxD, attend, dropout_keys):
-        qkv_BxLx3xHxK = _linear(x_BxLxD, self.qkv, self.qkv_bias)
-        names = ("batch", "heads", "length", "head_dim")
         # A split, whose gradient is one concatenation; that of three slices is three padded sums.
-        parts = jnp.split(qkv_BxLx3xHxK.transpose(2, 0, 3, 1, 4), 3)
-        q, k, v = (constrain(y[0], names) for y in parts)
+        if self.config.kv_heads == self.config.num_heads:
+            qkv_BxLx3xHxK = _linear(x_BxLxD, self.qkv, self.qkv_bias)
+            q, k, v = (y[0] for y in jnp.split(qkv_BxLx3xHxK.transpose(2, 0, 3, 1, 4), 3))
+        else:
+            q = _linear(x_BxLxD, self.q, self.q_bias).transpose(0, 2, 1, 3)
+            kv_BxLx2xGxK = _linear(x_BxLxD, self.kv, self.kv_bias)
+            # Consecutive queries share a key (Ainslie et al., 2023, arXiv:2305.13245).
+            shared = self.config.num_heads // self.config.kv_heads
+            k, v = (
+                jnp.repeat(y[0], shared, axis=1)
+                for y in jnp.split(kv_BxLx2xGxK.transpose(2, 0, 3, 1, 4), 2)
+            )
+        q, k, v = (constrain(y, ("batch", "heads", "length", "head_dim")) for y in (q, k, v))
         y_BxLxHxK = attend(q, k, v, dropout_keys).transpose(0, 2, 1, 3)
         return _linear(y_BxLxHxK, self.out, self.out_bias, axes=2)
 
     def _mlp(self, x_BxLxD):
         y_BxLxM = _linear(x_BxLxD, self.up, self.up_bias)
+        act = ACTIVATIONS[self.config.activation]
         if self.config.gated_mlp:
-            y_BxLxM = gelu(y_BxLxM[:, :, 0]) * y_BxLxM[:, :, 1]
+            y_BxLxM = act(y_BxLxM[:, :, 0]) * y_BxLxM[:, :, 1]
         else:
-            y_BxLxM = gelu(y_BxLxM)
+            y_BxLxM = act(y_BxLxM)
         y_BxLxM = constrain(y_BxLxM, ("batch", "length", "mlp"))
         return _linear(y_BxLxM, self.down, self.down_bias)
 

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-Pooling = Literal["cls", "mean"]
+Pooling = Literal["cls", "mean", "mean_all"]
 
 
 def pool(
@@ -18,17 +18,24 @@ def pool(
       segment_ids_BxL: int; sentence s is where they equal s + 1, from [CLS] to [SEP]; 0 is padding.
       sentences: S.
       pooling: "cls" takes a sentence's first token (Devlin et al. 2019), "mean" averages all but
-        its first and last, the special tokens (Reimers and Gurevych 2019, but for these).
+        its first and last, the special tokens (Reimers and Gurevych 2019, but for these),
+        "mean_all" averages all of them, as sentence-transformers does.
 
     Returns:
-      float32[B, S, D]; zeros where there is no such segment, or no token between its specials.
+      float32[B, S, D]; zeros where there is no such segment, or by "mean" no token between its
+      specials.
     """
     before, after = (
         jnp.pad(segment_ids_BxL, ((0, 0), pad))[:, cut]
         for pad, cut in (((1, 0), slice(None, -1)), ((0, 1), slice(1, None)))
     )
     first_BxL = segment_ids_BxL != before
-    taken_BxL = first_BxL if pooling == "cls" else ~first_BxL & (segment_ids_BxL == after)
+    if pooling == "cls":
+        taken_BxL = first_BxL
+    elif pooling == "mean":
+        taken_BxL = ~first_BxL & (segment_ids_BxL == after)
+    else:
+        taken_BxL = segment_ids_BxL != 0
     number_S = jnp.arange(1, sentences + 1)
     mine_BxSxL = taken_BxL[:, None] & (segment_ids_BxL[:, None] == number_S[:, None])
     weight_BxSxL = mine_BxSxL / jnp.maximum(mine_BxSxL.sum(axis=2, keepdims=True), 1)

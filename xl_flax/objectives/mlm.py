@@ -14,7 +14,7 @@ import numpy as np
 from xl_flax.data.stream import Rows, Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
-from xl_flax.models.heads import Model, token_table
+from xl_flax.models.heads import Model, token_bias, token_table
 from xl_flax.objectives.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.objectives.languages import language_rows, language_sums
 from xl_flax.objectives.masking import corrupt, select_slots, slot_count
@@ -243,7 +243,7 @@ class MaskedLM:
         result = linear_cross_entropy(
             constrain(head.features(hidden_BxKxD), ("batch", None, None)),
             table_VxD,
-            head.bias[...],
+            token_bias(model),
             jnp.take_along_axis(tokens_BxL, at_BxK, axis=1),
             chosen.filled_K.astype(jnp.float32),
             chunk=chunk_size(expected, 4 * local_vocab, self.logits_mib),

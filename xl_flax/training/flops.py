@@ -38,7 +38,7 @@ def flops_per_token(config: EncoderConfig, length: int, slots: int) -> dict[str,
         "body": 6.0 * config.body_params,
         "attention": 12.0 * config.width * spans,
         "projection": 6.0 * config.width * config.vocab_size * slots / length,
-        "head": 6.0 * config.width**2 * slots / length,
+        "head": 6.0 * config.head_dense * config.width**2 * slots / length,
     }
 
 

@@ -12,7 +12,7 @@ import gin
 import jax
 from flax import nnx
 
-from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
+from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.data.batches import Prefetcher, global_batch
 from xl_flax.data.prepare import Need, prepare
@@ -153,7 +153,7 @@ def _train(
     barrier("model_dir")
 
     # ---- Train.
-    files = {VOCABULARY_FILE: _read(vocabulary.path)}
+    files = {vocabulary.file_name: vocabulary.content}
     names = {n: s.languages for n, s in streams.items()}
     logger = Logger(config.model_dir, progress.step if resumed else -1, main_process)
     window = Window(progress.window)

@@ -1,0 +1,87 @@
+"""A converted model is trained further, evaluated and sent back, with its own tokenizer."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from xl_flax import convert
+from xl_flax.checkpoints.load import load_model, read_description
+from xl_flax.converters import tensors
+
+TASKS = """
+from tasks import text
+
+for language in ("aaa", "bbb"):
+    files = {split: f"{language}.txt" for split in ("train", "validation", "test")}
+    text.add_text_task(f"letters_{language}", language, text.TextFiles(files))
+text.add_language_mixture("letters", ["letters_aaa", "letters_bbb"])
+"""
+FLAGS = (
+    "--gin_file=gin/runs/further.gin", "--gin.TASK_MODULES=['letter_tasks']",
+    "--gin.MIXTURE=letters", "--gin.LENGTH=32", "--gin.BATCH_SIZE=8", "--gin.STEPS=6",
+    "--gin.OptimizerConfig.warmup_steps=2",
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a command with the Gin flags, tasks and text of this test."""
+    (tmp_path / "letter_tasks.py").write_text(TASKS)
+    rng = random.Random(0)
+    for language in ("aaa", "bbb"):
+        words = ["".join(rng.choices("abcdef", k=4)) for _ in range(20)]
+        lines = [" ".join(rng.choices(words, k=5)) for _ in range(80)]
+        (tmp_path / f"{language}.txt").write_text("\n".join(lines))
+    root = os.getcwd()
+    paths = {"PYTHONPATH": f"{root}:{tmp_path}", "XL_FLAX_DATA_DIR": str(tmp_path)}
+    paths |= {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+    def run(command, *flags):
+        argv = [sys.executable, "-m", f"xl_flax.{command}", *FLAGS, *flags]
+        done = subprocess.run(
+            argv, env=os.environ | paths, capture_output=True, text=True, check=False
+        )
+        assert not done.returncode, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.slow
+def test_in_further_evaluated_and_out_again(zoo, run, tmp_path):
+    import transformers
+
+    config = zoo.simple("roberta") | {"max_position_embeddings": 40}
+    folder = zoo.save(zoo.make("roberta", "ForMaskedLM", config), str(tmp_path / "theirs"))
+    ours, further, back = tmp_path / "ours", tmp_path / "further", tmp_path / "back"
+    convert.main([f"--source={folder}", f"--target={ours}"])
+    flags = (
+        f"--gin_file={ours}/model.gin", f"--gin.MODEL_DIR={further}",
+        f"--gin.CACHE_DIR={tmp_path / 'cache'}",
+    )  # fmt: skip
+    run("train", *flags)
+    description = read_description(str(further / "checkpoints" / "6"))
+    assert description.languages["mlm"] == ("aaa", "bbb")
+    assert description.vocabulary == read_description(str(ours)).vocabulary
+    assert "unigram accuracy" in run("evaluate", *flags)
+    convert.main([f"--source={further}", f"--target={back}"])
+
+    before, after = (tensors.open_folder(str(f)) for f in (folder, back))
+    moved = [n for n in after if not np.array_equal(before[n].read(), after[n].read())]
+    assert len(moved) == len(after)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(str(back))
+    assert model.config.num_hidden_layers == 3
+    card = (back / "README.md").read_text()
+    for part in ("# further, step 6", '"letters"', "MIXTURE = 'letters'", "masked_lm|data:letters"):
+        assert part in card, part
+    assert 'language: ["aaa", "bbb"]' in card
+    with open(back / "tokenizer.json") as a, open(f"{folder}/tokenizer.json") as b:
+        assert json.load(a) == json.load(b)
+    again = tmp_path / "again"
+    convert.main([f"--source={back}", f"--target={again}"])
+    assert load_model(str(again))[1] == load_model(str(further))[1]

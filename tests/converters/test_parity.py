@@ -1,0 +1,140 @@
+"""What is read from Hugging Face computes what Hugging Face computes: every family and head."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xl_flax.converters import read, tensors
+from xl_flax.converters.verify import outputs
+from xl_flax.models.heads import token_bias, token_table
+from xl_flax.parallel import params as params_lib
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+FAMILIES = ("bert", "roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurobert")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_outputs_equal_those_of_transformers(zoo, family, tmp_path_factory, data):
+    head = data.draw(st.sampled_from(zoo.HEADS[family]))
+    config = data.draw(zoo.configs(family))
+    theirs = zoo.make(family, head, config)
+    folder = zoo.save(theirs, str(tmp_path_factory.mktemp(family)))
+    model, description = zoo.load(folder)
+    rng = np.random.default_rng(data.draw(st.integers(0, 100)))
+    longest = description.encoder.max_positions
+    tokens, real = zoo.padded_batch(rng, config["vocab_size"], longest)
+    with torch.no_grad():
+        out = theirs(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int)))
+    renamed = {"last_hidden_state": "hidden", "prediction_logits": "logits"}
+    expected = {renamed.get(k, k): v.numpy() for k, v in out.items() if hasattr(v, "numpy")}
+    expected.pop("seq_relationship_logits", None)
+    found = outputs(model, description, tokens, real)
+    assert set(expected) <= set(found), "an output that ours does not have"
+    for name, value in expected.items():
+        per_token = value.shape[:2] == real.shape and "pool" not in name
+        a, b = (x[real] if per_token else x for x in (found[name], value))
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=0, err_msg=f"{head}: {name}")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_sentences_are_as_if_alone(zoo, family, tmp_path):
+    head = next(h for h in zoo.HEADS[family] if "LM" in h)
+    config = zoo.simple(family)
+    theirs = zoo.make(family, head, config)
+    model, _ = zoo.load(zoo.save(theirs, str(tmp_path)))
+    tokens, real = zoo.padded_batch(np.random.default_rng(0), config["vocab_size"], 8)
+    with torch.no_grad():
+        out = theirs(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int))).logits
+    sizes = real.sum(axis=1)[1:]  # the two shorter ones, in one row
+    row = np.concatenate([tokens[1, : sizes[0]], tokens[2, : sizes[1]]])[None]
+    positions = np.concatenate([np.arange(n) for n in sizes])[None]
+    hidden = model.encoder(
+        jnp.asarray(row), segment_ids=jnp.repeat(jnp.arange(1, 3), sizes)[None], positions=positions
+    )
+    logits = model.heads["mlm"].features(hidden) @ token_table(model).T + token_bias(model)
+    expected = np.concatenate([out[1, : sizes[0]], out[2, : sizes[1]]])
+    np.testing.assert_allclose(logits[0], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_equal_those_of_transformers(zoo, family, tmp_path):
+    head = next(h for h in zoo.HEADS[family] if "LM" in h)
+    config = zoo.simple(family)
+    theirs = zoo.make(family, head, config)
+    folder = zoo.save(theirs, str(tmp_path))
+    tokens, real = zoo.padded_batch(np.random.default_rng(0), config["vocab_size"], 8)
+    targets = np.random.default_rng(1).integers(0, config["vocab_size"], tokens.shape)
+    logits = theirs(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int))).logits
+    chosen = torch.tensor(real)
+    torch.nn.functional.cross_entropy(logits[chosen], torch.tensor(targets)[chosen]).backward()
+
+    model, _ = zoo.load(folder)
+    graph, params = nnx.split(model)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        merged = nnx.merge(graph, params)
+        hidden = merged.encoder(jnp.asarray(tokens), segment_ids=jnp.asarray(real.astype(np.int32)))
+        logits = merged.heads["mlm"].features(hidden) @ token_table(merged).T + token_bias(merged)
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
+        return (losses * real).sum() / real.sum()
+
+    # Their gradients, in the places of their parameters.
+    found = read.open_model(folder)
+    named = dict(theirs.named_parameters(remove_duplicate=False))
+    grads = {}
+    for name in found.tensors:
+        grad = next(p.grad for n, p in named.items() if name.endswith(n))
+        value = np.zeros(named[name].shape, np.float32) if grad is None else grad.numpy()
+        grads[name] = tensors.Tensor(value.shape, value.dtype, lambda v=value: v)
+    expected = read.read_params(dataclasses.replace(found, tensors=grads), lambda _: None)
+    for path, value in params_lib.flat(nnx.to_pure_dict(gradient(params))):
+        atol = 1e-4 * max(1, np.abs(expected[path]).max())
+        np.testing.assert_allclose(value, expected[path], atol=atol, rtol=0, err_msg=path)
+
+
+def test_language_embeddings_are_added(zoo, tmp_path):
+    config = zoo.simple("xlm") | {
+        "n_langs": 3,
+        "lang2id": {"de": 0, "en": 1, "fr": 2},
+    }
+    theirs = zoo.make("xlm", "Model", config)
+    model, description = zoo.load(zoo.save(theirs, str(tmp_path)))
+    assert description.all_languages == ["de", "en", "fr"]
+    tokens, real = zoo.padded_batch(np.random.default_rng(0), config["vocab_size"], 8)
+    languages = np.broadcast_to(np.array([[0], [2], [1]]), tokens.shape)
+    inputs = {"attention_mask": torch.tensor(real.astype(int)), "langs": torch.tensor(languages)}
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens), **inputs).last_hidden_state.numpy()
+    found = model.encoder(
+        jnp.asarray(tokens),
+        segment_ids=jnp.asarray(real.astype(np.int32)),
+        languages=jnp.asarray(languages),
+    )
+    np.testing.assert_allclose(np.asarray(found)[real], expected[real], atol=1e-4, rtol=0)
+
+
+def test_bfloat16_is_as_close_as_it_can_be(zoo, tmp_path):
+    config = zoo.simple("bert")
+    theirs = zoo.make("bert", "ForMaskedLM", config).to(torch.bfloat16)
+    folder = zoo.save(theirs, str(tmp_path))
+    found = read.open_model(folder)
+    params = read.read_params(found, lambda _: None)
+    assert {str(value.dtype) for value in params.values()} == {"bfloat16"}
+    model, description = zoo.load(folder)
+    tokens, real = zoo.padded_batch(np.random.default_rng(0), config["vocab_size"], 8)
+    theirs = theirs.float()  # the rounded weights, in an arithmetic that adds nothing
+    with torch.no_grad():
+        out = theirs(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int)))
+    logits = outputs(model, description, tokens, real)["logits"]
+    np.testing.assert_allclose(logits[real], out.logits.numpy()[real], atol=1e-4, rtol=0)

@@ -1,0 +1,269 @@
+"""From Hugging Face to a checkpoint and back, and the other way round: nothing changes."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from xl_flax import convert
+from xl_flax.checkpoints.description import Description
+from xl_flax.checkpoints.load import load_model, read_description
+from xl_flax.checkpoints.save import save_checkpoint
+from xl_flax.converters import tensors
+from xl_flax.errors import UserError
+from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import build_model
+from xl_flax.parallel import params as params_lib
+from xl_flax.parallel.mesh import MeshConfig, make_partitioning
+
+FAMILIES = ("bert", "roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurobert")
+
+
+def run(source, target, *flags):
+    convert.main([f"--source={source}", f"--target={target}", *flags])
+    return str(target)
+
+
+def weights(folder):
+    return {name: tensor.read() for name, tensor in tensors.open_folder(str(folder)).items()}
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert (a[key].dtype, a[key].shape) == (b[key].dtype, b[key].shape), key
+        assert a[key].tobytes() == b[key].tobytes(), key
+
+
+@pytest.fixture(scope="module")
+def saved(zoo, tmp_path_factory):
+    """A folder with an MLM head, per family."""
+    made = {}
+
+    def get(family, head=None):
+        head = head or next(h for h in zoo.HEADS[family] if "LM" in h)
+        if (family, head) not in made:
+            folder = str(tmp_path_factory.mktemp(family))
+            made[family, head] = zoo.save(zoo.make(family, head, zoo.simple(family)), folder)
+        return made[family, head]
+
+    return get
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_there_and_back_changes_no_bit(saved, family, tmp_path):
+    ours = run(saved(family), tmp_path / "ours")
+    back = run(ours, tmp_path / "back")
+    before, after = weights(saved(family)), weights(back)
+    same({name: before[name] for name in after}, after)
+    again = run(back, tmp_path / "again")
+    assert read_description(again).to_json() == read_description(ours).to_json()
+    a, b = (params_lib.flat(nnx.to_pure_dict(nnx.state(load_model(x)[0]))) for x in (ours, again))
+    same({p: np.asarray(x) for p, x in a}, {p: np.asarray(x) for p, x in b})
+    with (
+        open(f"{saved(family)}/tokenizer.json", "rb") as x,
+        open(f"{back}/tokenizer.json", "rb") as y,
+    ):
+        assert x.read() == y.read()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_opens_what_is_written(saved, zoo, family, tmp_path):
+    import torch
+    import transformers
+
+    folder = run(run(saved(family), tmp_path / "ours"), tmp_path / "back", "--shard_gb=0.000002")
+    assert os.path.exists(f"{folder}/{tensors.INDEX}")
+    auto = transformers.AutoModelForMaskedLM
+    model, told = auto.from_pretrained(folder, output_loading_info=True)
+    assert not told["missing_keys"] and not told["mismatched_keys"]
+    before = auto.from_pretrained(saved(family)).eval()
+    tokens = torch.tensor([[0, 7, 8, 9, 2]])
+    with torch.no_grad():
+        assert torch.equal(before(tokens).logits, model.eval()(tokens).logits)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("abc")["input_ids"] == [0, 5, 32, 33, 2]
+    assert (tokenizer.pad_token, tokenizer.mask_token) == ("<pad>", "<mask>")
+    assert "token_type_ids" not in tokenizer("abc") or family == "bert"
+
+
+@pytest.mark.parametrize(
+    "family, head",
+    [("bert", "ForSequenceClassification"), ("modernbert", "ForTokenClassification"),
+     ("roberta", "ForQuestionAnswering"), ("eurobert", "ForSequenceClassification")],
+)  # fmt: skip
+def test_heads_and_their_labels_travel(saved, family, head, tmp_path):
+    back = run(run(saved(family, head), tmp_path / "ours"), tmp_path / "back")
+    same(weights(saved(family, head)), weights(back))
+    before, after = (json.load(open(f"{f}/config.json")) for f in (saved(family, head), back))
+    assert after["architectures"] == before["architectures"]
+    labels = {"0": "LABEL_0", "1": "LABEL_1"}
+    assert after["id2label"] == before.get("id2label", labels)
+
+
+def test_a_checkpoint_is_read_onto_any_mesh(saved, tmp_path):
+    ours = run(saved("roberta"), tmp_path / "ours")
+    one, _, _ = load_model(ours, make_partitioning(MeshConfig(), jax.devices()[:1]))
+    many, _, _ = load_model(ours, make_partitioning(MeshConfig(ici=(1, 2, 4))))
+    a, b = (dict(params_lib.flat(nnx.to_pure_dict(nnx.state(m)))) for m in (one, many))
+    same(*({p: np.asarray(x) for p, x in tree.items()} for tree in (a, b)))
+    assert len(many.encoder.layers.up[...].sharding.device_set) == 8
+
+
+def test_bfloat16_stays_and_can_be_asked_for(saved, tmp_path):
+    half = run(saved("bert"), tmp_path / "half", "--dtype=bfloat16")
+    back = weights(run(half, tmp_path / "back"))
+    assert {str(value.dtype) for value in back.values()} == {"bfloat16"}
+    full = weights(run(half, tmp_path / "full", "--dtype=float32"))
+    same({k: v.astype(np.float32) for k, v in back.items()}, full)
+    assert json.load(open(tmp_path / "back" / "config.json"))["dtype"] == "bfloat16"
+
+
+def test_verify_prints_the_largest_differences(saved, tmp_path, capsys):
+    ours = run(saved("modernbert"), tmp_path / "ours", "--verify")
+    lines = capsys.readouterr().out.splitlines()
+    gaps = [float(line.split()[-1]) for line in lines if line.split()[-2:-1] == ["logits"]]
+    assert len(gaps) == 2 and max(gaps) < 1e-4
+    # Both are there: nothing is written.
+    convert.main([f"--source={ours}", f"--target={saved('modernbert')}", "--verify"])
+    assert "logits" in capsys.readouterr().out
+
+
+def test_inspect_prints_both_kinds(saved, tmp_path, capsys):
+    convert.main([f"--source={saved('eurobert')}", "--inspect"])
+    theirs = capsys.readouterr().out
+    ours = run(saved("eurobert"), tmp_path / "ours")
+    convert.main([f"--source={ours}", "--inspect"])
+    for text in (theirs, capsys.readouterr().out):
+        assert "eurobert" in text and "pad <pad> = 1" in text and "encoder/layers/up" in text
+
+
+# ---- Bad input: one error, and nothing under the target's name.
+
+
+def refused(source, tmp_path, match, *flags):
+    with pytest.raises(UserError, match=match):
+        run(source, tmp_path / "target", *flags)
+    assert not (tmp_path / "target").exists()
+    assert not [name for name in os.listdir(tmp_path) if "partial" in name]
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of a folder whose weights can be changed."""
+    arrays = weights(saved("bert"))
+
+    def change(**changes):
+        changed = arrays | changes
+        kept = {k: v for k, v in changed.items() if v is not None}
+        os.makedirs(tmp_path / "bad")
+        for name in ("config.json", "tokenizer.json"):
+            with open(f"{saved('bert')}/{name}", "rb") as file:
+                (tmp_path / "bad" / name).write_bytes(file.read())
+        made = {k: tensors.Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in kept.items()}
+        tensors.write_folder(str(tmp_path / "bad"), made, 1 << 30, lambda _: None)
+        return tmp_path / "bad"
+
+    return change
+
+
+def test_all_that_is_wrong_with_the_tensors_is_listed_at_once(folder, tmp_path):
+    bad = folder(**{
+        "cls.predictions.transform.dense.bias": None,
+        "bert.embeddings.word_embeddings.weight": np.ones((3, 4), np.float32),
+        "bert.more": np.ones(2, np.float32),
+        "bert.embeddings.LayerNorm.bias": np.ones(8, np.int64),
+    })  # fmt: skip
+    with pytest.raises(UserError) as error:
+        run(bad, tmp_path / "target")
+    for part in (
+        "1 are missing: cls.predictions.transform.dense.bias",
+        "1 do not belong to this model: bert.more",
+        r"bert.embeddings.word_embeddings.weight [3, 4] instead of [57,",
+        "are no floating-point numbers: bert.embeddings.LayerNorm.bias int64",
+    ):
+        assert part in str(error.value)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"model_type": "gpt2"}, "model_type = 'gpt2' cannot be converted; there are bert, camem"),
+        ({"hidden_size": None}, "config.json has no hidden_size"),
+        ({"hidden_act": "mish"}, "hidden_act = 'mish' is none of gelu"),
+        ({"position_embedding_type": "relative_key"}, "positions are learned"),
+        ({"num_attention_heads": 3}, "is not divisible by num_heads = 3"),
+        ({"num_hidden_layers": "three"}, "has the wrong type|is not a whole number"),
+        ({"vocab_size": 50}, "instead of .50,"),
+    ],
+)
+def test_a_config_that_makes_no_encoder_is_refused(folder, zoo, tmp_path, change, match):
+    bad = folder()
+    zoo.rewrite_config(bad, **change)
+    refused(bad, tmp_path, match)
+
+
+def test_a_target_that_exists_is_left_alone(saved, tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "mine").write_text("kept")
+    with pytest.raises(UserError, match="target exists already; nothing is overwritten"):
+        run(saved("bert"), tmp_path / "target")
+    assert (tmp_path / "target" / "mine").read_text() == "kept"
+
+
+def test_a_full_disk_is_an_error_before_and_while_writing(saved, tmp_path, monkeypatch):
+    import collections
+    import errno
+    import shutil
+
+    usage = collections.namedtuple("usage", "total used free")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1000))
+        refused(saved("bert"), tmp_path, "has 0.0 GB free, and .*target needs")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(convert, "save_checkpoint", full)
+    refused(saved("bert"), tmp_path, "the disk of .*target is full; nothing was left there")
+
+
+def test_a_vocabulary_of_another_model_is_refused(saved, zoo, tmp_path, monkeypatch):
+    other = tmp_path / "tokenizer.json"
+    content = json.load(open(f"{saved('bert')}/tokenizer.json"))
+    for i in range(9):
+        content["model"]["vocab"][f"more{i}"] = 200 + i
+    other.write_text(json.dumps(content))
+    refused(saved("bert"), tmp_path, "has 209 pieces, and the token table", f"--tokenizer={other}")
+    del content["model"]["vocab"]["<mask>"]
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "<mask>"]
+    other.write_text(json.dumps(content))
+    refused(saved("bert"), tmp_path, "has no piece <mask> or .MASK.", f"--tokenizer={other}")
+
+
+@pytest.mark.parametrize("name", ["nowhere/at/all", "./nothing"])
+def test_a_source_that_is_not_there_is_named(tmp_path, name):
+    refused(name, tmp_path, f"{name} does not exist")
+
+
+def test_a_folder_of_neither_kind_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", tmp_path, "neither a run with a finished checkpoint nor a model")
+
+
+def test_an_encoder_that_no_family_has_says_what_is_in_the_way(tmp_path, saved):
+    config = EncoderConfig(
+        vocab_size=57, num_layers=1, width=8, num_heads=2, mlp_width=8, gated_mlp=True
+    )
+    build = lambda: build_model(config, {"mlm": {}}, nnx.Rngs(0))  # noqa: E731
+    params = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(build())))
+    with open(f"{saved('bert')}/tokenizer.json", "rb") as file:
+        content = file.read()
+    description = Description(config, {"mlm": {}}, "", {}, {})
+    files = {"model.json": description.to_json(), "tokenizer.json": content}
+    save_checkpoint(str(tmp_path / "ours"), params, files)
+    refused(tmp_path / "ours", tmp_path, "EncoderConfig.gated_mlp = True would be False in bert")

@@ -1,0 +1,128 @@
+"""Folders of sentence-transformers: embeddings stay what they are, in both directions."""
+
+import json
+
+import numpy as np
+import pytest
+
+from xl_flax import convert
+from xl_flax.checkpoints.load import load_model, read_description
+from xl_flax.errors import UserError
+
+st = pytest.importorskip("sentence_transformers")
+torch = pytest.importorskip("torch")
+modules_lib = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+
+SENTENCES = ["abc", "a b c d", "hello world", "z"]
+
+
+@pytest.fixture
+def make(zoo, tmp_path):
+    """Writes a folder with these modules behind the encoder."""
+
+    def make(*modules, pooling="mean"):
+        folder = zoo.save(zoo.make("bert", "Model", zoo.simple("bert")), str(tmp_path / "bert"))
+        with open(f"{folder}/tokenizer_config.json", "w") as file:
+            json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"}, file)
+        encoder = modules_lib.Transformer(folder)
+        width = encoder.get_word_embedding_dimension()
+        parts = [modules_lib.Pooling(width, pooling_mode=pooling)]
+        torch.manual_seed(0)
+        parts += [module(width) for module in modules]
+        model = st.SentenceTransformer(modules=[encoder, *parts], device="cpu")
+        model.save(str(tmp_path / "st"))
+        return model, tmp_path / "st"
+
+    return make
+
+
+def dense(activation, bias=True):
+    return lambda width: modules_lib.Dense(width, 6, bias=bias, activation_function=activation)
+
+
+def normalize(_):
+    return modules_lib.Normalize()
+
+
+@pytest.mark.parametrize(
+    "modules, pooling, projection",
+    [
+        ((normalize,), "mean", None),
+        ((), "cls", None),
+        ((dense(torch.nn.Tanh()), normalize), "cls", "tanh"),  # LaBSE
+        ((dense(torch.nn.Identity()),), "mean", "affine"),
+        ((dense(torch.nn.Identity(), bias=False), normalize), "mean", "linear"),
+    ],
+)
+def test_embeddings_stay_the_same_there_and_back(
+    make, tmp_path, capsys, modules, pooling, projection
+):
+    model, folder = make(*modules, pooling=pooling)
+    ours, back = tmp_path / "ours", tmp_path / "back"
+    compared = ["--verify"] if projection in (None, "tanh") else []
+    convert.main([f"--source={folder}", f"--target={ours}", *compared])
+    found = [x for x in capsys.readouterr().out.splitlines() if "1 - cosine" in x]
+    assert [float(line.split()[-1]) < 1e-5 for line in found] == [True] * len(compared)
+    assert read_description(str(ours)).heads["sentence"].get("projection") == projection
+    convert.main([f"--source={ours}", f"--target={back}", "--format=sentence-transformers"])
+    found = st.SentenceTransformer(str(back), device="cpu").encode(SENTENCES)
+    np.testing.assert_array_equal(found, model.encode(SENTENCES))
+
+
+def test_a_mean_without_special_tokens_is_remarked(make, tmp_path, capsys):
+    _, folder = make()
+    ours = tmp_path / "ours"
+    convert.main([f"--source={folder}", f"--target={ours}"])
+    path = ours / "model" / "model.json"
+    path.write_text(path.read_text().replace('"mean_all"', '"mean"'))
+    target = f"--target={tmp_path / 'back'}"
+    convert.main([f"--source={ours}", target, "--format=sentence-transformers"])
+    assert "the mean there is over special tokens, too" in capsys.readouterr().out
+    assert "over special tokens, too" in (tmp_path / "back" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda m: m[:1], "modules Transformer are not Transformer, Pooling"),
+        (lambda m: [m[0], m[1] | {"path": "../x"}], "which is not inside the folder"),
+        (lambda m: [*m, {"idx": 2, "name": "2", "path": "2", "type": "x.LSTM"}], "LSTM are not"),
+    ],
+)
+def test_modules_that_have_no_place_here_are_refused(make, tmp_path, change, message):
+    _, folder = make()
+    path = folder / "modules.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(UserError, match=message):
+        convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])
+
+
+def test_pooling_that_has_no_place_here_is_refused(make, tmp_path):
+    _, folder = make(pooling="max")
+    with pytest.raises(UserError, match="pooling max cannot be converted, one of cls, mean can"):
+        convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])
+
+
+def test_a_checkpoint_without_a_sentence_head_says_so(zoo, tmp_path):
+    folder = zoo.save(zoo.make("bert", "Model", zoo.simple("bert")), str(tmp_path / "bert"))
+    convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])
+    with pytest.raises(UserError, match="needs one sentence head; the checkpoint has none"):
+        convert.main([
+            f"--source={tmp_path / 'ours'}", f"--target={tmp_path / 'back'}",
+            "--format=sentence-transformers",
+        ])  # fmt: skip
+
+
+def test_a_head_of_a_layer_in_the_middle_is_refused(make, tmp_path):
+    _, folder = make()
+    convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])
+    path = tmp_path / "ours" / "model" / "model.json"
+    content = json.loads(path.read_text())
+    content["heads"]["sentence"]["layer"] = 1
+    path.write_text(json.dumps(content))
+    assert load_model(str(tmp_path / "ours"))[0].heads["sentence"].layer == 1
+    with pytest.raises(UserError, match="pools layer 1, and only the last"):
+        convert.main([
+            f"--source={tmp_path / 'ours'}", f"--target={tmp_path / 'back'}",
+            "--format=sentence-transformers",
+        ])  # fmt: skip

@@ -1,0 +1,44 @@
+"""Writing one checkpoint without a training run, as conversion does."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+# What is compressed and written at once: the memory that saving needs beside the arrays.
+CHUNK_BYTES = 32 << 20
+CONCURRENT_GB = 0.1
+
+
+def save_checkpoint(folder: str, params: Any, files: Mapping[str, bytes]) -> None:
+    """Writes a checkpoint that has parameters and no optimizer's state.
+
+    The arrays are written as they are, in chunks, without a copy of them all: Orbax's default
+    copies what is on the host, and its OCDBT format compresses all before it writes any.
+
+    Args:
+      folder: a new or empty one. The caller gives it its final name when all is done.
+      params: nested dict of NumPy arrays.
+      files: `model.json` and what stands beside it, by name.
+    """
+    numpy_handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    handler = ocp.PyTreeCheckpointHandler(
+        save_concurrent_gb=CONCURRENT_GB,
+        use_ocdbt=False,
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+            (np.ndarray, numpy_handler)
+        ),
+    )
+    save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(
+            os.path.join(os.path.abspath(folder), "params"),
+            args=ocp.args.PyTreeSave(params, save_args=save_args),
+        )
+    os.makedirs(os.path.join(folder, "model"))
+    for name, content in files.items():
+        with open(os.path.join(folder, "model", name), "wb") as file:
+            file.write(content)

@@ -1,0 +1,285 @@
+"""Checkpoints to and from Hugging Face:  python -m xl_flax.convert --source=FOLDER --target=FOLDER
+
+The direction follows from what the source is: a folder of Hugging Face or sentence-transformers (or
+a published name, as in FacebookAI/xlm-roberta-base, where there is a network) becomes one of our
+checkpoints; a run's folder, or one of its checkpoints, becomes a folder for Transformers. Families:
+BERT, RoBERTa and XLM-R (also XL and XXL), XLM, ModernBERT and mmBERT, EuroBERT.
+
+    --inspect   print what a folder of either kind holds, and convert nothing
+    --verify    run both models on random ids and on text and print the largest differences; where
+                the target exists already, only that
+
+A converted checkpoint is trained further with its own `model.gin`, evaluated as any other, and
+converted back.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Collection, Sequence
+
+import ml_dtypes
+import numpy as np
+from tqdm import tqdm
+
+from xl_flax import cli
+from xl_flax.checkpoints.description import RUNTIME_FIELDS, Description
+from xl_flax.checkpoints.load import (
+    complete_checkpoints,
+    read_description,
+    unflatten,
+    vocabulary_path,
+)
+from xl_flax.checkpoints.save import save_checkpoint
+from xl_flax.converters import families, read, sentence_transformers, tokenizer, write
+from xl_flax.converters.folders import new_folder
+from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
+from xl_flax.errors import UserError
+from xl_flax.evaluation.report import table
+from xl_flax.models.config import EncoderConfig
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+FORMATS = ("huggingface", "sentence-transformers")
+FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors"]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    args = _parser().parse_args(argv)
+    ours = complete_checkpoints(args.source) if os.path.exists(args.source) else []
+    source = ours[-1] if ours else _foreign(args.source)
+    if args.inspect:
+        print(inspect_ours(source) if ours else inspect_theirs(source, args.tokenizer))
+        return
+    if not args.target:
+        raise UserError("--target=FOLDER: where to?")
+    exists = os.path.isdir(args.target) and bool(os.listdir(args.target))
+    if not (args.verify and exists):
+        if ours:
+            to_theirs(source, args)
+        else:
+            to_ours(source, args)
+        print(f"wrote {args.target}")
+    if args.verify:
+        from xl_flax.converters.verify import verify
+
+        print(verify(source, args.target) if ours else verify(args.target, source))
+
+
+def to_ours(source: str, args: argparse.Namespace) -> None:
+    """A folder of Hugging Face or sentence-transformers → a checkpoint."""
+    if args.format or args.heads:
+        raise UserError("--format and --heads are for what becomes a folder of Hugging Face")
+    model, heads, head_params = _open(source)
+    vocabulary = _vocabulary(model, args.tokenizer)
+    needed = sum(np.prod(s) for s in model.shapes.values()) * 4
+    with new_folder(args.target, int(needed)) as folder:
+        with _progress(sum(t.nbytes for t in model.tensors.values()), "reading") as bar:
+            params = read.read_params(model, bar.update)
+        for name, value in head_params.items():
+            params[f"heads/{sentence_transformers.HEAD}/{name}"] = value
+        if args.dtype:
+            for path in params:
+                params[path] = params[path].astype(DTYPES[args.dtype], copy=False)
+        description = _remembered(model, read.describe(model, vocabulary.fingerprint, heads))
+        files = {"model.json": description.to_json(), vocabulary.file_name: vocabulary.content}
+        save_checkpoint(folder, unflatten(params), files)
+        with open(os.path.join(folder, "model.gin"), "w", encoding="utf-8") as file:
+            file.write(_gin(args.target, model.encoder, model.heads, vocabulary))
+    if model.ignored:
+        print(f"left out, as it is computed or of no use here: {', '.join(model.ignored)}")
+
+
+def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
+    """A checkpoint → a folder of Hugging Face or sentence-transformers."""
+    model = write.open_checkpoint(checkpoint, args.heads.split(",") if args.heads else None)
+    head = None
+    if args.format == "sentence-transformers":
+        head = _sentence_head(model.description, args.heads)
+    dtype = DTYPES.get(args.dtype)
+    shard_bytes = int(args.shard_gb * 1e9)
+    needed = model.nbytes
+    with new_folder(args.target, needed) as folder, _progress(needed, "writing") as bar:
+        notes = write.write_model(model, folder, head, dtype, shard_bytes, bar.update)
+    for note in notes:
+        print(f"note: {note}")
+
+
+def inspect_theirs(source: str, tokenizer_file: str | None = None) -> str:
+    """What a folder of Hugging Face holds, as text."""
+    model, heads, _ = _open(source)
+    rows = [("tensor", "shape", "dtype", "our parameter")]
+    places = {place.theirs: place.ours for place in model.places}
+    for name, tensor in model.tensors.items():
+        shape = "×".join(map(str, tensor.shape)) or "scalar"
+        rows.append((name, shape, str(tensor.dtype), places.get(name, "left out")))
+    description = read.describe(model, "", heads)
+    vocabulary = _vocabulary(model, tokenizer_file)
+    size = sum(int(np.prod(shape)) for shape in model.shapes.values())
+    return _summary(model.family.MODEL_TYPES[0], description, vocabulary, size, rows)
+
+
+def inspect_ours(checkpoint: str) -> str:
+    """What one of our checkpoints holds, as text."""
+    description = read_description(checkpoint)
+    rows = [("parameter", "shape", "dtype")]
+    stored = write.stored_layout(checkpoint, description)
+    for path, leaf in stored.items():
+        rows.append((path, "×".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype)))
+    vocabulary = load_vocabulary(vocabulary_path(checkpoint))
+    kept = {n: s for n, s in description.heads.items() if n in families.HEADS}
+    try:
+        family = families.for_encoder(description.encoder, kept)[0].MODEL_TYPES[0]
+    except UserError as error:
+        family = f"none of Hugging Face ({error})"
+    size = sum(int(np.prod(leaf.shape)) for leaf in stored.values())
+    return _summary(family, description, vocabulary, size, rows)
+
+
+def _summary(
+    family: str,
+    description: Description,
+    vocabulary: Vocabulary,
+    size: int,
+    rows: Sequence[tuple[str, ...]],
+) -> str:
+    encoder, special = description.encoder, vocabulary.special
+    heads = ", ".join(
+        f"{name} ({len(s['labels'])} labels)" if "labels" in s else name
+        for name, s in description.heads.items()
+    )
+    facts = {
+        "family": family,
+        "parameters": f"{size:,}",
+        "layers": f"{encoder.num_layers} of width {encoder.width}, {encoder.num_heads} heads"
+        + (f" ({encoder.kv_heads} of keys)" if encoder.num_kv_heads else ""),
+        "longest input": f"{encoder.max_positions:,} tokens",
+        "heads": heads or "none",
+        "languages": ", ".join(description.all_languages) or "not named",
+        "vocabulary": f"{vocabulary.size:,} pieces, {encoder.vocab_size:,} rows of the table",
+        "special tokens": ", ".join(
+            f"{kind} {vocabulary.piece(i)} = {i}" for kind, i in vars(special).items()
+        ),
+    }
+    width = max(map(len, facts))
+    lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
+    return "\n".join([*lines, "", table(rows)])
+
+
+def _open(source: str):
+    """(the encoder's folder understood, heads for sentences, their parameters)."""
+    if not sentence_transformers.is_folder(source):
+        return read.open_model(source), {}, {}
+    folder, settings, params = sentence_transformers.read(source)
+    return read.open_model(folder), {sentence_transformers.HEAD: settings}, params
+
+
+def _vocabulary(model: read.Foreign, path: str | None) -> Vocabulary:
+    vocabulary = load_vocabulary(path) if path else tokenizer.read(model.folder)
+    if vocabulary.size > model.encoder.vocab_size:
+        raise UserError(
+            f"{vocabulary.path} has {vocabulary.size:,} pieces, and the token table of "
+            f"{model.folder} {model.encoder.vocab_size:,} rows: it belongs to another model"
+        )
+    return vocabulary
+
+
+def _remembered(model: read.Foreign, description: Description) -> Description:
+    """The description that the folder was written from, if it is still that model."""
+    path = os.path.join(model.folder, write.DESCRIPTION)
+    if not os.path.exists(path):
+        return description
+    with open(path, "rb") as file:
+        before = Description.from_json(file.read(), path)
+    changed = families.differences(before.encoder, description.encoder)
+    if changed or before.vocabulary != description.vocabulary or before.heads != description.heads:
+        return description
+    return before
+
+
+def _sentence_head(description: Description, heads: str | None) -> str:
+    found = [n for n, s in description.heads.items() if s.get("kind", n) == "sentence"]
+    chosen = [n for n in found if not heads or n in heads.split(",")]
+    if len(chosen) != 1:
+        raise UserError(
+            "--format=sentence-transformers needs one sentence head; the checkpoint has "
+            + (", ".join(found) or "none")
+            + ("; choose with --heads=NAME" if chosen else "")
+        )
+    settings = dict(description.heads[chosen[0]])
+    sentence_transformers.check(chosen[0], settings, description.encoder.num_layers)
+    return chosen[0]
+
+
+def _gin(
+    target: str, encoder: EncoderConfig, heads: Collection[str], vocabulary: Vocabulary
+) -> str:
+    """Gin bindings with which a run goes on from the checkpoint."""
+    path = os.path.abspath(target)
+    lines = [
+        "# The encoder of this checkpoint, for runs that go on from it:",
+        "#   python -m xl_flax.train --gin_file=gin/runs/further.gin --gin_file=<this file> …",
+        "TrainConfig.init_from = @InitFrom()",
+        f"InitFrom.checkpoint = {path!r}",
+        f"VOCABULARY = {os.path.join(path, 'model', vocabulary.file_name)!r}",
+        f"VOCAB_SIZE = {encoder.vocab_size}",
+        "",
+    ]
+    if "mlm" not in heads:
+        lines.insert(4, "InitFrom.include = 'encoder/.*'  # it has no MLM head: a fresh one")
+    default = {f.name: f.default for f in EncoderConfig.__dataclass_fields__.values()}
+    for name, value in encoder.to_dict().items():
+        kept = name not in RUNTIME_FIELDS or name.endswith("dropout")
+        if kept and name != "vocab_size" and value != default[name]:
+            lines.append(f"EncoderConfig.{name} = {value!r}")
+    return "\n".join(lines) + "\n"
+
+
+def _foreign(source: str) -> str:
+    """A folder as it is; a published name is fetched."""
+    if os.path.isdir(source):
+        if not any(os.path.exists(os.path.join(source, n)) for n in (read.CONFIG, "modules.json")):
+            raise UserError(
+                f"{source} is neither a run with a finished checkpoint nor a model's folder with "
+                f"{read.CONFIG}"
+            )
+        return source
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
+        raise UserError(f"{source} does not exist")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(
+            f"{source} is no folder; to fetch what is published, pip install 'xl-flax[hf]'"
+        ) from None
+    try:
+        return huggingface_hub.snapshot_download(source, allow_patterns=FETCHED)
+    except Exception as error:  # the library's own, and those of its HTTP client
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{source} is no folder here and cannot be fetched: {reason}") from error
+
+
+def _progress(total: int, what: str) -> tqdm:
+    return tqdm(total=total, unit="B", unit_scale=True, desc=what, mininterval=1.0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m xl_flax.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--source", required=True, help="a folder of either kind, or a name")
+    parser.add_argument("--target", help="the folder to write; it must not exist yet")
+    parser.add_argument("--format", choices=FORMATS, help="of a folder for others [huggingface]")
+    parser.add_argument("--heads", help="names of the heads to write, as in mlm,pooler [all]")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights written [as they are]")
+    parser.add_argument("--shard_gb", type=float, default=5.0, help="most GB of one file [5]")
+    parser.add_argument("--tokenizer", metavar="FILE", help="a vocabulary, instead of the source's")
+    parser.add_argument("--inspect", action="store_true", help="print what the source holds")
+    parser.add_argument("--verify", action="store_true", help="compare source and target")
+    return parser
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,77 @@
+"""The families of models that can be read and written, and how one is found."""
+
+import dataclasses
+from collections.abc import Collection
+from types import ModuleType
+from typing import Any
+
+from xl_flax.checkpoints.description import RUNTIME_FIELDS
+from xl_flax.converters import bert, eurobert, modernbert, roberta, xlm, xlm_roberta_xl
+from xl_flax.converters.config import Config, Heads
+from xl_flax.converters.weights import Weight
+from xl_flax.errors import UserError
+from xl_flax.models.config import EncoderConfig
+
+FAMILIES: tuple[ModuleType, ...] = (bert, roberta, xlm_roberta_xl, xlm, modernbert, eurobert)
+
+# Heads that Transformers has classes for; a sentence head belongs to sentence-transformers.
+HEADS = ("mlm", "pooler", "sequence", "tokens", "question")
+
+
+def for_config(config: Config, path: str) -> ModuleType:
+    """The family that a `config.json` names.
+
+    Raises:
+      UserError: none, or one that is not known.
+    """
+    known = {model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES}
+    model_type = config.get("model_type")
+    if model_type not in known:
+        raise UserError(
+            f"{path}: model_type = {model_type!r} cannot be converted; there are "
+            + ", ".join(sorted(known))
+        )
+    return known[model_type]
+
+
+def for_encoder(encoder: EncoderConfig, heads: Heads) -> tuple[ModuleType, dict[str, Any]]:
+    """The family whose `config.json` describes this encoder fully, and that file's content.
+
+    Raises:
+      UserError: none does; says what keeps the closest from it.
+    """
+    closest: list[str] | None = None
+    for family in FAMILIES:
+        try:
+            config = family.write_config(encoder, heads)
+            lost = differences(encoder, family.read_config(config))
+        except (UserError, KeyError):
+            continue
+        if not lost:
+            return family, config
+        if closest is None or len(lost) < len(closest):
+            closest = [f"{line} in {family.MODEL_TYPES[0]}" for line in lost]
+    raise UserError("no family of Hugging Face has this encoder: " + "; ".join(closest or []))
+
+
+def differences(ours: EncoderConfig, theirs: EncoderConfig) -> list[str]:
+    """Fields that differ in what a model is, not in how it is trained or run."""
+    return [
+        f"EncoderConfig.{field.name} = {getattr(ours, field.name)!r} would be "
+        f"{getattr(theirs, field.name)!r}"
+        for field in dataclasses.fields(EncoderConfig)
+        if field.name not in RUNTIME_FIELDS
+        and getattr(ours, field.name) != getattr(theirs, field.name)
+    ]
+
+
+def weights(family: ModuleType, prefixed: bool = True) -> list[Weight]:
+    """A family's table of names; a folder without any head has no prefix before its body's."""
+    prefix = family.PREFIX if prefixed else ""
+    body = [w._replace(theirs=tuple(prefix + name for name in w.theirs)) for w in family.BODY]
+    return body + family.HEADS
+
+
+def is_prefixed(family: ModuleType, names: Collection[str]) -> bool:
+    """Whether the names of a folder's tensors have the family's prefix."""
+    return any(name.startswith(family.PREFIX) for name in names)

@@ -1,0 +1,176 @@
+"""A folder of Hugging Face → one of our checkpoints."""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from xl_flax.checkpoints.description import Description
+from xl_flax.converters import families
+from xl_flax.converters.config import Config
+from xl_flax.converters.tensors import Tensor, open_folder
+from xl_flax.converters.weights import Place, places
+from xl_flax.errors import UserError
+from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import build_model
+from xl_flax.parallel import params as params_lib
+
+CONFIG = "config.json"
+LISTED = 8  # names in an error
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """A model's folder, understood but not read yet."""
+
+    folder: str
+    config: Config
+    family: ModuleType
+    encoder: EncoderConfig
+    heads: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    places: list[Place]
+    shapes: Mapping[str, tuple[int, ...]]  # of our parameters
+    ignored: list[str]  # tensors that mean nothing here
+
+    @property
+    def languages(self) -> list[str]:
+        """Names of the rows of the language table."""
+        rows = self.encoder.languages
+        by_name = self.config.get("lang2id") or {f"{i:04}": i for i in range(rows)}
+        names = sorted(by_name, key=by_name.get)
+        if rows and (len(names) != rows or names != sorted(names)):
+            raise UserError(
+                f"{self.folder}/{CONFIG}: lang2id does not name {rows} languages in alphabetical "
+                "order, which is how ours are kept"
+            )
+        return names if rows else []
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Reads a JSON file that holds a dict.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = json.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: is it a model's folder?") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it is no JSON object; fetch it again")
+    return content
+
+
+def open_model(folder: str) -> Foreign:
+    """Understands a folder: its family, sizes, heads, and where each tensor belongs.
+
+    Args:
+      folder: with `config.json` and the weights.
+
+    Raises:
+      UserError: what is missing, superfluous or of another shape, all of it at once.
+    """
+    path = os.path.join(folder, CONFIG)
+    config = read_json(path)
+    family = families.for_config(config, path)
+    try:
+        encoder = family.read_config(config)
+    except TypeError as error:
+        raise UserError(f"{path}: a value has the wrong type ({error})") from error
+    tensors = open_folder(folder)
+    if not families.is_prefixed(family, tensors):
+        tensors = {family.PREFIX + name: tensor for name, tensor in tensors.items()}
+    found = family.read_heads(config, tensors)
+    shapes = _shapes(encoder, found)
+    placed = places(families.weights(family), shapes, encoder)
+    ignored = _check(folder, family, placed, shapes, tensors)
+    return Foreign(folder, config, family, encoder, found, tensors, placed, shapes, ignored)
+
+
+def _shapes(encoder: EncoderConfig, heads: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    layout = params_lib.abstract(lambda: build_model(encoder, heads, nnx.Rngs(0))).shapes
+    return {path: leaf.shape for path, leaf in params_lib.flat(layout)}
+
+
+def _check(
+    folder: str,
+    family: ModuleType,
+    placed: list[Place],
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, Tensor],
+) -> list[str]:
+    """The names that may be ignored; everything else that does not fit is an error."""
+    wanted = {place.theirs: place.shape for place in placed}
+    rest = sorted(set(tensors) - set(wanted))
+    ignored = [name for name in rest if re.fullmatch(family.IGNORED, name)]
+    problems = {
+        "are missing": sorted(set(wanted) - set(tensors)),
+        "do not belong to this model": [name for name in rest if name not in ignored],
+        "have another shape than config.json says": [
+            f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+            for name, shape in wanted.items()
+            if name in tensors and tensors[name].shape != shape
+        ],
+        "are no floating-point numbers": [
+            f"{name} {tensors[name].dtype}"
+            for name in wanted
+            if name in tensors and not np.issubdtype(_promoted(tensors[name].dtype), np.floating)
+        ],
+        "are of ours and nothing gives them": sorted(set(shapes) - {p.ours for p in placed}),
+    }
+    lines = []
+    for what, names in problems.items():
+        if names:
+            more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            lines.append(f"  {len(names)} {what}: {', '.join(names[:LISTED])}{more}")
+    if lines:
+        raise UserError(f"{folder}: its tensors do not make its model.\n" + "\n".join(lines))
+    return ignored
+
+
+def _promoted(dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.float32) if dtype.name == "bfloat16" else dtype
+
+
+def read_params(model: Foreign, tell: Callable[[int], Any]) -> dict[str, np.ndarray]:
+    """Our parameters, by path, in the dtype that they have there.
+
+    Nothing is held twice: each tensor goes to its place and is forgotten.
+
+    Args:
+      model: from `open_model`.
+      tell: called with the bytes of each tensor that was read.
+    """
+    params: dict[str, np.ndarray] = {}
+    by_path = lambda place: place.ours  # noqa: E731
+    for path, group in itertools.groupby(sorted(model.places, key=by_path), key=by_path):
+        found = list(group)
+        if len(found) == 1 and not found[0].inputs:  # a table, the largest of all: not copied
+            params[path] = model.tensors[found[0].theirs].read().reshape(model.shapes[path])
+            tell(params[path].nbytes)
+            continue
+        dtypes = {model.tensors[place.theirs].dtype for place in found}
+        dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+        params[path] = np.empty(model.shapes[path], dtype)
+        for place in found:
+            tensor = model.tensors[place.theirs]
+            params[path][place.index] = place.to_ours(tensor.read())
+            tell(tensor.nbytes)
+    return params
+
+
+def describe(model: Foreign, vocabulary: str, heads: Mapping[str, Any]) -> Description:
+    """The description of a converted checkpoint, which no objective has trained yet."""
+    languages = {"converted": tuple(model.languages)} if model.languages else {}
+    return Description(model.encoder, dict(model.heads) | dict(heads), vocabulary, languages, {})

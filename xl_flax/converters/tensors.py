@@ -1,0 +1,222 @@
+"""safetensors files, tensor by tensor, so that no more than one of them is in memory.
+
+The format (https://huggingface.co/docs/safetensors): the length of the header, uint64; the header,
+JSON: name -> dtype, shape, data_offsets; the data, little-endian. Sharded models have an index that
+names the file of each tensor.
+"""
+
+import dataclasses
+import json
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from xl_flax.errors import UserError
+
+FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+LARGEST_HEADER = 100 << 20  # bytes, as the library has it
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One tensor of a folder: known before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+def open_folder(folder: str) -> dict[str, Tensor]:
+    """The tensors of a model's folder, by name.
+
+    Reads `model.safetensors`, or the shards of its index, or else PyTorch's `pytorch_model.bin`,
+    weights only.
+
+    Raises:
+      UserError: there is no such file, or one is damaged.
+    """
+    for name, read in ((FILE, open_file), (PICKLED, _open_pickled)):
+        if os.path.exists(path := os.path.join(folder, name)):
+            return read(path)
+    for name, read in ((INDEX, open_file), (PICKLED_INDEX, _open_pickled)):
+        if os.path.exists(path := os.path.join(folder, name)):
+            return _open_shards(path, read)
+    raise UserError(f"{folder} has no {FILE}, {INDEX} or {PICKLED}: is it a model's folder?")
+
+
+def open_file(path: str) -> dict[str, Tensor]:
+    """The tensors of one safetensors file.
+
+    Raises:
+      UserError: the file is no safetensors file, or cut off, or its header lies.
+    """
+
+    def fail(reason: str):
+        raise UserError(f"{path} is damaged: {reason}; fetch it again")
+
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > min(size - 8, LARGEST_HEADER):
+            fail("it ends inside its header")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            entries = {
+                name: (
+                    DTYPES[entry["dtype"]],
+                    tuple(int(n) for n in entry["shape"]),
+                    tuple(int(n) for n in entry["data_offsets"]),
+                )
+                for name, entry in header.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            fail(f"its header cannot be read ({type(error).__name__}: {error})")
+    begin, at = 8 + length, 0
+    for name, (dtype, shape, (first, last)) in sorted(entries.items(), key=lambda e: e[1][2]):
+        if min(shape, default=0) < 0 or last - first != int(np.prod(shape)) * dtype.itemsize:
+            fail(f"{name} has {last - first:,} bytes, and its shape {shape} of {dtype} others")
+        if first != at:
+            fail(f"{name} does not start where the tensor before it ends")
+        at = last
+    if begin + at != size:
+        fail(f"it has {size:,} bytes, and its header describes {begin + at:,}")
+
+    def tensor(dtype: np.dtype, shape: tuple[int, ...], offsets: tuple[int, int]) -> Tensor:
+        def read() -> np.ndarray:
+            count = int(np.prod(shape))
+            return np.fromfile(path, dtype, count, offset=begin + offsets[0]).reshape(shape)
+
+        return Tensor(shape, dtype, read)
+
+    return {name: tensor(*entry) for name, entry in entries.items()}
+
+
+def write_folder(
+    folder: str, tensors: Mapping[str, Tensor], shard_bytes: int, tell: Callable[[int], Any]
+) -> None:
+    """Writes `model.safetensors`, or shards of at most `shard_bytes` and their index.
+
+    Args:
+      folder: where to.
+      tensors: by name; each is read when its turn comes.
+      shard_bytes: of one file; a larger tensor has a file of its own.
+      tell: called with the bytes of each tensor that was written.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    for name, tensor in tensors.items():
+        held = sum(t.nbytes for t in shards[-1].values())
+        if shards[-1] and held + tensor.nbytes > shard_bytes:
+            shards.append({})
+        shards[-1][name] = tensor
+    if len(shards) == 1:
+        return _write_file(os.path.join(folder, FILE), shards[0], tell)
+    where = {}
+    for i, shard in enumerate(shards, 1):
+        file = FILE.replace(".", f"-{i:05}-of-{len(shards):05}.", 1)
+        _write_file(os.path.join(folder, file), shard, tell)
+        where |= dict.fromkeys(shard, file)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    with open(os.path.join(folder, INDEX), "w") as file:
+        json.dump({"metadata": {"total_size": total}, "weight_map": where}, file, indent=1)
+    return None
+
+
+def _write_file(path: str, tensors: Mapping[str, Tensor], tell: Callable[[int], Any]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # what Transformers looks for
+    at = 0
+    for name, tensor in tensors.items():
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": (at, at + tensor.nbytes),
+        }
+        at += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # data is aligned
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors.values():
+            np.ascontiguousarray(tensor.read()).tofile(file)
+            tell(tensor.nbytes)
+
+
+def _open_shards(index: str, read: Callable[[str], dict[str, Tensor]]) -> dict[str, Tensor]:
+    try:
+        with open(index, "rb") as file:
+            where = dict(json.load(file)["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{index} is damaged ({error}); fetch it again") from error
+    folder, found = os.path.dirname(index), {}
+    for name in _unique(where.values()):
+        # A name is data from elsewhere: it must not lead out of the folder.
+        if not isinstance(name, str) or os.path.basename(name) != name:
+            raise UserError(f"{index} names {name!r}, which is no file beside it")
+        if not os.path.exists(path := os.path.join(folder, name)):
+            raise UserError(f"{path} is missing, and {index} names it: fetch it")
+        found |= read(path)
+    if missing := sorted(set(where) - set(found)):
+        raise UserError(f"{index} names tensors that no file holds: {', '.join(missing[:5])}")
+    return found
+
+
+def _open_pickled(path: str) -> dict[str, Tensor]:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"{path} is a PyTorch file, which needs PyTorch (pip install torch); a folder with "
+            f"{FILE} needs nothing"
+        ) from None
+    import pickle
+
+    try:
+        # Only tensors: what a pickle would execute is refused.
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as weights only ({str(error).splitlines()[0]}); nothing that a "
+            "file asks to execute is executed: save it as safetensors where you trust it"
+        ) from error
+
+    def tensor(value: Any) -> Tensor:
+        dtype = np.dtype(str(value.dtype).removeprefix("torch."))  # ml_dtypes knows bfloat16
+
+        def read() -> np.ndarray:
+            bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+            raw = value.contiguous().view(bits[dtype.itemsize]).numpy()
+            return raw.view(dtype).copy()
+
+        return Tensor(tuple(value.shape), dtype, read)
+
+    if not isinstance(weights, dict):
+        raise UserError(f"{path} holds a {type(weights).__name__}, not tensors by name")
+    return {name: tensor(v) for name, v in weights.items() if isinstance(v, torch.Tensor)}
+
+
+def _unique(names: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(names))

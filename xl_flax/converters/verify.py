@@ -1,0 +1,177 @@
+"""Does a converted model compute what its source computes? Both run on random and on real text."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from xl_flax.checkpoints.description import Description
+from xl_flax.checkpoints.load import load_model, vocabulary_path
+from xl_flax.converters import sentence_transformers
+from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
+from xl_flax.errors import UserError
+from xl_flax.evaluation.report import table
+from xl_flax.models.heads import Model, token_bias, token_table
+from xl_flax.models.pooling import pool
+
+# Universal Declaration of Human Rights, beginning of article 1, which is free to use.
+TEXTS = {
+    "amh": "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው።",
+    "ara": "يولد جميع الناس أحراراً متساوين في الكرامة والحقوق.",
+    "ben": "সমস্ত মানুষ স্বাধীনভাবে সমান মর্যাদা এবং অধিকার নিয়ে জন্মগ্রহণ করে।",
+    "deu": "Alle Menschen sind frei und gleich an Würde und Rechten geboren.",
+    "ell": "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια και τα δικαιώματα.",
+    "eng": "All human beings are born free and equal in dignity and rights.",
+    "fra": "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
+    "hin": "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।",
+    "jpn": "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。",
+    "kor": "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.",
+    "rus": "Все люди рождаются свободными и равными в своем достоинстве и правах.",
+    "tha": "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ",
+    "vie": "Tất cả mọi người sinh ra đều được tự do và bình đẳng về nhân phẩm và quyền lợi.",
+    "zho": "人人生而自由，在尊严和权利上一律平等。",
+}
+RANDOM_LENGTHS = (31, 17, 5, 64)
+
+
+def verify(checkpoint: str, folder: str) -> str:
+    """Compares one of our checkpoints with a folder of Hugging Face, in float32.
+
+    Returns:
+      A table of the largest absolute differences, for random ids and for text.
+
+    Raises:
+      UserError: PyTorch and Transformers are not there.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"--verify needs PyTorch and Transformers ({error}): pip install 'xl-flax[hf]'"
+        ) from None
+    model, description, checkpoint = load_model(checkpoint)
+    vocabulary = load_vocabulary(vocabulary_path(checkpoint))
+    rows = [("input", "sentences", "what", "largest difference")]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs_ids = [tokenizer(text)["input_ids"] for text in TEXTS.values()]
+    special = vocabulary.special
+    ids = [[special.cls, *vocabulary.encode(text), special.sep] for text in TEXTS.values()]
+    same = sum(a == b for a, b in zip(ids, theirs_ids, strict=True))
+    rows.append(("text", str(len(ids)), "tokenization", f"{len(ids) - same} sentences differ"))
+
+    rng = np.random.default_rng(0)
+    usable = np.flatnonzero(~vocabulary.special_mask()[: description.encoder.vocab_size])
+    longest = description.encoder.max_positions
+    ids = [[*s[: min(len(s), longest) - 1], special.sep] for s in ids]
+    random = [rng.choice(usable, min(n, longest)).tolist() for n in RANDOM_LENGTHS]
+    auto = (
+        transformers.AutoModelForMaskedLM
+        if "mlm" in description.heads
+        else (transformers.AutoModel)
+    )
+    if any(s.get("kind") == "classification" for s in description.heads.values()):
+        auto = _class_of(transformers, folder)
+    hf = auto.from_pretrained(folder, dtype=torch.float32).eval()
+    for name, sentences in (("random", random), ("text", ids)):
+        tokens, real = _padded(sentences, special.pad)
+        with torch.no_grad():
+            out = hf(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int)))
+        theirs = _their_outputs(out)
+        ours = outputs(model, description, tokens, real)
+        for what, values in ours.items():
+            if what in theirs:
+                expected = theirs[what].numpy()
+                gap = np.abs(values - expected)
+                gap = gap if values.ndim < 3 else gap[real]
+                rows.append((name, str(len(sentences)), what, f"{gap.max():.2e}"))
+    heads = [n for n, s in description.heads.items() if s.get("kind") == "sentence"]
+    if sentence_transformers.is_folder(folder) and heads:
+        rows.append(_sentences(model, heads[0], ids, vocabulary, folder))
+    return table(rows)
+
+
+def outputs(
+    model: Model, description: Description, tokens: np.ndarray, real: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What each head makes of padded sentences.
+
+    Args:
+      model: ours.
+      description: of it.
+      tokens: int [B, L].
+      real: bool [B, L], False where there is padding.
+
+    Returns:
+      "hidden" [B, L, D], and by the names of Transformers' outputs "logits", or "start_logits" and
+      "end_logits", and "pooler_output".
+    """
+    graph, params = nnx.split(model)
+    kinds = {name: s.get("kind", name) for name, s in description.heads.items()}
+
+    @jax.jit
+    def run(params: Any, tokens: jax.Array, segments: jax.Array) -> dict[str, jax.Array]:
+        merged = nnx.merge(graph, params)
+        hidden = merged.encoder(tokens, segment_ids=segments)
+        found = {"hidden": hidden}
+        for name, kind in kinds.items():
+            head = merged.heads[name]
+            if kind == "mlm":
+                found["logits"] = head.features(hidden) @ token_table(merged).T + token_bias(merged)
+            elif kind == "pooler":
+                found["pooler_output"] = head(hidden[:, 0])
+            elif kind == "classification":
+                scores = head(hidden, segments)
+                if name == "question":
+                    found["start_logits"], found["end_logits"] = scores[..., 0], scores[..., 1]
+                else:
+                    found["logits"] = scores if head.pooling == "tokens" else scores[:, 0]
+        return found
+
+    found = run(params, jnp.asarray(tokens), jnp.asarray(real.astype(np.int32)))
+    found = {name: np.asarray(value, np.float32) for name, value in found.items()}
+    for name in ("start_logits", "end_logits"):
+        if name in found:
+            found[name] = np.where(real, found[name], 0.0)
+    return found
+
+
+def _sentences(
+    model: Model, head: str, ids: list[list[int]], vocabulary: Vocabulary, folder: str
+) -> tuple[str, ...]:
+    import sentence_transformers as st
+
+    theirs = st.SentenceTransformer(folder, device="cpu").encode(
+        list(TEXTS.values()), normalize_embeddings=True
+    )
+    tokens, real = _padded(ids, vocabulary.special.pad)
+    module = model.heads[head]
+    hidden = model.encoder(
+        jnp.asarray(tokens), segment_ids=jnp.asarray(real.astype(np.int32)), layer=module.layer
+    )
+    ours = module(pool(hidden, jnp.asarray(real.astype(np.int32)), 1, module.pooling))[:, 0]
+    ours = np.asarray(ours) / np.linalg.norm(ours, axis=1, keepdims=True)
+    cosine = (ours * theirs).sum(axis=1)
+    return ("text", str(len(ids)), f"{head}: 1 - cosine", f"{1 - cosine.min():.2e}")
+
+
+def _padded(sentences: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
+    longest = max(map(len, sentences))
+    tokens = np.array([[*s, *[pad] * (longest - len(s))] for s in sentences])
+    real = np.arange(longest) < np.array([len(s) for s in sentences])[:, None]
+    return tokens, real
+
+
+def _their_outputs(out: Any) -> dict[str, Any]:
+    names = {"last_hidden_state": "hidden"}
+    return {names.get(k, k): v for k, v in out.items() if hasattr(v, "numpy")}
+
+
+def _class_of(transformers: Any, folder: str) -> Any:
+    """The class that config.json names, from Transformers itself."""
+    config = transformers.AutoConfig.from_pretrained(os.path.abspath(folder))
+    return getattr(transformers, config.architectures[0])

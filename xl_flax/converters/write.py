@@ -1,0 +1,229 @@
+"""One of our checkpoints → a folder of Hugging Face or sentence-transformers."""
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from xl_flax.checkpoints.description import Description
+from xl_flax.checkpoints.load import load_array, read_description, vocabulary_path
+from xl_flax.converters import card, families, sentence_transformers, tokenizer
+from xl_flax.converters.read import CONFIG
+from xl_flax.converters.tensors import Tensor, write_folder
+from xl_flax.converters.weights import Place, places
+from xl_flax.data.vocabulary import SpecialIds, Vocabulary, load_vocabulary
+from xl_flax.errors import UserError
+from xl_flax.models.heads import build_model
+from xl_flax.parallel import params as params_lib
+
+DESCRIPTION = "xl_flax.json"  # the checkpoint's model.json, so that coming back changes nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Native:
+    """One of our checkpoints, and what its folder will be; no parameter is read yet."""
+
+    checkpoint: str
+    description: Description
+    vocabulary: Vocabulary
+    family: ModuleType
+    config: dict[str, Any]  # of config.json
+    heads: dict[str, Any]  # those that are written
+    places: list[Place]
+    stored: dict[str, jax.ShapeDtypeStruct]  # all parameters, in the dtype that is stored
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights that are written."""
+        return sum(self._tensor(place, None).nbytes for place in self.places)
+
+    def tensors(self, dtype: np.dtype | None) -> dict[str, Tensor]:
+        """Their tensors by name; reading them in this order reads each of our arrays once."""
+        read = OneByOne(self)
+        ordered = sorted(self.places, key=lambda p: p.ours)
+        return {place.theirs: self._tensor(place, read, dtype) for place in ordered}
+
+    def _tensor(self, place: Place, read: Any, dtype: np.dtype | None = None) -> Tensor:
+        dtype = dtype or np.dtype(self.stored[place.ours].dtype)
+        return Tensor(
+            place.shape, dtype, lambda: place.to_theirs(read(place.ours)).astype(dtype, copy=False)
+        )
+
+
+class OneByOne:
+    """Reads a checkpoint's parameters by path and remembers the last one only."""
+
+    def __init__(self, model: Native):
+        self._model = model
+        self._last: tuple[str, np.ndarray] | None = None
+
+    def __call__(self, path: str) -> np.ndarray:
+        """One whole array."""
+        if self._last is None or self._last[0] != path:
+            self._last = None  # gone before the next one comes
+            leaf = self._model.stored[path]
+            self._last = path, load_array(self._model.checkpoint, path, leaf.dtype)
+        return self._last[1]
+
+
+def open_checkpoint(checkpoint: str, heads: Sequence[str] | None = None) -> Native:
+    """Finds the family and names for a checkpoint.
+
+    Args:
+      checkpoint: its folder.
+      heads: names of those to write; None: all that Transformers has classes for.
+
+    Raises:
+      UserError: no family has such an encoder or heads, or the vocabulary does not fit.
+    """
+    description = read_description(checkpoint)
+    vocabulary = load_vocabulary(vocabulary_path(checkpoint))
+    chosen = families.HEADS if heads is None else heads
+    if unknown := sorted(set(chosen) - set(families.HEADS) - set(description.heads)):
+        raise UserError(
+            f"--heads: the checkpoint has no {', '.join(unknown)}; it has "
+            + (", ".join(description.heads) or "none")
+        )
+    kept = {n: dict(s) for n, s in description.heads.items() if n in chosen}
+    family, config = families.for_encoder(description.encoder, kept)
+    stored = stored_layout(checkpoint, description)
+    prefixed = bool(set(kept) - {"pooler"})
+    shapes = {
+        path: leaf.shape
+        for path, leaf in stored.items()
+        if not path.startswith("heads/") or path.split("/")[1] in kept
+    }
+    placed = places(families.weights(family, prefixed), shapes, description.encoder)
+    if homeless := sorted(set(shapes) - {place.ours for place in placed}):
+        raise UserError(
+            f"{family.MODEL_TYPES[0]} has no place for {', '.join(homeless)}: leave heads out with "
+            "--heads=NAME,…"
+        )
+    twice = [name for name, n in Counter(p.theirs for p in placed).items() if n > 1]
+    if twice:
+        raise UserError(
+            f"several heads would be {', '.join(twice)}; choose with --heads=NAME,… of "
+            + ", ".join(kept)
+        )
+    _check_vocabulary(description, vocabulary, family)
+    config |= _ids(vocabulary.special, family.MODEL_TYPES[0], description.all_languages)
+    return Native(checkpoint, description, vocabulary, family, config, kept, placed, stored)
+
+
+def stored_layout(checkpoint: str, description: Description) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of each stored parameter, by path.
+
+    Raises:
+      UserError: they are not those of the model that the checkpoint describes.
+    """
+    build = lambda: build_model(description.encoder, description.heads, nnx.Rngs(0))  # noqa: E731
+    shapes = params_lib.abstract(build).shapes
+    wanted = {path: leaf.shape for path, leaf in params_lib.flat(shapes)}
+    metadata = ocp.PyTreeCheckpointHandler().metadata(_params_path(checkpoint))
+    tree = getattr(metadata, "tree", metadata)
+    is_leaf = lambda x: hasattr(x, "shape")  # noqa: E731
+    stored = {
+        path: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
+        for path, leaf in params_lib.flat(tree, is_leaf=is_leaf)
+    }
+    wrong = {p for p in wanted.keys() | stored.keys() if p not in stored or p not in wanted}
+    wrong |= {p for p in wanted.keys() & stored.keys() if wanted[p] != stored[p].shape}
+    if wrong:
+        raise UserError(
+            f"{checkpoint}: its parameters are not those that its model.json describes: "
+            + ", ".join(sorted(wrong)[:8])
+        )
+    return stored
+
+
+def _params_path(checkpoint: str) -> Any:
+    from etils import epath
+
+    return epath.Path(os.path.join(os.path.abspath(checkpoint), "params"))
+
+
+def _check_vocabulary(description: Description, vocabulary: Vocabulary, family: ModuleType) -> None:
+    if vocabulary.size > description.encoder.vocab_size:
+        raise UserError(
+            f"the vocabulary {vocabulary.path} has {vocabulary.size:,} pieces, and the embedding "
+            f"{description.encoder.vocab_size:,} rows"
+        )
+    offset = description.encoder.position_offset
+    if offset and vocabulary.special.pad != offset - 1:
+        raise UserError(
+            f"{family.MODEL_TYPES[0]} counts positions from the id of padding, which must be "
+            f"{offset - 1} and is {vocabulary.special.pad} in {vocabulary.path}"
+        )
+
+
+def _ids(special: SpecialIds, model_type: str, languages: Sequence[str]) -> dict[str, Any]:
+    ids = {
+        "pad_token_id": special.pad,
+        "bos_token_id": special.cls,
+        "eos_token_id": special.sep,
+        "cls_token_id": special.cls,
+        "sep_token_id": special.sep,
+        "mask_token_id": special.mask,
+    }
+    if model_type == "xlm":
+        ids |= {"mask_index": special.mask, "unk_index": special.unk}
+        ids["lang2id"] = {name: i for i, name in enumerate(languages)}
+        ids["id2lang"] = {str(i): name for i, name in enumerate(languages)}
+    return ids
+
+
+def write_model(
+    model: Native,
+    folder: str,
+    sentence_head: str | None,
+    dtype: np.dtype | None,
+    shard_bytes: int,
+    tell: Callable[[int], Any],
+) -> list[str]:
+    """Writes weights, configuration, tokenizer, model card and what sentence-transformers needs.
+
+    Args:
+      model: from `open_checkpoint`.
+      folder: an empty one.
+      sentence_head: name of the head of a folder for sentence-transformers; None: for Transformers.
+      dtype: of the weights; None: as they are stored.
+      shard_bytes: most bytes of one file.
+      tell: called with the bytes of each tensor that was written.
+
+    Returns:
+      Remarks: what the folder has not, or does otherwise.
+    """
+    tensors = model.tensors(dtype)
+    notes = []
+    if left_out := sorted(set(model.description.heads) - set(model.heads) - {sentence_head}):
+        notes.append(f"heads that the folder has no place for: {', '.join(left_out)}")
+    write_folder(folder, tensors, shard_bytes, tell)
+    kind = str(next(iter(tensors.values())).dtype)
+    _write_json(os.path.join(folder, CONFIG), model.config | {"dtype": kind, "torch_dtype": kind})
+    tokenizer.write(folder, model.vocabulary, model.config, model.family.INPUTS)
+    with open(os.path.join(folder, DESCRIPTION), "wb") as file:
+        file.write(model.description.to_json())
+    if sentence_head is not None:
+        settings = dict(model.description.heads[sentence_head])
+        read, start = OneByOne(model), f"heads/{sentence_head}/"
+        params = {p.removeprefix(start): read(p) for p in model.stored if p.startswith(start)}
+        encoder = model.description.encoder
+        notes += sentence_transformers.write(
+            folder, settings, params, encoder.width, encoder.max_positions
+        )
+    with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
+        file.write(card.make(model.checkpoint, model.description, model.config, notes))
+    return notes
+
+
+def _write_json(path: str, content: Mapping[str, Any]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
