@@ -17,10 +17,16 @@ from xl_flax.errors import UserError
 
 ODD = [
     *("", " ", "  two  spaces ", "tab\there", "\u00a0nbsp", "ﬁ ligature ①", "🙂🙂", "▁ in text"),
-    *("zero\u200bwidth", "a\u0301", "\x01ctl", "x" * 200, "UPPER lower", "don't, 3.14 – “quoted”"),
+    *(
+        "zero\u200bwidth",
+        "a\u0301",
+        "\x01ctl",
+        "qwertzuiopasdfghjkl" * 9,
+        "UPPER lower",
+        "don't, 3.14 – “quoted”",
+    ),
 ]
-# Strings of combining marks are normalised by tokenizers per grapheme and by SentencePiece from the
-# left, so that a few sentences of Yoruba differ (docs/conversion.md).
+# Of several combining marks Transformers' own XLM-R tokenizer keeps the first (docs/conversion.md).
 STACKED_MARKS = {"yor"}
 
 
@@ -66,15 +72,20 @@ def test_a_sentencepiece_model_as_tokenizer_json(texts, settings):
     vocabulary = read_vocabulary("v.model", train(texts, **OURS, **settings))
     made = lib.from_sentencepiece(vocabulary.content, vocabulary)
     as_json = read_vocabulary("tokenizer.json", made.to_str().encode())
+    model = sentencepiece.SentencePieceProcessor(model_proto=vocabulary.content)
+
+    def tied(a, b):
+        """Two ways to cut a text that are equally probable, as a model of so little text has."""
+        total = lambda ids: sum(map(model.get_score, ids))  # noqa: E731
+        return settings["model_type"] == "unigram" and total(a) == pytest.approx(total(b), abs=1e-4)
+
     assert (as_json.size, as_json.special) == (vocabulary.size, vocabulary.special)
-    exact = settings.get("normalization_rule_name") == "identity"
     for language, lines in texts.items():
         for line in lines:
-            if exact or language not in STACKED_MARKS:
-                assert as_json.encode(line) == vocabulary.encode(line), (language, line)
-                ids = vocabulary.encode(line)
-                plain = 3 not in ids and not line.startswith("▁")  # where text can come back
-                assert not plain or as_json.decode(ids) == vocabulary.decode(ids)
+            ids = vocabulary.encode(line)
+            assert as_json.encode(line) == ids or tied(as_json.encode(line), ids), (language, line)
+            plain = 3 not in ids and not line.startswith("▁")  # where text can come back
+            assert not plain or as_json.decode(ids) == vocabulary.decode(ids)
     specials = vocabulary.special
     found = made.encode("a b").ids
     assert (found[0], found[-1]) == (specials.cls, specials.sep)

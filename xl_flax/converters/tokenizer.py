@@ -11,6 +11,7 @@ from xl_flax.data.vocabulary import Vocabulary, read_vocabulary
 from xl_flax.errors import UserError
 
 SENTENCEPIECE = "sentencepiece.bpe.model"  # XLM-R's, whatever its kind
+APART = "\ufdd0"  # no character, so that no text has it
 # fairseq put its special pieces before SentencePiece's and shifted all others by one.
 FAIRSEQ_PIECES = ("<s>", "<pad>", "</s>", "<unk>")
 
@@ -219,7 +220,16 @@ def from_sentencepiece(model: bytes, vocabulary: Vocabulary) -> Any:
     tokenizer = Tokenizer(core)
     steps = []
     if normal.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(normal.precompiled_charsmap))
+        # tokenizers maps a whole grapheme by the first of its prefixes in the map and forgets the
+        # rest of it; where that is kept apart, it does what SentencePiece does. Where case is
+        # folded, a capital is such a prefix, and its mark joins it in a second turn.
+        folds = normal.name.endswith("_cf")
+        for before in (r"\p{M}\p{Lu}", r"\p{M}") if folds else (r"\p{M}",):
+            steps += [
+                normalizers.Replace(Regex(rf"(?<=[{before}])(?=\p{{M}})"), APART),
+                normalizers.Precompiled(normal.precompiled_charsmap),
+                normalizers.Replace(APART, ""),
+            ]
     if normal.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(p), by) for p, by in (("^ +| +$", ""), (" {2,}", " "))]
     if normal.add_dummy_prefix:  # also before a text that begins with "▁", as Metaspace would not
