@@ -21,7 +21,7 @@ FAMILIES = ("bert", "roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurobert"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=2, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_outputs_equal_those_of_transformers(zoo, family, tmp_path_factory, data):
     head = data.draw(st.sampled_from(zoo.HEADS[family]))

@@ -47,7 +47,7 @@ def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split("  ")[0] == "setting"
     assert next(x for x in lines if x.startswith("mlm")).split() == [
-        *("mlm", "3", "50.0", "±", "0.0", "10.0", "±", "0.0", "2")
+        *("mlm", "3", "60.0", "±", "14.1", "20.0", "±", "14.1", "2")
     ]
     assert next(x for x in lines if x.startswith("tlm")).split() == [
         "tlm",

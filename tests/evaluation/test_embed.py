@@ -50,12 +50,14 @@ def every_layer(model, tokens):
 
 
 def directly(model, sentence, pooling):
-    """One sentence by itself, without padding: every layer's mean over its tokens, or [CLS]."""
+    """One sentence by itself, without padding: every layer's mean, or [CLS]."""
     sentence = sentence[: LENGTH - 2]
     tokens = np.array([[SPECIAL.cls, *sentence, SPECIAL.sep]])
     hidden = np.asarray(every_layer(model, tokens))[:, 0]
     if pooling == "cls":
         return hidden[:, 0]
+    if pooling == "mean_all":
+        return hidden.mean(axis=1)
     return hidden[:, 1:-1].mean(axis=1) if len(sentence) else np.zeros_like(hidden[:, 0])
 
 
