@@ -20,6 +20,7 @@ from collections.abc import Collection, Sequence
 
 import ml_dtypes
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 from xl_flax import cli
@@ -46,6 +47,7 @@ FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     args = _parser().parse_args(argv)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of how `save_checkpoint` means it to be
     ours = complete_checkpoints(args.source) if os.path.exists(args.source) else []
     source = ours[-1] if ours else _foreign(args.source)
     if args.inspect:

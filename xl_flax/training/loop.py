@@ -326,10 +326,5 @@ def _write(folder: str, name: str, text: str) -> None:
     os.replace(path + ".tmp", path)
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
