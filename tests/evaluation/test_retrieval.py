@@ -3,6 +3,7 @@ import types
 import numpy as np
 import pytest
 
+from xl_flax.data.prepare import Need
 from xl_flax.errors import UserError
 from xl_flax.evaluation import retrieval, sentences
 from xl_flax.evaluation.context import check_aligned
@@ -11,6 +12,8 @@ from xl_flax.evaluation.retrieval import SentenceRetrieval
 from xl_flax.evaluation.scores import precision_at_1
 from xl_flax.evaluation.sentences import centred, check_finite
 from xl_flax.models.config import EncoderConfig
+
+NEED = Need("m", "test", 128)
 
 
 def normal(seed, *shape):
@@ -123,7 +126,7 @@ def make(**row):
 def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
     x = normal(0, 30, 8)
     vectors = {"a": x, "b": x.copy(), "c": normal(1, 30, 8)}
-    pairs = retrieval._pairs(vectors, retrieval.pairs_of(vectors, None, "m"), "cosine", make)
+    pairs = retrieval._pairs(vectors, SentenceRetrieval("m").pairs(NEED, vectors), "cosine", make)
     of = {r.languages: r.value for r in pairs if r.metric == "p@1"}
     found = {r.languages: r for r in retrieval._means(pairs, make)}
     assert of["a", "b"] == of["b", "a"] == 1.0
@@ -134,9 +137,12 @@ def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
 
 
 def test_a_pivot_keeps_the_pairs_it_is_part_of():
-    assert retrieval.pairs_of(("a", "b", "c"), "b", "m") == [("a", "b"), ("b", "c")]
-    with pytest.raises(UserError, match="pivot = 'd': mixture 'm' has no such language.* a, b, c"):
-        retrieval.pairs_of(("a", "b", "c"), "d", "m")
+    with_b, with_d = (SentenceRetrieval("m", pivot=pivot) for pivot in "bd")
+    assert with_b.pairs(NEED, "abc") == [("a", "b"), ("b", "c")]
+    with pytest.raises(
+        UserError, match="SentenceRetrieval.pivot = 'd' is no language of m: a, b, c"
+    ):
+        with_d.pairs(NEED, "abc")
 
 
 def test_centring_takes_away_what_a_language_has_in_common():

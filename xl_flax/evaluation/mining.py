@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -52,7 +51,6 @@ class BitextMining(SentenceEvaluation):
     """
 
     gold: float = 0.5  # share of sentences whose translation is present
-    pivot: str | None = None  # only pairs with this language, as in "eng"; None: all pairs
 
     def signatures(self, description: Description, context: Context) -> list[str]:
         """Of the results that a call will give: one per mixture and layer."""
@@ -103,16 +101,9 @@ class BitextMining(SentenceEvaluation):
     def _split(self, need: Need, examples: dict[str, list[np.ndarray]]) -> dict:
         if not 0 < self.gold <= 1:
             raise UserError(f"BitextMining.gold = {self.gold}: a share above 0, at most 1")
-        if self.pivot is not None and self.pivot not in examples:
-            raise UserError(
-                f"BitextMining.pivot = {self.pivot!r} is no language of {need.mixture}: "
-                + ", ".join(examples)
-            )
         first = {language: _first_occurrences(s) for language, s in examples.items()}
         pairs = {}
-        for a, b in itertools.combinations(examples, 2):
-            if self.pivot not in (None, a, b):
-                continue
+        for a, b in self.pairs(need, examples):
             kept = first[a] & first[b]
             where = f"{need.mixture}, {a}-{b}"
             if left_out := int((~kept).sum()):

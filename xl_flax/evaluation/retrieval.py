@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import gin
 import numpy as np
@@ -34,7 +33,6 @@ class SentenceRetrieval(SentenceEvaluation):
     """
 
     similarity: Sequence[Similarity] = ("cosine",)  # each is scored, of one embedding
-    pivot: str | None = None  # only pairs with this language, as in "eng"; None: all pairs
 
     def signatures(self, description: Description, context: Context) -> list[str]:
         """Of the results that a call will give: one per mixture, layer and similarity."""
@@ -63,14 +61,14 @@ class SentenceRetrieval(SentenceEvaluation):
         """
         self._check()
         for need in self.needs:
-            pairs_of(context.aligned(*need), self.pivot, need.mixture)
+            self.pairs(need, context.aligned(*need))
         results, by_setting = [], {}
         for need, layer, vectors in self.vectors(model, description, context):
             if self.center:
                 vectors = {language: centred(x) for language, x in vectors.items()}
             for similarity in self.similarity:
                 make = self._maker([need], layer, similarity, description, context)
-                pairs = pairs_of(vectors, self.pivot, need.mixture)
+                pairs = self.pairs(need, vectors)
                 found = _pairs(vectors, pairs, similarity, make)
                 by_setting.setdefault((layer, similarity), []).extend(found)
                 results += found + _means(found, make)
@@ -112,20 +110,6 @@ class SentenceRetrieval(SentenceEvaluation):
         } | ({"pivot": self.pivot} if self.pivot else {})
         make = self.result_maker("retrieval", needs, layer, description, context, **how)
         return functools.partial(make, similarity=similarity)
-
-
-def pairs_of(languages: Collection[str], pivot: str | None, mixture: str) -> list[tuple[str, str]]:
-    """Pairs of languages, each once; with a pivot those that it is part of.
-
-    Raises:
-      UserError: the mixture has no such language.
-    """
-    if pivot not in (None, *languages):
-        raise UserError(
-            f"SentenceRetrieval.pivot = {pivot!r}: mixture {mixture!r} has no such language; it "
-            "has " + ", ".join(languages)
-        )
-    return [p for p in itertools.combinations(languages, 2) if pivot is None or pivot in p]
 
 
 def _pairs(

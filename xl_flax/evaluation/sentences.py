@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, get_args
 
 import gin
@@ -33,6 +33,7 @@ class SentenceEvaluation:
     layers: str | Sequence[int] = "all"  # 0 = embeddings, i = after layer i, -1 = last; or "all"
     pooling: Pooling = "mean"  # without special tokens; or "mean_all", with them; or "cls"
     head: str | None = None  # a trained sentence head, with its own layer and pooling
+    pivot: str | None = None  # only pairs with this language, as in "eng"; None: all pairs
     center: bool = False  # subtract each language's mean first (Libovický et al. 2020)
     length: int = 128  # longest input, special tokens included; longer ones are cut, and counted
 
@@ -41,6 +42,20 @@ class SentenceEvaluation:
         """What must be cached."""
         names = [self.mixture] if isinstance(self.mixture, str) else self.mixture
         return [Need(name, self.split, self.length) for name in names]
+
+    def pairs(self, need: Need, languages: Collection[str]) -> list[tuple[str, str]]:
+        """Pairs of a mixture's languages, each once; with a pivot those that it is part of.
+
+        Raises:
+          UserError: the mixture has no such language.
+        """
+        if self.pivot not in (None, *languages):
+            raise UserError(
+                f"{type(self).__name__}.pivot = {self.pivot!r} is no language of {need.mixture}: "
+                + ", ".join(languages)
+            )
+        every = itertools.combinations(languages, 2)
+        return [pair for pair in every if self.pivot is None or self.pivot in pair]
 
     def encoding(self, description: Description) -> Encoding:
         """Layers, pooling and head, checked against the model.
