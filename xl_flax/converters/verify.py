@@ -69,11 +69,8 @@ def verify(checkpoint: str, folder: str) -> str:
     longest = description.encoder.max_positions
     ids = [[*s[: min(len(s), longest) - 1], special.sep] for s in ids]
     random = [rng.choice(usable, min(n, longest)).tolist() for n in RANDOM_LENGTHS]
-    auto = (
-        transformers.AutoModelForMaskedLM
-        if "mlm" in description.heads
-        else (transformers.AutoModel)
-    )
+    has_mlm = "mlm" in description.heads
+    auto = transformers.AutoModelForMaskedLM if has_mlm else transformers.AutoModel
     if any(s.get("kind") == "classification" for s in description.heads.values()):
         auto = _class_of(transformers, folder)
     hf = auto.from_pretrained(folder, dtype=torch.float32).eval()
