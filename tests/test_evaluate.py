@@ -11,12 +11,12 @@ import sentencepiece
 from flax import nnx
 
 from xl_flax import evaluate
-from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
+from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.data.build import write_split
 from xl_flax.data.manifest import Cache
 from xl_flax.data.mixtures import Mixture, write_mixture
-from xl_flax.data.vocabulary import load_vocabulary
+from xl_flax.data.vocabulary import VOCABULARY_FILE, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import sentences
 from xl_flax.models.config import EncoderConfig

@@ -15,7 +15,6 @@ converted back.
 
 import argparse
 import os
-import re
 from collections.abc import Collection, Sequence
 
 import ml_dtypes
@@ -32,7 +31,7 @@ from xl_flax.checkpoints.load import (
     vocabulary_path,
 )
 from xl_flax.checkpoints.save import save_checkpoint
-from xl_flax.converters import families, read, sentence_transformers, tokenizer, write
+from xl_flax.converters import families, hub, read, sentence_transformers, tokenizer, write
 from xl_flax.converters.folders import new_folder
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
 from xl_flax.errors import UserError
@@ -41,7 +40,6 @@ from xl_flax.models.config import EncoderConfig
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 FORMATS = ("huggingface", "sentence-transformers")
-FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors"]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -173,7 +171,15 @@ def _open(source: str):
     if not sentence_transformers.is_folder(source):
         return read.open_model(source), {}, {}
     folder, settings, params = sentence_transformers.read(source)
-    return read.open_model(folder), {sentence_transformers.HEAD: settings}, params
+    model, heads = read.open_model(folder), {sentence_transformers.HEAD: settings}
+    shapes = read.param_shapes(model.encoder, heads)
+    for name, value in params.items():
+        if value.shape != (wanted := shapes[f"heads/{sentence_transformers.HEAD}/{name}"]):
+            raise UserError(
+                f"{source}: the dense layer's {name} has shape {value.shape} and not {wanted}: it "
+                "belongs to another encoder"
+            )
+    return model, heads, params
 
 
 def _vocabulary(model: read.Foreign, path: str | None) -> Vocabulary:
@@ -246,19 +252,7 @@ def _foreign(source: str) -> str:
                 f"{read.CONFIG}"
             )
         return source
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
-        raise UserError(f"{source} does not exist")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(
-            f"{source} is no folder; to fetch what is published, pip install 'xl-flax[hf]'"
-        ) from None
-    try:
-        return huggingface_hub.snapshot_download(source, allow_patterns=FETCHED)
-    except Exception as error:  # the library's own, and those of its HTTP client
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{source} is no folder here and cannot be fetched: {reason}") from error
+    return hub.fetch(source)
 
 
 def _progress(total: int, what: str) -> tqdm:

@@ -82,7 +82,7 @@ REPORT = "print('MEASURED', time.monotonic() - start, before, resident('VmHWM'))
 
 def write_model(folder: str, name: str) -> int:
     """Writes a folder with random weights; returns their bytes."""
-    from xl_flax.converters.read import _shapes
+    from xl_flax.converters.read import param_shapes
 
     dtype, config = MODELS[name]
     os.makedirs(folder)
@@ -90,7 +90,7 @@ def write_model(folder: str, name: str) -> int:
         json.dump(config, file)
     family = families.for_config(config, folder)
     encoder = family.read_config(config)
-    placed = places(families.weights(family), _shapes(encoder, {"mlm": {}}), encoder)
+    placed = places(families.weights(family), param_shapes(encoder, {"mlm": {}}), encoder)
     rng = np.random.default_rng(0)
 
     def tensor(shape: tuple[int, ...]) -> tensors.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xl_flax.checkpoints.description import VOCABULARY_FILE, Description
+from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import (
     find_checkpoints,
     load_model,
@@ -19,6 +19,7 @@ from xl_flax.checkpoints.load import (
     vocabulary_path,
 )
 from xl_flax.checkpoints.manager import CheckpointManager, Progress, read_progress
+from xl_flax.data.vocabulary import VOCABULARY_FILE
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model

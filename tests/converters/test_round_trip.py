@@ -90,6 +90,19 @@ def test_transformers_opens_what_is_written(saved, zoo, family, tmp_path):
     assert "token_type_ids" not in tokenizer("abc") or family == "bert"
 
 
+def test_the_names_of_the_first_published_berts_are_known(saved, folder, tmp_path):
+    arrays = weights(saved("bert"))
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): array
+        for name, array in arrays.items()
+    }
+    assert renamed.keys() != arrays.keys()
+    bad = folder(**dict.fromkeys(arrays) | renamed)
+    same(weights(run(run(bad, tmp_path / "ours"), tmp_path / "back")), arrays)
+
+
 @pytest.mark.parametrize(
     "family, head",
     [("bert", "ForSequenceClassification"), ("modernbert", "ForTokenClassification"),

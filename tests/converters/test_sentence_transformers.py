@@ -7,6 +7,7 @@ import pytest
 
 from xl_flax import convert
 from xl_flax.checkpoints.load import load_model, read_description
+from xl_flax.converters import tensors
 from xl_flax.errors import UserError
 
 st = pytest.importorskip("sentence_transformers")
@@ -126,3 +127,24 @@ def test_a_head_of_a_layer_in_the_middle_is_refused(make, tmp_path):
             f"--source={tmp_path / 'ours'}", f"--target={tmp_path / 'back'}",
             "--format=sentence-transformers",
         ])  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["[", "{}", '[{"type": 3}]', '[{"path": ""}]'])
+def test_a_damaged_list_of_modules_is_named(make, tmp_path, content):
+    _, folder = make()
+    (folder / "modules.json").write_text(content)
+    with pytest.raises(UserError, match="modules.json.* (is damaged|are not Transformer)"):
+        convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])
+
+
+def test_a_dense_layer_of_another_encoder_is_refused(make, tmp_path):
+    _, folder = make(dense(torch.nn.Identity()))
+    weights = {"linear.weight": np.ones((6, 5), np.float32), "linear.bias": np.ones(6, np.float32)}
+    made = {n: tensors.Tensor(x.shape, x.dtype, lambda x=x: x) for n, x in weights.items()}
+    tensors.write_folder(str(folder / "2_Dense"), made, 1 << 30, lambda _: None)
+    with pytest.raises(UserError, match="the dense layer's out has shape .5, 6. and not"):
+        convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])
+    del made["linear.weight"]
+    tensors.write_folder(str(folder / "2_Dense"), made, 1 << 30, lambda _: None)
+    with pytest.raises(UserError, match="has the tensors linear.bias, not those of a dense layer"):
+        convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])

@@ -144,6 +144,9 @@ def test_pickled_weights_are_read_and_nothing_is_executed(tmp_path):
     expected = {"a": weights["a"].numpy(), "b": np.ones(4, ml_dtypes.bfloat16)}
     same(found, expected)
 
+    torch.save(weights, tmp_path / lib.PICKLED, _use_new_zipfile_serialization=False)
+    same({k: t.read() for k, t in lib.open_folder(str(tmp_path)).items()}, expected)
+
     class Evil:
         def __reduce__(self):
             return (print, ("executed",))

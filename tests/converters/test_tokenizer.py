@@ -160,6 +160,23 @@ def test_a_tokenizer_json_is_a_vocabulary_like_any_other(tmp_path, texts):
     assert vocabulary.special_mask().sum() == 5
 
 
+def test_what_a_tokenizer_puts_around_a_text_begins_and_ends_it_whatever_its_name(tmp_path):
+    # As in Gemma's vocabulary, which mmBERT has: <s> is a tag of HTML.
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<s>", "</s>", "a"]
+    model = tokenizers.models.BPE({p: i for i, p in enumerate(pieces)}, [], unk_token="<unk>")
+    made = tokenizers.Tokenizer(model)
+    made.add_special_tokens(pieces[:5])
+    made.add_tokens(pieces[5:7])
+    around = [("<bos>", 2), ("<eos>", 1)]
+    made.post_processor = tokenizers.processors.TemplateProcessing("<bos> $A <eos>", None, around)
+    made.save(str(tmp_path / "tokenizer.json"))
+    vocabulary = lib.read(str(tmp_path))
+    special = vocabulary.special
+    assert (special.cls, special.sep, special.pad, special.mask) == (2, 1, 0, 4)
+    assert vocabulary.special_mask().tolist() == [True] * 5 + [False] * 3
+    assert vocabulary.encode("<s>a") == [5, 7]
+
+
 @pytest.mark.parametrize("content", [b"{}", b'{"model": 3}', b"{"])
 def test_a_damaged_tokenizer_json_is_named(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)

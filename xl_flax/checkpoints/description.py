@@ -8,8 +8,6 @@ from typing import Any
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 
-VOCABULARY_FILE, TOKENIZER_FILE = "vocabulary.model", "tokenizer.json"  # one or the other
-
 # How a model is computed, not what it is: these may change between runs of the same model.
 RUNTIME_FIELDS = frozenset(
     {

@@ -9,8 +9,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from xl_flax.checkpoints.description import TOKENIZER_FILE, VOCABULARY_FILE, Description
+from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.manager import first_line
+from xl_flax.data.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model, build_model
 from xl_flax.parallel import params as params_lib

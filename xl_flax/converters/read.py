@@ -24,6 +24,8 @@ from xl_flax.parallel import params as params_lib
 
 CONFIG = "config.json"
 LISTED = 8  # names in an error
+# What the first published BERTs, multilingual ones among them, call weight and bias.
+NORMS_BEFORE = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +90,25 @@ def open_model(folder: str) -> Foreign:
         encoder = family.read_config(config)
     except TypeError as error:
         raise UserError(f"{path}: a value has the wrong type ({error})") from error
-    tensors = open_folder(folder)
+    tensors = {_renamed(name): tensor for name, tensor in open_folder(folder).items()}
     if not families.is_prefixed(family, tensors):
         tensors = {family.PREFIX + name: tensor for name, tensor in tensors.items()}
     found = family.read_heads(config, tensors)
-    shapes = _shapes(encoder, found)
+    shapes = param_shapes(encoder, found)
     placed = places(families.weights(family), shapes, encoder)
     ignored = _check(folder, family, placed, shapes, tensors)
     return Foreign(folder, config, family, encoder, found, tensors, placed, shapes, ignored)
 
 
-def _shapes(encoder: EncoderConfig, heads: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _renamed(name: str) -> str:
+    for before, now in NORMS_BEFORE.items():
+        if name.endswith(before):
+            return name.removesuffix(before) + now
+    return name
+
+
+def param_shapes(encoder: EncoderConfig, heads: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of our parameters, by path."""
     layout = params_lib.abstract(lambda: build_model(encoder, heads, nnx.Rngs(0))).shapes
     return {path: leaf.shape for path, leaf in params_lib.flat(layout)}
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xl_flax.converters.read import read_json
-from xl_flax.converters.tensors import Tensor, open_file, write_folder
+from xl_flax.converters.tensors import Tensor, open_folder, write_folder
 from xl_flax.errors import UserError
 
 MODULES = "modules.json"
@@ -36,9 +36,12 @@ def read(folder: str) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
       UserError: a module that our sentence heads have no place for.
     """
     path = os.path.join(folder, MODULES)
-    with open(path, "rb") as file:
-        modules = json.load(file)
-    kinds = [(module["type"].rpartition(".")[2], module["path"]) for module in modules]
+    try:
+        with open(path, "rb") as file:
+            modules = json.load(file)
+        kinds = [(module["type"].rpartition(".")[2], str(module["path"])) for module in modules]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); fetch it again") from error
     names = [kind for kind, _ in kinds]
     expected = ["Transformer", "Pooling", "Dense", "Normalize"]
     if names[:2] != expected[:2] or names != [name for name in expected if name in names]:
@@ -84,7 +87,11 @@ def _dense(folder: str) -> tuple[str, dict[str, np.ndarray]]:
         raise UserError(
             f"{path}: a dense layer with {name} cannot be converted; Identity, Tanh can"
         )
-    weights = open_file(os.path.join(folder, "model.safetensors"))
+    weights = open_folder(folder)
+    if set(weights) - {"linear.bias"} != {"linear.weight"}:
+        raise UserError(
+            f"{folder} has the tensors {', '.join(weights)}, not those of a dense layer"
+        )
     params = {"out": np.ascontiguousarray(weights["linear.weight"].read().T)}
     if "linear.bias" in weights:
         params["out_bias"] = weights["linear.bias"].read()

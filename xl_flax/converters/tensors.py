@@ -193,10 +193,12 @@ def _open_pickled(path: str) -> dict[str, Tensor]:
             f"{FILE} needs nothing"
         ) from None
     import pickle
+    import zipfile
 
     try:
         # Only tensors: what a pickle would execute is refused.
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        mapped = zipfile.is_zipfile(path)  # before PyTorch 1.6 files could not be
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as weights only ({str(error).splitlines()[0]}); nothing that a "

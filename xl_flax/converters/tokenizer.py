@@ -5,9 +5,8 @@ import json
 import os
 from typing import Any
 
-from xl_flax.checkpoints.description import TOKENIZER_FILE, VOCABULARY_FILE
 from xl_flax.converters.config import Config
-from xl_flax.data.vocabulary import Vocabulary, read_vocabulary
+from xl_flax.data.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, Vocabulary, read_vocabulary
 from xl_flax.errors import UserError
 
 SENTENCEPIECE = "sentencepiece.bpe.model"  # XLM-R's, whatever its kind

@@ -6,15 +6,19 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import gin
 import numpy as np
 import sentencepiece
 
-from xl_flax.checkpoints.description import TOKENIZER_FILE, VOCABULARY_FILE
 from xl_flax.errors import UserError
+
+VOCABULARY_FILE, TOKENIZER_FILE = (
+    "vocabulary.model",
+    "tokenizer.json",
+)  # of a checkpoint: one or the other
 
 # The names that XLM-R-style and BERT-style models give to the same five pieces.
 SPECIAL_PIECES = {
@@ -164,10 +168,13 @@ class TokenizerVocabulary:
         self._pieces = {i: p for p, i in self._tokenizer.get_vocab(with_added_tokens=True).items()}
         self._added = self._tokenizer.get_added_tokens_decoder()
         self.size = max(self._pieces) + 1
-        bytewise = _has(self._whole, "type", "ByteLevel") or _has(
-            self._whole, "byte_fallback", True
-        )
-        self.special = find_special(path, self._tokenizer.token_to_id, needs_unk=not bytewise)
+        # What it puts around a text says more than names: Gemma's pieces (mmBERT) have a <s>, too,
+        # which is HTML's.
+        around = self._tokenizer.encode("").ids
+        known = dict(zip(("cls", "sep"), around, strict=True)) if len(around) == 2 else {}
+        if _has(self._whole, "type", "ByteLevel") or _has(self._whole, "byte_fallback", True):
+            known["unk"] = None  # every text has pieces
+        self.special = find_special(path, self._tokenizer.token_to_id, known)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; no special pieces are added."""
@@ -224,25 +231,26 @@ def _starts_word(piece: str) -> bool:
 
 
 def find_special(
-    path: str, id_of: Callable[[str], int | None], needs_unk: bool = True
+    path: str, id_of: Callable[[str], int | None], known: Mapping[str, int | None] | None = None
 ) -> SpecialIds:
     """The ids of the special pieces, by the names that models give them.
 
     Args:
       path: of the vocabulary, for the error.
       id_of: the id of a piece, or None.
-      needs_unk: False where every text has pieces; the id of padding then stands for unknown ones.
+      known: ids that are found otherwise, by kind; None where a vocabulary may do without, and the
+        id of padding then stands for it.
 
     Raises:
       UserError: there is none of some kind.
     """
-    ids, missing = {}, []
+    ids, missing, known = {}, [], known or {}
     for name, pieces in SPECIAL_PIECES.items():
         pieces += MORE_SPECIAL_PIECES.get(name, ())
-        found = [i for i in map(id_of, pieces) if i is not None]
+        found = [i for i in (known.get(name), *map(id_of, pieces)) if i is not None]
         if found:
             ids[name] = found[0]
-        elif name == "unk" and not needs_unk:
+        elif name in known and "pad" in ids:
             ids[name] = ids["pad"]
         else:
             missing.append(" or ".join(pieces))
