@@ -1,5 +1,6 @@
 """The `zoo`: small random models of every family, drawn by Hypothesis, and a tokenizer for them."""
 
+import dataclasses
 import json
 import os
 
@@ -22,12 +23,11 @@ IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 LETTERS = [chr(i) for i in range(ord("a"), ord("z") + 1)]
 PIECES = SPECIAL + LETTERS + [f"##{c}" for c in LETTERS]
 
-FAMILIES = ("bert", "roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurobert")
 HEADS = {
     "bert": ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification",
              "ForQuestionAnswering", "ForPreTraining"),
-    "roberta": ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification",
-                "ForQuestionAnswering"),
+    "xlm_roberta": ("Model", "ForMaskedLM", "ForSequenceClassification",
+                    "ForTokenClassification", "ForQuestionAnswering"),
     "xlm_roberta_xl": ("Model", "ForMaskedLM", "ForSequenceClassification",
                        "ForTokenClassification", "ForQuestionAnswering"),
     "xlm": ("Model", "WithLMHeadModel", "ForSequenceClassification", "ForTokenClassification",
@@ -36,9 +36,12 @@ HEADS = {
                    "ForQuestionAnswering"),
     "eurobert": ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"),
 }  # fmt: skip
+HEADS |= dict.fromkeys(("roberta", "camembert"), HEADS["xlm_roberta"])
 CLASSES = {
     "bert": "Bert",
-    "roberta": "XLMRoberta",
+    "xlm_roberta": "XLMRoberta",
+    "roberta": "Roberta",
+    "camembert": "Camembert",
     "xlm_roberta_xl": "XLMRobertaXL",
     "xlm": "XLM",
     "modernbert": "ModernBert",
@@ -63,7 +66,7 @@ def configs(draw, family: str):
         act = draw(st.sampled_from(["gelu", "gelu_new", "relu"]))
         more = {"type_vocab_size": draw(st.integers(1, 3)), "hidden_act": act}
         return sizes | shared | more | {"max_position_embeddings": positions}
-    if family in ("roberta", "xlm_roberta_xl"):
+    if "roberta" in family or family == "camembert":
         more = {"type_vocab_size": 1, "max_position_embeddings": positions + 2}
         return sizes | shared | more | {"layer_norm_eps": draw(st.sampled_from([1e-5, 1e-12]))}
     if family == "xlm":
@@ -172,9 +175,10 @@ def rewrite_config(folder: str, **values) -> None:
         json.dump({k: v for k, v in config.items() if v is not None}, file)
 
 
-def load(folder: str):
-    """Our model and its description, straight from a folder."""
+def load(folder: str, dtype: str = "float32"):
+    """Our model, which computes in this dtype, and its description, straight from a folder."""
     found = read.open_model(folder)
+    found = dataclasses.replace(found, encoder=dataclasses.replace(found.encoder, dtype=dtype))
     description = read.describe(found, "", {})
     params = read.read_params(found, lambda _: None)
     build = lambda: build_model(found.encoder, description.heads, nnx.Rngs(0))  # noqa: E731

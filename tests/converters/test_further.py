@@ -56,8 +56,8 @@ def run(tmp_path):
 def test_in_further_evaluated_and_out_again(zoo, run, tmp_path):
     import transformers
 
-    config = zoo.simple("roberta") | {"max_position_embeddings": 40}
-    folder = zoo.save(zoo.make("roberta", "ForMaskedLM", config), str(tmp_path / "theirs"))
+    config = zoo.simple("xlm_roberta") | {"max_position_embeddings": 40}
+    folder = zoo.save(zoo.make("xlm_roberta", "ForMaskedLM", config), str(tmp_path / "theirs"))
     ours, further, back = tmp_path / "ours", tmp_path / "further", tmp_path / "back"
     convert.main([f"--source={folder}", f"--target={ours}"])
     flags = (

@@ -19,7 +19,7 @@ from xl_flax.models.heads import build_model
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 
-FAMILIES = ("bert", "roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurobert")
+FAMILIES = ("bert", "xlm_roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurobert")
 
 
 def run(source, target, *flags):
@@ -106,7 +106,7 @@ def test_the_names_of_the_first_published_berts_are_known(saved, folder, tmp_pat
 @pytest.mark.parametrize(
     "family, head",
     [("bert", "ForSequenceClassification"), ("modernbert", "ForTokenClassification"),
-     ("roberta", "ForQuestionAnswering"), ("eurobert", "ForSequenceClassification")],
+     ("xlm_roberta", "ForQuestionAnswering"), ("eurobert", "ForSequenceClassification")],
 )  # fmt: skip
 def test_heads_and_their_labels_travel(saved, family, head, tmp_path):
     back = run(run(saved(family, head), tmp_path / "ours"), tmp_path / "back")
@@ -118,7 +118,7 @@ def test_heads_and_their_labels_travel(saved, family, head, tmp_path):
 
 
 def test_a_checkpoint_is_read_onto_any_mesh(saved, tmp_path):
-    ours = run(saved("roberta"), tmp_path / "ours")
+    ours = run(saved("xlm_roberta"), tmp_path / "ours")
     one, _, _ = load_model(ours, make_partitioning(MeshConfig(), jax.devices()[:1]))
     many, _, _ = load_model(ours, make_partitioning(MeshConfig(ici=(1, 2, 4))))
     a, b = (dict(params_lib.flat(nnx.to_pure_dict(nnx.state(m)))) for m in (one, many))
