@@ -305,11 +305,16 @@ def test_bad_input_names_culprit_and_remedy(project, case):
 
 @pytest.fixture(autouse=True)
 def own_registry():
+    """The tests here register tasks of the same names; those of others come back afterwards."""
     import seqio
 
+    registries = (seqio.TaskRegistry, seqio.MixtureRegistry)
+    before = [{name: registry.get(name) for name in registry.names()} for registry in registries]
     yield
-    for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
+    for registry, providers in zip(registries, before, strict=True):
         registry.reset()
+        for name, provider in providers.items():
+            registry.add_provider(name, provider)
 
 
 def test_a_truncated_cache_is_an_error_and_the_command_mends_it(project):
