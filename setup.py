@@ -33,6 +33,6 @@ setup(
         "gpu": ["jax[cuda13]"],
         "eval": ["faiss-cpu", "matplotlib"],
         "hf": ["safetensors", "sentence-transformers", "torch", "transformers"],
-        "dev": ["faiss-cpu", "hypothesis", "matplotlib", "pytest", "ruff"],
+        "dev": ["faiss-cpu", "hypothesis", "matplotlib", "pytest", "pytest-xdist", "ruff"],
     },
 )

@@ -8,4 +8,5 @@ if [ $# -eq 0 ]; then
   ruff check .
   ruff format --check .
 fi
-python -m pytest "$@"
+# Two processes, a file in one of them; -n 0 among the arguments for one.
+python -m pytest -n 2 --dist loadfile "$@"
