@@ -9,8 +9,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 # What is written at once: the memory that saving needs beside the arrays.
-CHUNK_BYTES = 32 << 20
-CONCURRENT_GB = 0.1
+CHUNK_BYTES = 16 << 20
+CONCURRENT_GB = 0.05
 
 
 def save_checkpoint(folder: str, params: Any, files: Mapping[str, bytes]) -> None:

@@ -175,7 +175,7 @@ def read_params(model: Foreign, tell: Callable[[int], Any]) -> dict[str, np.ndar
         params[path] = np.empty(model.shapes[path], dtype)
         for place in found:
             tensor = model.tensors[place.theirs]
-            params[path][place.index] = place.to_ours(tensor.read())
+            place.to_ours(tensor.read(), params[path])
             tell(tensor.nbytes)
     return params
 

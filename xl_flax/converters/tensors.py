@@ -7,6 +7,7 @@ names the file of each tensor.
 
 import dataclasses
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -46,7 +47,7 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes of its data."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def open_folder(folder: str) -> dict[str, Tensor]:
@@ -98,7 +99,7 @@ def open_file(path: str) -> dict[str, Tensor]:
             fail(f"its header cannot be read ({type(error).__name__}: {error})")
     begin, at = 8 + length, 0
     for name, (dtype, shape, (first, last)) in sorted(entries.items(), key=lambda e: e[1][2]):
-        if min(shape, default=0) < 0 or last - first != int(np.prod(shape)) * dtype.itemsize:
+        if min(shape, default=0) < 0 or last - first != math.prod(shape) * dtype.itemsize:
             fail(f"{name} has {last - first:,} bytes, and its shape {shape} of {dtype} others")
         if first != at:
             fail(f"{name} does not start where the tensor before it ends")
@@ -108,8 +109,10 @@ def open_file(path: str) -> dict[str, Tensor]:
 
     def tensor(dtype: np.dtype, shape: tuple[int, ...], offsets: tuple[int, int]) -> Tensor:
         def read() -> np.ndarray:
-            count = int(np.prod(shape))
-            return np.fromfile(path, dtype, count, offset=begin + offsets[0]).reshape(shape)
+            if offsets[0] == offsets[1]:  # nothing to map
+                return np.empty(shape, dtype)
+            # Mapped: what is copied elsewhere anyway is not copied here first.
+            return np.asarray(np.memmap(path, dtype, "r", begin + offsets[0], shape))
 
         return Tensor(shape, dtype, read)
 
@@ -128,11 +131,13 @@ def write_folder(
       tell: called with the bytes of each tensor that was written.
     """
     shards: list[dict[str, Tensor]] = [{}]
+    held = 0  # bytes of the last shard
     for name, tensor in tensors.items():
-        held = sum(t.nbytes for t in shards[-1].values())
         if shards[-1] and held + tensor.nbytes > shard_bytes:
             shards.append({})
+            held = 0
         shards[-1][name] = tensor
+        held += tensor.nbytes
     if len(shards) == 1:
         return _write_file(os.path.join(folder, FILE), shards[0], tell)
     where = {}
