@@ -61,9 +61,10 @@ def main(argv: Sequence[str]) -> None:
             to_ours(source, args)
         print(f"wrote {args.target}")
     if args.verify:
-        from xl_flax.converters.verify import verify
+        from xl_flax.converters.verify import TEXTS, verify
 
-        print(verify(source, args.target) if ours else verify(args.target, source))
+        texts = _lines(args.text) if args.text else list(TEXTS.values())
+        print(verify(*((source, args.target) if ours else (args.target, source)), texts))
 
 
 def to_ours(source: str, args: argparse.Namespace) -> None:
@@ -255,6 +256,17 @@ def _foreign(source: str) -> str:
     return hub.fetch(source)
 
 
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--text={path} cannot be read as UTF-8: {error}") from error
+    if not any(lines):
+        raise UserError(f"--text={path} has no text")
+    return [line for line in lines if line]
+
+
 def _progress(total: int, what: str) -> tqdm:
     return tqdm(total=total, unit="B", unit_scale=True, desc=what, mininterval=1.0)
 
@@ -274,6 +286,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", metavar="FILE", help="a vocabulary, instead of the source's")
     parser.add_argument("--inspect", action="store_true", help="print what the source holds")
     parser.add_argument("--verify", action="store_true", help="compare source and target")
+    parser.add_argument("--text", metavar="FILE", help="what to compare on, a sentence a line")
     return parser
 
 

@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from xl_flax.converters import read, tensors
-from xl_flax.converters.verify import outputs
+from xl_flax.converters.verify import make_outputs
 from xl_flax.models.heads import token_bias, token_table
 from xl_flax.parallel import params as params_lib
 
@@ -37,7 +37,7 @@ def test_outputs_equal_those_of_transformers(zoo, family, tmp_path_factory, data
     renamed = {"last_hidden_state": "hidden", "prediction_logits": "logits"}
     expected = {renamed.get(k, k): v.numpy() for k, v in out.items() if hasattr(v, "numpy")}
     expected.pop("seq_relationship_logits", None)
-    found = outputs(model, description, tokens, real)
+    found = make_outputs(model, description)(tokens, real)
     assert set(expected) <= set(found), "an output that ours does not have"
     for name, value in expected.items():
         per_token = value.shape[:2] == real.shape and "pool" not in name
@@ -131,8 +131,8 @@ def test_bfloat16_is_no_farther_off_than_theirs(zoo, family, tmp_path):
         rough = theirs(torch.tensor(tokens), attention_mask=mask).logits.float().numpy()
         # The rounded weights, in an arithmetic that adds nothing.
         exact = theirs.float()(torch.tensor(tokens), attention_mask=mask).logits.numpy()
-    ours = outputs(*zoo.load(folder), tokens, real)["logits"]
+    ours = make_outputs(*zoo.load(folder))(tokens, real)["logits"]
     np.testing.assert_allclose(ours[real], exact[real], atol=1e-4, rtol=0)
-    ours = outputs(*zoo.load(folder, "bfloat16"), tokens, real)["logits"]
+    ours = make_outputs(*zoo.load(folder, "bfloat16"))(tokens, real)["logits"]
     error = lambda logits: np.sqrt(np.square((logits - exact)[real]).mean())  # noqa: E731
     assert 0 < error(ours) < 1.5 * error(rough), (error(ours), error(rough))

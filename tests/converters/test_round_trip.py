@@ -141,8 +141,16 @@ def test_verify_prints_the_largest_differences(saved, tmp_path, capsys):
     gaps = [float(line.split()[-1]) for line in lines if line.split()[-2:-1] == ["logits"]]
     assert len(gaps) == 2 and max(gaps) < 1e-4
     # Both are there: nothing is written.
-    convert.main([f"--source={ours}", f"--target={saved('modernbert')}", "--verify"])
-    assert "logits" in capsys.readouterr().out
+    text = tmp_path / "text"
+    flags = [f"--source={ours}", f"--target={saved('modernbert')}", "--verify", f"--text={text}"]
+    text.write_text("".join(f"{'abc ' * n}\n\n" for n in range(1, 20)))  # more than a batch
+    convert.main(flags)
+    out = capsys.readouterr().out.splitlines()
+    (gap,) = [float(x.split()[-1]) for x in out if x.split()[:3] == ["text", "19", "logits"]]
+    assert gap < 1e-4
+    text.write_text("\n \n")
+    with pytest.raises(UserError, match="text has no text"):
+        convert.main(flags)
 
 
 def test_inspect_prints_both_kinds(saved, tmp_path, capsys):

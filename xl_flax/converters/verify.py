@@ -1,18 +1,19 @@
 """Does a converted model compute what its source computes? Both run on random and on real text."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from tqdm import tqdm
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import load_model, vocabulary_path
 from xl_flax.converters import sentence_transformers
-from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
+from xl_flax.data.vocabulary import load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation.report import table
 from xl_flax.models.heads import Model, token_bias, token_table
@@ -36,10 +37,16 @@ TEXTS = {
     "zho": "人人生而自由，在尊严和权利上一律平等。",
 }
 RANDOM_LENGTHS = (31, 17, 5, 64)
+BATCH, ROUND = 16, 32  # sentences that both models read at once; their length is a multiple
 
 
-def verify(checkpoint: str, folder: str) -> str:
+def verify(checkpoint: str, folder: str, texts: Sequence[str] = tuple(TEXTS.values())) -> str:
     """Compares one of our checkpoints with a folder of Hugging Face, in float32.
+
+    Args:
+      checkpoint: ours.
+      folder: theirs.
+      texts: what both read, beside random ids.
 
     Returns:
       A table of the largest absolute differences, for random ids and for text.
@@ -54,58 +61,54 @@ def verify(checkpoint: str, folder: str) -> str:
         raise UserError(
             f"--verify needs PyTorch and Transformers ({error}): pip install 'xl-flax[hf]'"
         ) from None
+    texts = sorted(texts, key=len)  # those of about the same length are padded together
     model, description, checkpoint = load_model(checkpoint)
     vocabulary = load_vocabulary(vocabulary_path(checkpoint))
     rows = [("input", "sentences", "what", "largest difference")]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    theirs_ids = [tokenizer(text)["input_ids"] for text in TEXTS.values()]
+    theirs_ids = [tokenizer(text)["input_ids"] for text in texts]
     special = vocabulary.special
-    ids = [[special.cls, *vocabulary.encode(text), special.sep] for text in TEXTS.values()]
+    ids = [[special.cls, *vocabulary.encode(text), special.sep] for text in texts]
     same = sum(a == b for a, b in zip(ids, theirs_ids, strict=True))
     rows.append(("text", str(len(ids)), "tokenization", f"{len(ids) - same} sentences differ"))
 
     rng = np.random.default_rng(0)
     usable = np.flatnonzero(~vocabulary.special_mask()[: description.encoder.vocab_size])
     longest = description.encoder.max_positions
-    ids = [[*s[: min(len(s), longest) - 1], special.sep] for s in ids]
+    ids = [_cut(s, longest) for s in ids]
     random = [rng.choice(usable, min(n, longest)).tolist() for n in RANDOM_LENGTHS]
     has_mlm = "mlm" in description.heads
     auto = transformers.AutoModelForMaskedLM if has_mlm else transformers.AutoModel
     if any(s.get("kind") == "classification" for s in description.heads.values()):
         auto = _class_of(transformers, folder)
     hf = auto.from_pretrained(folder, dtype=torch.float32).eval()
+    outputs = make_outputs(model, description)
     for name, sentences in (("random", random), ("text", ids)):
-        tokens, real = _padded(sentences, special.pad)
-        with torch.no_grad():
-            out = hf(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int)))
-        theirs = _their_outputs(out)
-        ours = outputs(model, description, tokens, real)
-        for what, values in ours.items():
-            if what in theirs:
-                expected = theirs[what].numpy()
-                gap = np.abs(values - expected)
-                gap = gap if values.ndim < 3 else gap[real]
-                rows.append((name, str(len(sentences)), what, f"{gap.max():.2e}"))
+        gaps: dict[str, float] = {}
+        for tokens, real in _batches(sentences, special.pad, longest, name):
+            with torch.no_grad():
+                out = hf(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int)))
+            theirs = _their_outputs(out)
+            for what, values in outputs(tokens, real).items():
+                if what in theirs:
+                    gap = np.abs(values - theirs[what].numpy())
+                    gap = gap if values.ndim < 3 else gap[real]
+                    gaps[what] = max(gaps.get(what, 0.0), gap.max())
+        rows += [(name, str(len(sentences)), what, f"{gap:.2e}") for what, gap in gaps.items()]
     heads = [n for n, s in description.heads.items() if s.get("kind") == "sentence"]
     if sentence_transformers.is_folder(folder) and heads:
-        rows.append(_sentences(model, heads[0], ids, vocabulary, folder))
+        rows.append(_sentences(model, heads[0], ids, special.pad, folder, texts))
     return table(rows)
 
 
-def outputs(
-    model: Model, description: Description, tokens: np.ndarray, real: np.ndarray
-) -> dict[str, np.ndarray]:
-    """What each head makes of padded sentences.
+def make_outputs(
+    model: Model, description: Description
+) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+    """Builds the function that tells what each head makes of padded sentences.
 
-    Args:
-      model: ours.
-      description: of it.
-      tokens: int [B, L].
-      real: bool [B, L], False where there is padding.
-
-    Returns:
-      "hidden" [B, L, D], and by the names of Transformers' outputs "logits", or "start_logits" and
-      "end_logits", and "pooler_output".
+    It takes tokens, int [B, L], and bool [B, L], False where there is padding; and gives "hidden"
+    [B, L, D], and by the names of Transformers' outputs "logits", or "start_logits" and
+    "end_logits", and "pooler_output".
     """
     graph, params = nnx.split(model)
     kinds = {name: s.get("kind", name) for name, s in description.heads.items()}
@@ -129,38 +132,56 @@ def outputs(
                     found["logits"] = scores if head.pooling == "tokens" else scores[:, 0]
         return found
 
-    found = run(params, jnp.asarray(tokens), jnp.asarray(real.astype(np.int32)))
-    found = {name: np.asarray(value, np.float32) for name, value in found.items()}
-    for name in ("start_logits", "end_logits"):
-        if name in found:
-            found[name] = np.where(real, found[name], 0.0)
-    return found
+    def outputs(tokens: np.ndarray, real: np.ndarray) -> dict[str, np.ndarray]:
+        found = run(params, jnp.asarray(tokens), jnp.asarray(real.astype(np.int32)))
+        found = {name: np.asarray(value, np.float32) for name, value in found.items()}
+        for name in ("start_logits", "end_logits"):
+            if name in found:
+                found[name] = np.where(real, found[name], 0.0)
+        return found
+
+    return outputs
 
 
 def _sentences(
-    model: Model, head: str, ids: list[list[int]], vocabulary: Vocabulary, folder: str
+    model: Model, head: str, ids: list[list[int]], pad: int, folder: str, texts: Sequence[str]
 ) -> tuple[str, ...]:
     import sentence_transformers as st
 
-    theirs = st.SentenceTransformer(folder, device="cpu").encode(
-        list(TEXTS.values()), normalize_embeddings=True
-    )
-    tokens, real = _padded(ids, vocabulary.special.pad)
-    module = model.heads[head]
-    hidden = model.encoder(
-        jnp.asarray(tokens), segment_ids=jnp.asarray(real.astype(np.int32)), layer=module.layer
-    )
-    ours = module(pool(hidden, jnp.asarray(real.astype(np.int32)), 1, module.pooling))[:, 0]
-    ours = np.asarray(ours) / np.linalg.norm(ours, axis=1, keepdims=True)
+    graph, params = nnx.split(model)
+
+    @jax.jit
+    def embed(params: Any, tokens: jax.Array, segments: jax.Array) -> jax.Array:
+        merged = nnx.merge(graph, params)
+        module = merged.heads[head]
+        hidden = merged.encoder(tokens, segment_ids=segments, layer=module.layer)
+        return module(pool(hidden, segments, 1, module.pooling))[:, 0]
+
+    theirs_model = st.SentenceTransformer(folder, device="cpu")
+    longest = theirs_model.max_seq_length
+    theirs = theirs_model.encode(list(texts), normalize_embeddings=True)
+    batches = _batches([_cut(s, longest) for s in ids], pad, longest, f"text, {head}")
+    ours = np.concatenate([embed(params, t, r.astype(np.int32)) for t, r in batches])
+    ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
     cosine = (ours * theirs).sum(axis=1)
     return ("text", str(len(ids)), f"{head}: 1 - cosine", f"{1 - cosine.min():.2e}")
 
 
-def _padded(sentences: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
-    longest = max(map(len, sentences))
-    tokens = np.array([[*s, *[pad] * (longest - len(s))] for s in sentences])
-    real = np.arange(longest) < np.array([len(s) for s in sentences])[:, None]
-    return tokens, real
+def _cut(sentence: list[int], longest: int) -> list[int]:
+    """Without what is too long; the last token, which ends a sentence, stays."""
+    return [*sentence[: min(len(sentence), longest) - 1], sentence[-1]]
+
+
+def _batches(
+    sentences: Sequence[Sequence[int]], pad: int, longest: int, what: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(tokens int[B, L], real bool[B, L]), padded to one of few lengths, as each is compiled."""
+    starts = range(0, len(sentences), BATCH)
+    for start in tqdm(starts, desc=what, mininterval=1.0, disable=len(starts) < 2):
+        batch = sentences[start : start + BATCH]
+        width = min(-(-max(map(len, batch)) // ROUND) * ROUND, longest)
+        tokens = np.array([[*s, *[pad] * (width - len(s))] for s in batch])
+        yield tokens, np.arange(width) < np.array([len(s) for s in batch])[:, None]
 
 
 def _their_outputs(out: Any) -> dict[str, Any]:
