@@ -14,8 +14,11 @@ converted back.
 """
 
 import argparse
+import dataclasses
+import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -73,15 +76,16 @@ def to_ours(source: str, args: argparse.Namespace) -> None:
         raise UserError("--format and --heads are for what becomes a folder of Hugging Face")
     model, heads, head_params = _open(source)
     vocabulary = _vocabulary(model, args.tokenizer)
-    needed = sum(np.prod(s) for s in model.shapes.values()) * 4
-    with new_folder(args.target, int(needed)) as folder:
-        with _progress(sum(t.nbytes for t in model.tensors.values()), "reading") as bar:
+    read_from = [model.tensors[place.theirs] for place in model.places]
+    dtype = DTYPES.get(args.dtype)
+    needed = sum(dataclasses.replace(t, dtype=dtype or t.dtype).nbytes for t in read_from)
+    with new_folder(args.target, needed) as folder:
+        with _progress(sum(t.nbytes for t in read_from), "reading") as bar:
             params = read.read_params(model, bar.update)
         for name, value in head_params.items():
             params[f"heads/{sentence_transformers.HEAD}/{name}"] = value
-        if args.dtype:
-            for path in params:
-                params[path] = params[path].astype(DTYPES[args.dtype], copy=False)
+        for path in params if dtype else ():
+            params[path] = params[path].astype(dtype, copy=False)
         description = _remembered(model, read.describe(model, vocabulary.fingerprint, heads))
         files = {"model.json": description.to_json(), vocabulary.file_name: vocabulary.content}
         save_checkpoint(folder, unflatten(params), files)
@@ -99,7 +103,7 @@ def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
         head = _sentence_head(model.description, args.heads)
     dtype = DTYPES.get(args.dtype)
     shard_bytes = int(args.shard_gb * 1e9)
-    needed = model.nbytes
+    needed = sum(tensor.nbytes for tensor in model.tensors(dtype).values())
     with new_folder(args.target, needed) as folder, _progress(needed, "writing") as bar:
         notes = write.write_model(model, folder, head, dtype, shard_bytes, bar.update)
     for note in notes:
@@ -116,8 +120,8 @@ def inspect_theirs(source: str, tokenizer_file: str | None = None) -> str:
         rows.append((name, shape, str(tensor.dtype), places.get(name, "left out")))
     description = read.describe(model, "", heads)
     vocabulary = _vocabulary(model, tokenizer_file)
-    size = sum(int(np.prod(shape)) for shape in model.shapes.values())
-    return _summary(model.family.MODEL_TYPES[0], description, vocabulary, size, rows)
+    size = _size(model.shapes.values(), (model.tensors[p.theirs].dtype for p in model.places))
+    return _summary(model.config["model_type"], description, vocabulary, size, rows)
 
 
 def inspect_ours(checkpoint: str) -> str:
@@ -133,7 +137,7 @@ def inspect_ours(checkpoint: str) -> str:
         family = families.for_encoder(description.encoder, kept)[0].MODEL_TYPES[0]
     except UserError as error:
         family = f"none of Hugging Face ({error})"
-    size = sum(int(np.prod(leaf.shape)) for leaf in stored.values())
+    size = _size((x.shape for x in stored.values()), (x.dtype for x in stored.values()))
     return _summary(family, description, vocabulary, size, rows)
 
 
@@ -141,7 +145,7 @@ def _summary(
     family: str,
     description: Description,
     vocabulary: Vocabulary,
-    size: int,
+    size: str,
     rows: Sequence[tuple[str, ...]],
 ) -> str:
     encoder, special = description.encoder, vocabulary.special
@@ -151,7 +155,7 @@ def _summary(
     )
     facts = {
         "family": family,
-        "parameters": f"{size:,}",
+        "parameters": size,
         "layers": f"{encoder.num_layers} of width {encoder.width}, {encoder.num_heads} heads"
         + (f" ({encoder.kv_heads} of keys)" if encoder.num_kv_heads else ""),
         "longest input": f"{encoder.max_positions:,} tokens",
@@ -165,6 +169,10 @@ def _summary(
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
     return "\n".join([*lines, "", table(rows)])
+
+
+def _size(shapes: Iterable[tuple[int, ...]], dtypes: Iterable[Any]) -> str:
+    return f"{sum(map(math.prod, shapes)):,} of {', '.join(sorted(set(map(str, dtypes))))}"
 
 
 def _open(source: str):

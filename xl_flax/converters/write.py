@@ -40,18 +40,13 @@ class Native:
     places: list[Place]
     stored: dict[str, jax.ShapeDtypeStruct]  # all parameters, in the dtype that is stored
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights that are written."""
-        return sum(self._tensor(place, None).nbytes for place in self.places)
-
     def tensors(self, dtype: np.dtype | None) -> dict[str, Tensor]:
         """Their tensors by name; reading them in this order reads each of our arrays once."""
         read = OneByOne(self)
         ordered = sorted(self.places, key=lambda p: p.ours)
         return {place.theirs: self._tensor(place, read, dtype) for place in ordered}
 
-    def _tensor(self, place: Place, read: Any, dtype: np.dtype | None = None) -> Tensor:
+    def _tensor(self, place: Place, read: "OneByOne", dtype: np.dtype | None) -> Tensor:
         dtype = dtype or np.dtype(self.stored[place.ours].dtype)
         return Tensor(
             place.shape, dtype, lambda: place.to_theirs(read(place.ours)).astype(dtype, copy=False)
