@@ -92,7 +92,7 @@ def write_model(folder: str, name: str) -> int:
         json.dump(config, file)
     family = families.for_config(config, folder)
     encoder = family.read_config(config)
-    placed = places(families.weights(family), param_shapes(encoder, {"mlm": {}}), encoder)
+    placed = places(families.weights(family, encoder), param_shapes(encoder, {"mlm": {}}), encoder)
     rng = np.random.default_rng(0)
 
     def tensor(shape: tuple[int, ...]) -> tensors.Tensor:

@@ -61,7 +61,7 @@ def configs(draw, family: str):
         "intermediate_size": draw(st.integers(3, 40)),
     }
     positions, labels = draw(st.integers(16, 40)), draw(st.integers(2, 5))
-    shared = {"num_labels": labels} | IDS
+    shared = {"num_labels": labels, "tie_word_embeddings": draw(st.booleans())} | IDS
     if family == "bert":
         act = draw(st.sampled_from(["gelu", "gelu_new", "relu"]))
         more = {"type_vocab_size": draw(st.integers(1, 3)), "hidden_act": act}
@@ -109,7 +109,6 @@ def configs(draw, family: str):
         "attention_bias": bias,
         "mlp_bias": bias,
         "mask_token_id": 4,
-        "tie_word_embeddings": draw(st.booleans()),
         "classifier_pooling": draw(st.sampled_from(["bos", "mean", "late"])),
         "rope_parameters": {"rope_type": "default", "rope_theta": draw(st.floats(1e4, 1e6))},
     }  # fmt: skip
@@ -124,7 +123,7 @@ def simple(family: str) -> dict:
             if "n_layers" in c
             else ("num_hidden_layers", "num_attention_heads")
         )
-        return c[layers] == 3 and c[heads] > 1
+        return c[layers] == 3 and c[heads] > 1 and c["tie_word_embeddings"]
 
     return find(configs(family), enough, settings=settings(database=None, derandomize=True))
 
@@ -185,6 +184,13 @@ def load(folder: str, dtype: str = "float32"):
     graph = params_lib.abstract(build).graph
     params = {path: jnp.asarray(value, jnp.float32) for path, value in params.items()}
     return nnx.merge(graph, unflatten(params)), description
+
+
+def pytest_generate_tests(metafunc):
+    """Every head of every family, for tests that ask for `family_and_head`."""
+    if "family_and_head" in metafunc.fixturenames:
+        pairs = [(family, head) for family, heads in HEADS.items() for head in heads]
+        metafunc.parametrize("family_and_head", pairs, ids=["-".join(pair) for pair in pairs])
 
 
 class Zoo:

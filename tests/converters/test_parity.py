@@ -20,11 +20,10 @@ pytest.importorskip("transformers")
 FAMILIES = ("bert", "xlm_roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurobert")
 
 
-@pytest.mark.parametrize("family", (*FAMILIES, "roberta", "camembert"))
-@settings(max_examples=3, deadline=None, derandomize=True, phases=[Phase.generate])
+@settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(data=st.data())
-def test_outputs_equal_those_of_transformers(zoo, family, tmp_path_factory, data):
-    head = data.draw(st.sampled_from(zoo.HEADS[family]))
+def test_outputs_equal_those_of_transformers(zoo, family_and_head, tmp_path_factory, data):
+    family, head = family_and_head
     config = data.draw(zoo.configs(family))
     theirs = zoo.make(family, head, config)
     folder = zoo.save(theirs, str(tmp_path_factory.mktemp(family)))
@@ -32,15 +31,21 @@ def test_outputs_equal_those_of_transformers(zoo, family, tmp_path_factory, data
     rng = np.random.default_rng(data.draw(st.integers(0, 100)))
     longest = description.encoder.max_positions
     tokens, real = zoo.padded_batch(rng, config["vocab_size"], longest)
+    shifted = data.draw(st.booleans())
+    if shifted:  # padding also before what is real, and inside
+        real[1, 3], real[2] = False, np.roll(real[2], longest // 2)
+        tokens = np.where(real, np.maximum(tokens, 5), 1)
     with torch.no_grad():
         out = theirs(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int)))
     renamed = {"last_hidden_state": "hidden", "prediction_logits": "logits"}
     expected = {renamed.get(k, k): v.numpy() for k, v in out.items() if hasattr(v, "numpy")}
     expected.pop("seq_relationship_logits", None)
-    found = make_outputs(model, description)(tokens, real)
+    found = make_outputs(model, description, description.heads)(tokens, real)
     assert set(expected) <= set(found), "an output that ours does not have"
     for name, value in expected.items():
         per_token = value.shape[:2] == real.shape and "pool" not in name
+        if shifted and not per_token:
+            continue  # theirs take the first position for the first token
         a, b = (x[real] if per_token else x for x in (found[name], value))
         np.testing.assert_allclose(a, b, atol=1e-4, rtol=0, err_msg=f"{head}: {name}")
     # Shorter ones, packed in one row, are as if each were alone.
@@ -131,8 +136,8 @@ def test_bfloat16_is_no_farther_off_than_theirs(zoo, family, tmp_path):
         rough = theirs(torch.tensor(tokens), attention_mask=mask).logits.float().numpy()
         # The rounded weights, in an arithmetic that adds nothing.
         exact = theirs.float()(torch.tensor(tokens), attention_mask=mask).logits.numpy()
-    ours = make_outputs(*zoo.load(folder))(tokens, real)["logits"]
+    ours = make_outputs(*zoo.load(folder), {"mlm"})(tokens, real)["logits"]
     np.testing.assert_allclose(ours[real], exact[real], atol=1e-4, rtol=0)
-    ours = make_outputs(*zoo.load(folder, "bfloat16"))(tokens, real)["logits"]
+    ours = make_outputs(*zoo.load(folder, "bfloat16"), {"mlm"})(tokens, real)["logits"]
     error = lambda logits: np.sqrt(np.square((logits - exact)[real]).mean())  # noqa: E731
     assert 0 < error(ours) < 1.5 * error(rough), (error(ours), error(rough))

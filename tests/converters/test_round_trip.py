@@ -1,5 +1,6 @@
 """From Hugging Face to a checkpoint and back, and the other way round: nothing changes."""
 
+import hashlib
 import json
 import os
 
@@ -13,6 +14,7 @@ from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import load_model, read_description
 from xl_flax.checkpoints.save import save_checkpoint
 from xl_flax.converters import tensors
+from xl_flax.converters.verify import make_outputs
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
@@ -276,15 +278,78 @@ def test_a_folder_of_neither_kind_is_named(tmp_path):
     refused(tmp_path / "empty", tmp_path, "neither a run with a finished checkpoint nor a model")
 
 
-def test_an_encoder_that_no_family_has_says_what_is_in_the_way(tmp_path, saved):
-    config = EncoderConfig(
-        vocab_size=57, num_layers=1, width=8, num_heads=2, mlp_width=8, gated_mlp=True
-    )
-    build = lambda: build_model(config, {"mlm": {}}, nnx.Rngs(0))  # noqa: E731
-    params = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(build())))
-    with open(f"{saved('bert')}/tokenizer.json", "rb") as file:
-        content = file.read()
-    description = Description(config, {"mlm": {}}, "", {}, {})
-    files = {"model.json": description.to_json(), "tokenizer.json": content}
-    save_checkpoint(str(tmp_path / "ours"), params, files)
-    refused(tmp_path / "ours", tmp_path, "EncoderConfig.gated_mlp = True would be False in bert")
+@pytest.fixture
+def native(saved, tmp_path):
+    """native(heads, **fields) -> the folder of a checkpoint that was made here."""
+
+    def make(heads, **fields):
+        sizes = {"vocab_size": 57, "num_layers": 2, "width": 8, "num_heads": 2, "mlp_width": 8}
+        config = EncoderConfig(**sizes | {"max_positions": 32} | fields)
+        build = lambda: build_model(config, heads, nnx.Rngs(0))  # noqa: E731
+        params = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(build())))
+        with open(f"{saved('bert')}/tokenizer.json", "rb") as file:
+            content = file.read()
+        vocabulary = hashlib.sha256(content).hexdigest()
+        description = Description(config, heads, vocabulary, {"mlm": ("aaa", "bbb")}, {}, 7)
+        files = {"model.json": description.to_json(), "tokenizer.json": content}
+        save_checkpoint(str(tmp_path / "ours"), params, files)
+        return str(tmp_path / "ours")
+
+    return make
+
+
+MODERN = {
+    "positions": "rotary", "pre_norm": True, "first_attention_norm": False, "final_norm": True,
+    "gated_mlp": True, "bias": False, "norm_bias": False, "norm_eps": 1e-5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tie_head": False},
+        {"position_offset": 2},
+        {"position_offset": 2, "tie_head": False, "token_types": 2, "norm_eps": 1e-5},
+        MODERN,
+        MODERN | {"local_window": 8},
+        MODERN | {"local_window": 8, "num_layers": 5, "global_every": 2},
+    ],
+)
+def test_what_was_trained_here_opens_there_and_comes_back(native, tmp_path, fields):
+    import torch
+    import transformers
+
+    ours = native({"mlm": {}}, **fields)
+    theirs = run(ours, tmp_path / "theirs")
+    auto = transformers.AutoModelForMaskedLM
+    model, told = auto.from_pretrained(theirs, output_loading_info=True)
+    assert not any(told[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    again = run(theirs, tmp_path / "again")
+    assert read_description(again).to_json() == read_description(ours).to_json()
+    (model_, described, _), (back, _, _) = load_model(ours), load_model(again)
+    a, b = (params_lib.flat(nnx.to_pure_dict(nnx.state(m))) for m in (model_, back))
+    same({p: np.asarray(x) for p, x in a}, {p: np.asarray(x) for p, x in b})
+    tokens, real = np.arange(5, 37).reshape(2, 16), np.ones((2, 16), bool)
+    with torch.no_grad():
+        expected = model.eval()(torch.tensor(tokens)).logits.numpy()
+    found = make_outputs(model_, described, {"mlm"})(tokens, real)["logits"]
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "settings, match",
+    [
+        ({"dense": None}, "has no head 'sequence' with dense = None"),
+        ({"dense": "tanh", "pooling": "mean"}, "has no head 'sequence' with pooling = 'mean'"),
+    ],
+)
+def test_a_head_that_a_family_has_not_is_refused(native, tmp_path, settings, match):
+    heads = {"sequence": {"kind": "classification", "labels": ["a", "b"]} | settings}
+    refused(native(heads), tmp_path, match)
+    run(tmp_path / "ours", tmp_path / "without", "--heads=mlm")
+
+
+def test_an_encoder_that_no_family_has_says_what_is_in_the_way(native, tmp_path):
+    ours = native({"mlm": {}}, gated_mlp=True)
+    refused(ours, tmp_path, "EncoderConfig.gated_mlp = True would be False in bert")

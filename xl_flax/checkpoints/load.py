@@ -1,5 +1,6 @@
 """Loading a model from any checkpoint: what evaluation, sweeps and conversion start from."""
 
+import dataclasses
 import os
 import re
 from typing import Any
@@ -111,13 +112,14 @@ def _restore(checkpoint: str, item: Any, restore_args: Any) -> Any:
 
 
 def load_model(
-    path: str, partitioning: Partitioning | None = None
+    path: str, partitioning: Partitioning | None = None, dtype: str | None = None
 ) -> tuple[Model, Description, str]:
     """Loads the newest model under `path`.
 
     Args:
       path: a run's folder, its `checkpoints/`, or one checkpoint.
       partitioning: where the parameters go; by default all devices along the data axis.
+      dtype: of computation, as in "float32"; None: that of training.
 
     Returns:
       The model, its description and the checkpoint's folder.
@@ -128,9 +130,9 @@ def load_model(
     checkpoint = find_checkpoints(path)[-1]
     description = read_description(checkpoint)
     partitioning = partitioning or make_partitioning(MeshConfig())
-    abstract = params_lib.abstract(
-        lambda: build_model(description.encoder, description.heads, nnx.Rngs(0))
-    )
+    encoder = description.encoder
+    encoder = dataclasses.replace(encoder, dtype=dtype or encoder.dtype)
+    abstract = params_lib.abstract(lambda: build_model(encoder, description.heads, nnx.Rngs(0)))
     params = load_params(checkpoint, abstract.layout(partitioning))
     return nnx.merge(abstract.graph, params), description, checkpoint
 

@@ -12,6 +12,9 @@ PREFIX = "bert."  # of what is not a head; a folder without heads lacks it
 IGNORED = r".*position_ids|cls\.predictions\.decoder\.(weight|bias)|cls\.seq_relationship\..*"
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
+# Where the head has a table of its own, its bias is the table's; Transformers keeps both.
+UNTIED = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
+
 # What RoBERTa names the same.
 EMBEDDINGS = [
     same("encoder/embeddings/tokens", "embeddings.word_embeddings.weight"),
@@ -111,7 +114,7 @@ def write_sizes(encoder: EncoderConfig) -> dict[str, Any]:
         "num_hidden_layers": encoder.num_layers,
         "num_attention_heads": encoder.num_heads,
         "intermediate_size": encoder.mlp_width,
-        "type_vocab_size": encoder.token_types,
+        "type_vocab_size": encoder.token_types or 1,
         "hidden_act": configs.THEIR_ACTIVATIONS[encoder.activation],
         "tie_word_embeddings": encoder.tie_head,
         "layer_norm_eps": encoder.norm_eps,

@@ -13,6 +13,7 @@ MODEL_TYPES = ("eurobert",)
 PREFIX = "model."
 IGNORED = r".*rotary_emb\.inv_freq|lm_head\.weight"
 INPUTS = ("input_ids", "attention_mask")
+UNTIED: dict[str, str] = {}
 POOLING = {"bos": "cls", "mean": "mean_all", "late": "scores"}
 
 BODY = [

@@ -44,7 +44,10 @@ def for_encoder(encoder: EncoderConfig, heads: Heads) -> tuple[ModuleType, dict[
     for family in FAMILIES:
         try:
             config = family.write_config(encoder, heads)
-            lost = differences(encoder, family.read_config(config))
+            theirs = family.read_config(config)
+            if not encoder.token_types and theirs.token_types == 1:  # a row of zeros, see write.py
+                theirs = dataclasses.replace(theirs, token_types=0)
+            lost = differences(encoder, theirs)
         except (UserError, KeyError):
             continue
         if not lost:
@@ -56,20 +59,32 @@ def for_encoder(encoder: EncoderConfig, heads: Heads) -> tuple[ModuleType, dict[
 
 def differences(ours: EncoderConfig, theirs: EncoderConfig) -> list[str]:
     """Fields that differ in what a model is, not in how it is trained or run."""
+    windows = [[c.window(i) for i in range(c.num_layers)] for c in (ours, theirs)]
+    same = set(RUNTIME_FIELDS)
+    if windows[0] == windows[1]:  # however that is said
+        same |= {"local_window", "global_every"}
+        same |= set() if any(windows[0]) else {"local_rotary_base"}
     return [
         f"EncoderConfig.{field.name} = {getattr(ours, field.name)!r} would be "
         f"{getattr(theirs, field.name)!r}"
         for field in dataclasses.fields(EncoderConfig)
-        if field.name not in RUNTIME_FIELDS
-        and getattr(ours, field.name) != getattr(theirs, field.name)
+        if field.name not in same and getattr(ours, field.name) != getattr(theirs, field.name)
     ]
 
 
-def weights(family: ModuleType, prefixed: bool = True) -> list[Weight]:
+def weights(family: ModuleType, encoder: EncoderConfig, prefixed: bool = True) -> list[Weight]:
     """A family's table of names; a folder without any head has no prefix before its body's."""
     prefix = family.PREFIX if prefixed else ""
     body = [w._replace(theirs=tuple(prefix + name for name in w.theirs)) for w in family.BODY]
-    return body + family.HEADS
+    untied = {} if encoder.tie_head else family.UNTIED
+    # Those that count come last.
+    more = [
+        w._replace(theirs=(untied[name],))
+        for w in family.HEADS
+        for name in w.theirs
+        if name in untied
+    ]
+    return body + family.HEADS + more
 
 
 def is_prefixed(family: ModuleType, names: Collection[str]) -> bool:

@@ -12,6 +12,7 @@ MODEL_TYPES = ("modernbert",)
 PREFIX = "model."
 IGNORED = r"decoder\.weight"
 INPUTS = ("input_ids", "attention_mask")
+UNTIED: dict[str, str] = {}
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 CLASSIFIERS = ("sequence", "tokens", "question")
 
@@ -43,7 +44,8 @@ def read_config(config: configs.Config) -> EncoderConfig:
     bias = config.get("attention_bias", False)
     configs.require(config, "all maps have a bias or none", mlp_bias=bias, classifier_bias=bias)
     act = config.get("hidden_activation", "gelu")
-    configs.require(config, "the head's is the layers'", classifier_activation=act)
+    theirs = config.get("classifier_activation", "gelu")
+    configs.require({"classifier_activation": theirs}, "the layers' is", classifier_activation=act)
     ropes = config.get("rope_parameters") or {}
     bases = {
         kind: ropes.get(kind, {}).get("rope_theta", config.get(before, default))
@@ -99,6 +101,7 @@ def _global_every(config: configs.Config) -> int:
 def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]:
     """The heads that a folder's tensors make."""
     if "classifier.weight" in names:
+        configs.require(config, "classifiers have a GELU", classifier_activation="gelu")
         settings = {"dense": "gelu_norm", "dense_bias": config.get("classifier_bias", False)}
         kind = configs.architecture(config)
         if kind.endswith("ForTokenClassification"):
@@ -120,7 +123,7 @@ def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]
     }
     mean = heads.get("sequence", {}).get("pooling") == "mean_all"
     ropes = {GLOBAL: encoder.rotary_base, LOCAL: encoder.local_rotary_base}
-    every = encoder.global_every
+    every = encoder.global_every if encoder.local_window else 1
     return {
         "model_type": "modernbert",
         "architectures": configs.architectures(heads, "ModernBertModel", names),
@@ -135,7 +138,7 @@ def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]
         },
         "global_rope_theta": encoder.rotary_base,  # before Transformers 5
         "local_rope_theta": encoder.local_rotary_base,
-        "local_attention": encoder.local_window,
+        "local_attention": encoder.local_window or 128,
         "layer_types": [LOCAL if i % every else GLOBAL for i in range(encoder.num_layers)],
         "global_attn_every_n_layers": every,
         "norm_eps": encoder.norm_eps,

@@ -24,6 +24,7 @@ from xl_flax.parallel import params as params_lib
 
 CONFIG = "config.json"
 LISTED = 8  # names in an error
+TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 # What the first published BERTs, multilingual ones among them, call weight and bias.
 NORMS_BEFORE = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
@@ -93,9 +94,19 @@ def open_model(folder: str) -> Foreign:
     tensors = {_renamed(name): tensor for name, tensor in open_folder(folder).items()}
     if not families.is_prefixed(family, tensors):
         tensors = {family.PREFIX + name: tensor for name, tensor in tensors.items()}
+    if not encoder.tie_head:  # before Transformers 5 one of the two names was enough
+        for pair in family.UNTIED.items():
+            for name, other in (pair, pair[::-1]):
+                if name in tensors:
+                    tensors.setdefault(other, tensors[name])
+    # RoBERTas have a row of zeros as their only token type.
+    types = tensors.get(family.PREFIX + TOKEN_TYPES)
+    if encoder.token_types == 1 and types is not None and not types.read().any():
+        encoder = dataclasses.replace(encoder, token_types=0)
+        del tensors[family.PREFIX + TOKEN_TYPES]
     found = family.read_heads(config, tensors)
     shapes = param_shapes(encoder, found)
-    placed = places(families.weights(family), shapes, encoder)
+    placed = places(families.weights(family, encoder), shapes, encoder)
     ignored = _check(folder, family, placed, shapes, tensors)
     return Foreign(folder, config, family, encoder, found, tensors, placed, shapes, ignored)
 

@@ -13,6 +13,8 @@ PREFIX = "roberta."
 IGNORED = r".*position_ids|lm_head\.decoder\.(weight|bias)"
 INPUTS = ("input_ids", "attention_mask")
 
+UNTIED = {"lm_head.bias": "lm_head.decoder.bias"}
+
 OFFSET = 2  # the first position that is used; the pad token's id, 1, and 0 stand before it
 
 HEADS = [

@@ -159,7 +159,7 @@ def write(folder: str, vocabulary: Vocabulary, config: Config, inputs: tuple[str
         "model_max_length": offset
         if config["model_type"].startswith("xlm-roberta")
         else (config["max_position_embeddings"]),
-        "model_input_names": [name for name in inputs if name != "langs"],
+        "model_input_names": list(inputs),
         "clean_up_tokenization_spaces": False,
         **names,
     }

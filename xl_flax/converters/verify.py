@@ -1,7 +1,6 @@
 """Does a converted model compute what its source computes? Both run on random and on real text."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import load_model, vocabulary_path
+from xl_flax.converters import config as configs
 from xl_flax.converters import sentence_transformers
 from xl_flax.data.vocabulary import load_vocabulary
 from xl_flax.errors import UserError
@@ -37,6 +37,15 @@ TEXTS = {
     "zho": "人人生而自由，在尊严和权利上一律平等。",
 }
 RANDOM_LENGTHS = (31, 17, 5, 64)
+# The head that a class of Transformers has, by what is in its name.
+HEAD_CLASSES = {
+    "SequenceClassification": "sequence",
+    "TokenClassification": "tokens",
+    "QuestionAnswering": "question",
+    "ForMaskedLM": "mlm",
+    "WithLMHead": "mlm",
+    "ForPreTraining": "mlm",
+}
 BATCH, ROUND = 16, 32  # sentences that both models read at once; their length is a multiple
 
 
@@ -62,7 +71,9 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str] = tuple(TEXTS.valu
             f"--verify needs PyTorch and Transformers ({error}): pip install 'xl-flax[hf]'"
         ) from None
     texts = sorted(texts, key=len)  # those of about the same length are padded together
-    model, description, checkpoint = load_model(checkpoint)
+    model, description, checkpoint = load_model(checkpoint, dtype="float32")
+    whole, is_st = folder, sentence_transformers.is_folder(folder)
+    folder = sentence_transformers.read(folder)[0] if is_st else folder
     vocabulary = load_vocabulary(vocabulary_path(checkpoint))
     rows = [("input", "sentences", "what", "largest difference")]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -77,12 +88,11 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str] = tuple(TEXTS.valu
     longest = description.encoder.max_positions
     ids = [_cut(s, longest) for s in ids]
     random = [rng.choice(usable, min(n, longest)).tolist() for n in RANDOM_LENGTHS]
-    has_mlm = "mlm" in description.heads
-    auto = transformers.AutoModelForMaskedLM if has_mlm else transformers.AutoModel
-    if any(s.get("kind") == "classification" for s in description.heads.values()):
-        auto = _class_of(transformers, folder)
-    hf = auto.from_pretrained(folder, dtype=torch.float32).eval()
-    outputs = make_outputs(model, description)
+    names = configs.architecture(transformers.AutoConfig.from_pretrained(folder).to_dict())
+    hf = getattr(transformers, names or "AutoModel")
+    hf = hf.from_pretrained(folder, dtype=torch.float32).eval()
+    head = next((ours for theirs, ours in HEAD_CLASSES.items() if theirs in names), None)
+    outputs = make_outputs(model, description, {head, "pooler"})
     for name, sentences in (("random", random), ("text", ids)):
         gaps: dict[str, float] = {}
         for tokens, real in _batches(sentences, special.pad, longest, name):
@@ -92,31 +102,35 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str] = tuple(TEXTS.valu
             for what, values in outputs(tokens, real).items():
                 if what in theirs:
                     gap = np.abs(values - theirs[what].numpy())
-                    gap = gap if values.ndim < 3 else gap[real]
+                    per_token = gap.shape[:2] == real.shape and what != "pooler_output"
+                    gap = gap[real] if per_token else gap
                     gaps[what] = max(gaps.get(what, 0.0), gap.max())
         rows += [(name, str(len(sentences)), what, f"{gap:.2e}") for what, gap in gaps.items()]
     heads = [n for n, s in description.heads.items() if s.get("kind") == "sentence"]
-    if sentence_transformers.is_folder(folder) and heads:
-        rows.append(_sentences(model, heads[0], ids, special.pad, folder, texts))
+    if is_st and heads:
+        rows.append(_sentences(model, heads[0], ids, special.pad, whole, texts))
     return table(rows)
 
 
 def make_outputs(
-    model: Model, description: Description
+    model: Model, description: Description, heads: Collection[str | None]
 ) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
-    """Builds the function that tells what each head makes of padded sentences.
+    """Builds the function that tells what these heads make of padded sentences.
 
     It takes tokens, int [B, L], and bool [B, L], False where there is padding; and gives "hidden"
     [B, L, D], and by the names of Transformers' outputs "logits", or "start_logits" and
     "end_logits", and "pooler_output".
     """
     graph, params = nnx.split(model)
-    kinds = {name: s.get("kind", name) for name, s in description.heads.items()}
+    kinds = {n: s.get("kind", n) for n, s in description.heads.items() if n in heads}
 
     @jax.jit
     def run(params: Any, tokens: jax.Array, segments: jax.Array) -> dict[str, jax.Array]:
         merged = nnx.merge(graph, params)
-        hidden = merged.encoder(tokens, segment_ids=segments)
+        positions = None
+        if merged.encoder.config.position_offset:  # RoBERTas count real tokens only
+            positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
+        hidden = merged.encoder(tokens, segment_ids=segments, positions=positions)
         found = {"hidden": hidden}
         for name, kind in kinds.items():
             head = merged.heads[name]
@@ -134,11 +148,7 @@ def make_outputs(
 
     def outputs(tokens: np.ndarray, real: np.ndarray) -> dict[str, np.ndarray]:
         found = run(params, jnp.asarray(tokens), jnp.asarray(real.astype(np.int32)))
-        found = {name: np.asarray(value, np.float32) for name, value in found.items()}
-        for name in ("start_logits", "end_logits"):
-            if name in found:
-                found[name] = np.where(real, found[name], 0.0)
-        return found
+        return {name: np.asarray(value, np.float32) for name, value in found.items()}
 
     return outputs
 
@@ -187,9 +197,3 @@ def _batches(
 def _their_outputs(out: Any) -> dict[str, Any]:
     names = {"last_hidden_state": "hidden"}
     return {names.get(k, k): v for k, v in out.items() if hasattr(v, "numpy")}
-
-
-def _class_of(transformers: Any, folder: str) -> Any:
-    """The class that config.json names, from Transformers itself."""
-    config = transformers.AutoConfig.from_pretrained(os.path.abspath(folder))
-    return getattr(transformers, config.architectures[0])

@@ -16,14 +16,15 @@ from flax import nnx
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import load_array, read_description, vocabulary_path
 from xl_flax.converters import card, families, sentence_transformers, tokenizer
-from xl_flax.converters.read import CONFIG
+from xl_flax.converters.read import CONFIG, TOKEN_TYPES
 from xl_flax.converters.tensors import Tensor, write_folder
 from xl_flax.converters.weights import Place, places
 from xl_flax.data.vocabulary import SpecialIds, Vocabulary, load_vocabulary
 from xl_flax.errors import UserError
-from xl_flax.models.heads import build_model
+from xl_flax.models.heads import HeadSettings, build_model, full_settings
 from xl_flax.parallel import params as params_lib
 
+WORDS = "embeddings.word_embeddings.weight"
 DESCRIPTION = "xl_flax.json"  # the checkpoint's model.json, so that coming back changes nothing
 
 
@@ -44,7 +45,15 @@ class Native:
         """Their tensors by name; reading them in this order reads each of our arrays once."""
         read = OneByOne(self)
         ordered = sorted(self.places, key=lambda p: p.ours)
-        return {place.theirs: self._tensor(place, read, dtype) for place in ordered}
+        found = {place.theirs: self._tensor(place, read, dtype) for place in ordered}
+        if self.config.get("type_vocab_size") and not self.description.encoder.token_types:
+            # Their embeddings always have a type: one that adds nothing.
+            words = next(name for name in found if name.endswith(WORDS))
+            shape = (1, self.description.encoder.width)
+            kind = found[words].dtype
+            name = words.removesuffix(WORDS) + TOKEN_TYPES
+            found[name] = Tensor(shape, kind, lambda: np.zeros(shape, kind))
+        return found
 
     def _tensor(self, place: Place, read: "OneByOne", dtype: np.dtype | None) -> Tensor:
         dtype = dtype or np.dtype(self.stored[place.ours].dtype)
@@ -96,7 +105,9 @@ def open_checkpoint(checkpoint: str, heads: Sequence[str] | None = None) -> Nati
         for path, leaf in stored.items()
         if not path.startswith("heads/") or path.split("/")[1] in kept
     }
-    placed = places(families.weights(family, prefixed), shapes, description.encoder)
+    placed = places(
+        families.weights(family, description.encoder, prefixed), shapes, description.encoder
+    )
     if homeless := sorted(set(shapes) - {place.ours for place in placed}):
         raise UserError(
             f"{family.MODEL_TYPES[0]} has no place for {', '.join(homeless)}: leave heads out with "
@@ -108,6 +119,7 @@ def open_checkpoint(checkpoint: str, heads: Sequence[str] | None = None) -> Nati
             f"several heads would be {', '.join(twice)}; choose with --heads=NAME,… of "
             + ", ".join(kept)
         )
+    _check_heads(kept, family.read_heads(config, _names(placed, family)), family)
     _check_vocabulary(description, vocabulary, family)
     config |= _ids(vocabulary.special, family.MODEL_TYPES[0], description.all_languages)
     return Native(checkpoint, description, vocabulary, family, config, kept, placed, stored)
@@ -143,6 +155,26 @@ def _params_path(checkpoint: str) -> Any:
     from etils import epath
 
     return epath.Path(os.path.join(os.path.abspath(checkpoint), "params"))
+
+
+def _names(placed: Sequence[Place], family: ModuleType) -> set[str]:
+    """As reading would see them, whether or not the body's have a prefix."""
+    return {name for place in placed for name in (place.theirs, family.PREFIX + place.theirs)}
+
+
+def _check_heads(
+    ours: Mapping[str, HeadSettings], theirs: Mapping[str, HeadSettings], family: ModuleType
+) -> None:
+    """Raises UserError unless the heads that would be read back are those that are written."""
+    for name, settings in ours.items():
+        mine, back = (full_settings(name, s) for s in (settings, theirs.get(name, {})))
+        lost = [key for key in mine if mine[key] != back.get(key)]
+        if name not in theirs or lost:
+            what = ", ".join(f"{key} = {mine[key]!r}" for key in lost) or name
+            raise UserError(
+                f"{family.MODEL_TYPES[0]} has no head {name!r} with {what}: leave it out with "
+                "--heads=NAME,…"
+            )
 
 
 def _check_vocabulary(description: Description, vocabulary: Vocabulary, family: ModuleType) -> None:

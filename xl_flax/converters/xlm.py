@@ -11,7 +11,8 @@ from xl_flax.models.config import EncoderConfig
 MODEL_TYPES = ("xlm",)
 PREFIX = "transformer."
 IGNORED = r".*position_ids|pred_layer\.proj\.weight"
-INPUTS = ("input_ids", "langs", "attention_mask")
+INPUTS = ("input_ids", "attention_mask")
+UNTIED: dict[str, str] = {}
 
 BODY = [
     same("encoder/embeddings/tokens", "embeddings.weight"),

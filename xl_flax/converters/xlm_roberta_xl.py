@@ -9,6 +9,7 @@ from xl_flax.models.config import EncoderConfig
 
 MODEL_TYPES = ("xlm-roberta-xl",)
 PREFIX, IGNORED, INPUTS = roberta.PREFIX, roberta.IGNORED, roberta.INPUTS
+UNTIED = roberta.UNTIED
 
 HEADS = roberta.HEADS
 BODY = [

@@ -1,5 +1,7 @@
 """What sits on an encoder, and the whole model."""
 
+import inspect
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -222,6 +224,14 @@ HEADS = {
 }
 
 HeadSettings = Mapping[str, Any]  # arguments of a head; "kind" where it is not the head's name
+
+
+def full_settings(name: str, settings: HeadSettings) -> dict[str, Any]:
+    """A head's settings with its kind and the defaults of those that are not set."""
+    kind = settings.get("kind", name)
+    parameters = inspect.signature(HEADS[kind].__init__).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return json.loads(json.dumps(defaults | {"kind": kind} | dict(settings)))
 
 
 class Model(nnx.Module):
