@@ -91,17 +91,23 @@ def to_ours(source: str, args: argparse.Namespace) -> None:
         save_checkpoint(folder, unflatten(params), files)
         with open(os.path.join(folder, "model.gin"), "w", encoding="utf-8") as file:
             file.write(_gin(args.target, model.encoder, model.heads, vocabulary))
+    for note in sentence_transformers.notes(source, model.encoder.max_positions):
+        print(f"note: {note}")
     if model.ignored:
         print(f"left out, as it is computed or of no use here: {', '.join(model.ignored)}")
 
 
 def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
     """A checkpoint → a folder of Hugging Face or sentence-transformers."""
-    model = write.open_checkpoint(checkpoint, args.heads.split(",") if args.heads else None)
+    heads = [name.strip() for name in args.heads.split(",")] if args.heads else None
     head = None
     if args.format == "sentence-transformers":
-        head = _sentence_head(model.description, args.heads)
+        head = _sentence_head(read_description(checkpoint), heads)
+        heads = [name for name in heads if name != head] if heads else None
+    model = write.open_checkpoint(checkpoint, heads)
     dtype = DTYPES.get(args.dtype)
+    if not 0 < args.shard_gb < math.inf:
+        raise UserError(f"--shard_gb={args.shard_gb} must be more than 0")
     shard_bytes = int(args.shard_gb * 1e9)
     needed = sum(tensor.nbytes for tensor in model.tensors(dtype).values())
     with new_folder(args.target, needed) as folder, _progress(needed, "writing") as bar:
@@ -119,7 +125,10 @@ def inspect_theirs(source: str, tokenizer_file: str | None = None) -> str:
         shape = "×".join(map(str, tensor.shape)) or "scalar"
         rows.append((name, shape, str(tensor.dtype), places.get(name, "left out")))
     description = read.describe(model, "", heads)
-    vocabulary = _vocabulary(model, tokenizer_file)
+    try:
+        vocabulary = _vocabulary(model, tokenizer_file)
+    except UserError as error:
+        vocabulary = error  # the rest is worth seeing all the same
     size = _size(model.shapes.values(), (model.tensors[p.theirs].dtype for p in model.places))
     return _summary(model.config["model_type"], description, vocabulary, size, rows)
 
@@ -144,11 +153,11 @@ def inspect_ours(checkpoint: str) -> str:
 def _summary(
     family: str,
     description: Description,
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | UserError,
     size: str,
     rows: Sequence[tuple[str, ...]],
 ) -> str:
-    encoder, special = description.encoder, vocabulary.special
+    encoder = description.encoder
     heads = ", ".join(
         f"{name} ({len(s['labels'])} labels)" if "labels" in s else name
         for name, s in description.heads.items()
@@ -161,11 +170,15 @@ def _summary(
         "longest input": f"{encoder.max_positions:,} tokens",
         "heads": heads or "none",
         "languages": ", ".join(description.all_languages) or "not named",
-        "vocabulary": f"{vocabulary.size:,} pieces, {encoder.vocab_size:,} rows of the table",
-        "special tokens": ", ".join(
-            f"{kind} {vocabulary.piece(i)} = {i}" for kind, i in vars(special).items()
-        ),
     }
+    if isinstance(vocabulary, UserError):
+        facts["vocabulary"] = f"none: {vocabulary}"
+    else:
+        facts["vocabulary"] = (
+            f"{vocabulary.size:,} pieces, {encoder.vocab_size:,} rows of the table"
+        )
+        special = vars(vocabulary.special).items()
+        facts["special tokens"] = ", ".join(f"{k} {vocabulary.piece(i)} = {i}" for k, i in special)
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
     return "\n".join([*lines, "", table(rows)])
@@ -214,9 +227,9 @@ def _remembered(model: read.Foreign, description: Description) -> Description:
     return before
 
 
-def _sentence_head(description: Description, heads: str | None) -> str:
+def _sentence_head(description: Description, heads: Sequence[str] | None) -> str:
     found = [n for n, s in description.heads.items() if s.get("kind", n) == "sentence"]
-    chosen = [n for n in found if not heads or n in heads.split(",")]
+    chosen = [n for n in found if not heads or n in heads]
     if len(chosen) != 1:
         raise UserError(
             "--format=sentence-transformers needs one sentence head; the checkpoint has "
@@ -244,10 +257,8 @@ def _gin(
     ]
     if "mlm" not in heads:
         lines.insert(4, "InitFrom.include = 'encoder/.*'  # it has no MLM head: a fresh one")
-    default = {f.name: f.default for f in EncoderConfig.__dataclass_fields__.values()}
-    for name, value in encoder.to_dict().items():
-        kept = name not in RUNTIME_FIELDS or name.endswith("dropout")
-        if kept and name != "vocab_size" and value != default[name]:
+    for name, value in encoder.to_dict().items():  # all, whatever was bound before
+        if (name not in RUNTIME_FIELDS or name.endswith("dropout")) and name != "vocab_size":
             lines.append(f"EncoderConfig.{name} = {value!r}")
     return "\n".join(lines) + "\n"
 
@@ -261,6 +272,8 @@ def _foreign(source: str) -> str:
                 f"{read.CONFIG}"
             )
         return source
+    if os.path.exists(source):
+        raise UserError(f"{source} is a file; give the folder that it is in")
     return hub.fetch(source)
 
 

@@ -59,11 +59,15 @@ class Description:
             encoder = EncoderConfig.from_dict(fields.pop("encoder"))
             if isinstance(fields["heads"], list):  # version 0.1 had no heads with settings
                 fields["heads"] = {name: {} for name in fields["heads"]}
+            if not all(isinstance(settings, dict) for settings in fields["heads"].values()):
+                raise TypeError("heads are not settings by name")
+            if not isinstance(fields.get("step", 0), int):
+                raise TypeError("step is no number")
             fields["languages"] = {k: tuple(v) for k, v in fields["languages"].items()}
             return cls(encoder=encoder, **fields)
         except UserError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}); choose another checkpoint") from error
 
     def differences(self, other: "Description") -> list[str]:

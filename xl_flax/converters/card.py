@@ -16,12 +16,15 @@ def make(
     """The text of README.md.
 
     Args:
-      checkpoint: its folder; a run's `config.gin` and `results.jsonl` are looked for above it.
+      checkpoint: its folder; a run's `config.gin` and `results.jsonl` are above it, a converted
+        one's in it.
       description: of the checkpoint.
       config: of the new config.json.
       notes: what the folder does in another way than the checkpoint.
     """
-    run = os.path.dirname(os.path.dirname(os.path.abspath(checkpoint)))
+    run = os.path.abspath(checkpoint)
+    if os.path.basename(os.path.dirname(run)) == "checkpoints":
+        run = os.path.dirname(os.path.dirname(run))
     encoder = description.encoder
     languages = [name for name in description.all_languages if name != "mul"]
     lines = ["---", "library_name: transformers", f"tags: [{config['model_type']}, multilingual]"]

@@ -21,6 +21,9 @@ ACTIVATIONS = {
 THEIR_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
 
 
+MOST_LABELS = 1_000_000
+
+
 def activation(config: Config, key: str) -> str:
     """Our name of an activation.
 
@@ -45,8 +48,13 @@ def require(config: Config, reason: str, **values: Any) -> None:
 
 def labels(config: Config) -> list[str]:
     """Names of the labels of a classification head, in order."""
-    names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
-    return [str(names[key]) for key in sorted(names, key=int)]
+    count = config.get("num_labels", 2)
+    if not isinstance(count, int) or not 0 < count <= MOST_LABELS:
+        raise UserError(f"config.json: num_labels = {count!r} is not a number of labels")
+    names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(count)}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise UserError("config.json: id2label has labels that are no text")
+    return [names[key] for key in sorted(names, key=int)]
 
 
 def write_labels(heads: Heads) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def for_config(config: Config, path: str) -> ModuleType:
     """
     known = {model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES}
     model_type = config.get("model_type")
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise UserError(
             f"{path}: model_type = {model_type!r} cannot be converted; there are "
             + ", ".join(sorted(known))

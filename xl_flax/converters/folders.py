@@ -1,13 +1,18 @@
-"""New folders that appear under their name only when all of them is written."""
+"""Folders of models: new ones that appear only when all of them is written, and JSON in them."""
 
 import contextlib
 import errno
+import glob
+import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from typing import Any
 
 from xl_flax.errors import UserError
 
+FULL = os.strerror(errno.ENOSPC)
 SPARE_BYTES = 64 << 20  # beside the weights
 
 
@@ -22,7 +27,7 @@ def new_folder(target: str, needed: int) -> Iterator[str]:
     Raises:
       UserError: it holds something, or the disk has not enough room.
     """
-    target = os.path.abspath(target)
+    target = os.path.realpath(target)
     parent = os.path.dirname(target)
     if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
         raise UserError(f"{target} exists already; nothing is overwritten: choose another --target")
@@ -32,15 +37,66 @@ def new_folder(target: str, needed: int) -> Iterator[str]:
         raise UserError(
             f"{parent} has {free / 1e9:,.1f} GB free, and {target} needs {needed / 1e9:,.1f} GB"
         )
+    for left in glob.glob(f"{glob.escape(target)}.partial-*"):  # by a process that was killed
+        if not _runs(left.rpartition("-")[2]):
+            _remove(left)
     partial = f"{target}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     try:
         yield partial
         os.rename(partial, target)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, ValueError) as error:  # TensorStore's are ValueErrors
+        if getattr(error, "errno", None) != errno.ENOSPC and FULL not in str(error):
             raise
         raise UserError(f"the disk of {target} is full; nothing was left there") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+
+
+def _remove(folder: str) -> None:
+    """Removes a folder to which threads that were interrupted may still be writing."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
+        time.sleep(0.1)
+
+
+def _runs(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Reads a JSON file that holds a dict.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = json.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: is it a model's folder?") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it is no JSON object; fetch it again")
+    return content
+
+
+def optional_json(folder: str, name: str) -> dict[str, Any]:
+    """The same of a file that need not be there: {}."""
+    path = os.path.join(folder, name)
+    return read_json(path) if os.path.exists(path) else {}
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes a JSON file, in Unicode."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)

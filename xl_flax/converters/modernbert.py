@@ -108,7 +108,7 @@ def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]
             return {"tokens": configs.classification(config, "tokens", **settings)}
         if kind.endswith("ForQuestionAnswering"):
             return {"question": configs.classification(config, "tokens", **settings)}
-        pooling = "mean_all" if config.get("classifier_pooling") == "mean" else "cls"
+        pooling = {"cls": "cls", "mean": "mean_all"}[config.get("classifier_pooling", "cls")]
         return {"sequence": configs.classification(config, pooling, **settings)}
     return {"mlm": {}} if "head.dense.weight" in names else {}
 

@@ -1,11 +1,11 @@
 """A folder of Hugging Face → one of our checkpoints."""
 
+import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +15,7 @@ from flax import nnx
 from xl_flax.checkpoints.description import Description
 from xl_flax.converters import families
 from xl_flax.converters.config import Config
+from xl_flax.converters.folders import read_json
 from xl_flax.converters.tensors import Tensor, open_folder
 from xl_flax.converters.weights import Place, places
 from xl_flax.errors import UserError
@@ -47,32 +48,15 @@ class Foreign:
     def languages(self) -> list[str]:
         """Names of the rows of the language table."""
         rows = self.encoder.languages
-        by_name = self.config.get("lang2id") or {f"{i:04}": i for i in range(rows)}
-        names = sorted(by_name, key=by_name.get)
+        with _named(os.path.join(self.folder, CONFIG)):
+            by_name = self.config.get("lang2id") or {f"{i:04}": i for i in range(rows)}
+            names = sorted(by_name, key=by_name.get)
         if rows and (len(names) != rows or names != sorted(names)):
             raise UserError(
                 f"{self.folder}/{CONFIG}: lang2id does not name {rows} languages in alphabetical "
                 "order, which is how ours are kept"
             )
         return names if rows else []
-
-
-def read_json(path: str) -> dict[str, Any]:
-    """Reads a JSON file that holds a dict.
-
-    Raises:
-      UserError: it is missing or damaged.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = json.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: is it a model's folder?") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it is no JSON object; fetch it again")
-    return content
 
 
 def open_model(folder: str) -> Foreign:
@@ -87,13 +71,16 @@ def open_model(folder: str) -> Foreign:
     path = os.path.join(folder, CONFIG)
     config = read_json(path)
     family = families.for_config(config, path)
-    try:
+    with _named(path):
         encoder = family.read_config(config)
-    except TypeError as error:
-        raise UserError(f"{path}: a value has the wrong type ({error})") from error
     tensors = {_renamed(name): tensor for name, tensor in open_folder(folder).items()}
     if not families.is_prefixed(family, tensors):
         tensors = {family.PREFIX + name: tensor for name, tensor in tensors.items()}
+    if encoder.num_layers > len(tensors):  # before so many are looked for
+        raise UserError(
+            f"{path} says that there are {encoder.num_layers:,} layers, and {folder} has "
+            f"{len(tensors)} tensors"
+        )
     if not encoder.tie_head:  # before Transformers 5 one of the two names was enough
         for pair in family.UNTIED.items():
             for name, other in (pair, pair[::-1]):
@@ -104,11 +91,25 @@ def open_model(folder: str) -> Foreign:
     if encoder.token_types == 1 and types is not None and not types.read().any():
         encoder = dataclasses.replace(encoder, token_types=0)
         del tensors[family.PREFIX + TOKEN_TYPES]
-    found = family.read_heads(config, tensors)
+    with _named(path):
+        found = family.read_heads(config, tensors)
     shapes = param_shapes(encoder, found)
     placed = places(families.weights(family, encoder), shapes, encoder)
     ignored = _check(folder, family, placed, shapes, tensors)
     return Foreign(folder, config, family, encoder, found, tensors, placed, shapes, ignored)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """What a value of a wrong type or range leads to becomes an error that names the file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix('config.json: ')}") from None
+    except (TypeError, AttributeError, KeyError, ValueError, ArithmeticError) as error:
+        raise UserError(
+            f"{path}: a value has the wrong type ({type(error).__name__}: {error}); fetch it again"
+        ) from error
 
 
 def _renamed(name: str) -> str:

@@ -41,10 +41,10 @@ def read_sizes(config: configs.Config) -> dict[str, Any]:
     configs.require(config, "the head's is GELU", hidden_act="gelu")
     configs.require(config, "positions start behind it", pad_token_id=OFFSET - 1)
     return bert.read_sizes(config) | {
-        "token_types": config.get("type_vocab_size", 1),
-        "max_positions": config.get("max_position_embeddings", 514) - OFFSET,
+        "token_types": config.get("type_vocab_size", 2),
+        "max_positions": config.get("max_position_embeddings", 512) - OFFSET,
         "position_offset": OFFSET,
-        "norm_eps": config.get("layer_norm_eps", 1e-5),
+        "norm_eps": config.get("layer_norm_eps", 1e-12),
     }
 
 

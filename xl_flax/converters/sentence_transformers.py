@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xl_flax.converters.read import read_json
+from xl_flax.converters.folders import optional_json, read_json, write_json
 from xl_flax.converters.tensors import Tensor, open_folder, write_folder
 from xl_flax.errors import UserError
 
@@ -69,7 +69,7 @@ def _pooling(folder: str) -> str:
             for key, value in config.items()
             if key.startswith("pooling_mode_") and value
         ]
-    modes = [modes] if isinstance(modes, str) else list(modes)
+    modes = list(map(str, modes)) if isinstance(modes, list | tuple) else [str(modes)]
     ours = {theirs: name for name, theirs in POOLING.items()}
     if len(modes) != 1 or modes[0] not in ours:
         raise UserError(
@@ -137,7 +137,7 @@ def write(
         modules.append((kind, sub))
         os.makedirs(os.path.join(folder, sub))
         if content is not None:
-            _write_json(os.path.join(folder, sub, "config.json"), content)
+            write_json(os.path.join(folder, sub, "config.json"), content)
         return os.path.join(folder, sub)
 
     add(
@@ -169,24 +169,34 @@ def write(
         )
     if settings.get("normalise", True):
         add("Normalize", None)
-    _write_json(
+    write_json(
         os.path.join(folder, MODULES),
         [
             {"idx": i, "name": str(i), "path": sub, "type": _TYPE + kind}
             for i, (kind, sub) in enumerate(modules)
         ],
     )
-    _write_json(
+    write_json(
         os.path.join(folder, "sentence_bert_config.json"),
         {"max_seq_length": length, "do_lower_case": False},
     )
-    _write_json(
+    write_json(
         os.path.join(folder, "config_sentence_transformers.json"),
         {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
     )
     return notes
 
 
-def _write_json(path: str, content: Any) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+def notes(folder: str, longest: int) -> list[str]:
+    """What a folder of sentence-transformers does to a text, and a checkpoint of ours does not."""
+    found = []
+    settings = optional_json(folder, "sentence_bert_config.json")
+    length = settings.get("max_seq_length")
+    if length is not None and length != longest:
+        found.append(f"there, a text is cut after {length} tokens, and here after {longest}")
+    if settings.get("do_lower_case"):
+        found.append("there, a text becomes lower case before the tokenizer sees it, and not here")
+    prompts = optional_json(folder, "config_sentence_transformers.json").get("prompts") or {}
+    if used := {name: text for name, text in prompts.items() if text}:
+        found.append(f"what comes before a text is not known here; write it yourself: {used}")
+    return found

@@ -8,9 +8,10 @@ names the file of each tensor.
 import dataclasses
 import json
 import math
+import operator
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -90,12 +91,14 @@ def open_file(path: str) -> dict[str, Tensor]:
             entries = {
                 name: (
                     DTYPES[entry["dtype"]],
-                    tuple(int(n) for n in entry["shape"]),
-                    tuple(int(n) for n in entry["data_offsets"]),
+                    tuple(map(operator.index, entry["shape"])),
+                    tuple(map(operator.index, entry["data_offsets"])),
                 )
                 for name, entry in header.items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if any(len(offsets) != 2 for _, _, offsets in entries.values()):
+                raise ValueError("data_offsets are not two numbers")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             fail(f"its header cannot be read ({type(error).__name__}: {error})")
     begin, at = 8 + length, 0
     for name, (dtype, shape, (first, last)) in sorted(entries.items(), key=lambda e: e[1][2]):
@@ -166,7 +169,8 @@ def _write_file(path: str, tensors: Mapping[str, Tensor], tell: Callable[[int], 
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
-            np.ascontiguousarray(tensor.read()).tofile(file)
+            # Not `tofile`, whose errors do not say what went wrong.
+            file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
             tell(tensor.nbytes)
 
 
@@ -174,13 +178,14 @@ def _open_shards(index: str, read: Callable[[str], dict[str, Tensor]]) -> dict[s
     try:
         with open(index, "rb") as file:
             where = dict(json.load(file)["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{index} is damaged ({error}); fetch it again") from error
     folder, found = os.path.dirname(index), {}
-    for name in _unique(where.values()):
-        # A name is data from elsewhere: it must not lead out of the folder.
-        if not isinstance(name, str) or os.path.basename(name) != name:
+    # A name is data from elsewhere: it must not lead out of the folder.
+    for name in where.values():
+        if not isinstance(name, str) or os.path.basename(name) != name or name in ("", ".", ".."):
             raise UserError(f"{index} names {name!r}, which is no file beside it")
+    for name in dict.fromkeys(where.values()):
         if not os.path.exists(path := os.path.join(folder, name)):
             raise UserError(f"{path} is missing, and {index} names it: fetch it")
         found |= read(path)
@@ -197,17 +202,17 @@ def _open_pickled(path: str) -> dict[str, Tensor]:
             f"{path} is a PyTorch file, which needs PyTorch (pip install torch); a folder with "
             f"{FILE} needs nothing"
         ) from None
-    import pickle
     import zipfile
 
     try:
         # Only tensors: what a pickle would execute is refused.
         mapped = zipfile.is_zipfile(path)  # before PyTorch 1.6 files could not be
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # damage takes many forms; PyTorch's advice would execute it
         raise UserError(
-            f"{path} cannot be read as weights only ({str(error).splitlines()[0]}); nothing that a "
-            "file asks to execute is executed: save it as safetensors where you trust it"
+            f"{path} cannot be read as weights only ({type(error).__name__}): it is damaged, or "
+            "asks to execute something, which is not done; fetch it again, or save it as "
+            "safetensors where you trust it"
         ) from error
 
     def tensor(value: Any) -> Tensor:
@@ -220,10 +225,11 @@ def _open_pickled(path: str) -> dict[str, Tensor]:
 
         return Tensor(tuple(value.shape), dtype, read)
 
-    if not isinstance(weights, dict):
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise UserError(f"{path} holds a {type(weights).__name__}, not tensors by name")
-    return {name: tensor(v) for name, v in weights.items() if isinstance(v, torch.Tensor)}
-
-
-def _unique(names: Iterable[Any]) -> list[Any]:
-    return list(dict.fromkeys(names))
+    found = {name: v for name, v in weights.items() if isinstance(v, torch.Tensor)}
+    for name, v in found.items():
+        kind = str(v.dtype).removeprefix("torch.")
+        if v.layout != torch.strided or v.device.type != "cpu" or kind not in map(str, NAMES):
+            raise UserError(f"{path}: {name} is no plain tensor ({kind}, {v.layout}, {v.device})")
+    return {name: tensor(v) for name, v in found.items()}

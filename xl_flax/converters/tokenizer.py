@@ -1,11 +1,10 @@
 """Tokenizer files: what a folder has → our vocabulary, and back to a `tokenizer.json`."""
 
 import dataclasses
-import json
 import os
 from typing import Any
 
-from xl_flax.converters.config import Config
+from xl_flax.converters.folders import optional_json, write_json
 from xl_flax.data.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, Vocabulary, read_vocabulary
 from xl_flax.errors import UserError
 
@@ -33,7 +32,13 @@ def read(folder: str) -> Vocabulary:
     ):
         path = os.path.join(folder, name)
         if os.path.exists(path):
-            return read_vocabulary(path, make(path))
+            try:
+                content = make(path)
+            except UserError:
+                raise
+            except Exception as error:  # the library raises this class itself
+                raise UserError(f"{path} makes no tokenizer ({error}); fetch it again") from error
+            return read_vocabulary(path, content)
     raise UserError(
         f"{folder} has no {TOKENIZER_FILE}, {SENTENCEPIECE}, vocab.txt or merges.txt: give the "
         "file of its tokenizer with --tokenizer=FILE"
@@ -54,6 +59,11 @@ def _from_fairseq(path: str) -> bytes:
         model = model_pb2.ModelProto.FromString(_as_it_is(path))
     except DecodeError as error:
         raise UserError(f"{path} is not a SentencePiece model; fetch it again") from error
+    if optional_json(os.path.dirname(path), "config.json").get("model_type") == "camembert":
+        raise UserError(
+            f"{path} is CamemBERT's, whose ids are moved in another way than XLM-R's: fetch its "
+            f"{TOKENIZER_FILE}, or give one with --tokenizer=FILE"
+        )
     kinds = model_pb2.ModelProto.SentencePiece
     found = {piece.piece: piece for piece in model.pieces}
     if [p.piece for p in model.pieces[:3]] != ["<unk>", "<s>", "</s>"]:
@@ -75,12 +85,15 @@ def _from_wordpiece(path: str) -> bytes:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     folder = os.path.dirname(path)
-    settings = _tokenizer_config(folder)
+    settings = optional_json(folder, "tokenizer_config.json")
     with open(path, encoding="utf-8") as file:
         pieces = [line.rstrip("\n") for line in file]
     vocab = {piece: i for i, piece in enumerate(pieces)}
     unk = settings.get("unk_token", "[UNK]")
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=str(unk), max_input_chars_per_word=100))
+    unk = unk["content"] if isinstance(unk, dict) else unk
+    if unk not in vocab:
+        raise UserError(f"{path} has no piece {unk!r}, which tokenizer_config.json says is unknown")
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
@@ -105,7 +118,7 @@ def _from_bytewise(path: str) -> bytes:
                 f"{TOKENIZER_FILE} where that runs, and give it with --tokenizer=FILE"
             )
     tokenizer = Tokenizer(models.BPE.from_file(vocab, path))
-    before = _tokenizer_config(folder).get("add_prefix_space", False)
+    before = optional_json(folder, "tokenizer_config.json").get("add_prefix_space", False)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=before)
     tokenizer.decoder = decoders.ByteLevel()
     special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -123,24 +136,13 @@ def _with_specials(tokenizer: Any, pieces: list[str]) -> bytes:
     return tokenizer.to_str().encode()
 
 
-def _tokenizer_config(folder: str) -> dict[str, Any]:
-    path = os.path.join(folder, "tokenizer_config.json")
-    if not os.path.exists(path):
-        return {}
-    with open(path, "rb") as file:
-        try:
-            return dict(json.load(file))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}); fetch it again") from error
-
-
-def write(folder: str, vocabulary: Vocabulary, config: Config, inputs: tuple[str, ...]) -> None:
+def write(folder: str, vocabulary: Vocabulary, longest: int, inputs: tuple[str, ...]) -> None:
     """Writes `tokenizer.json` and what Transformers reads beside it.
 
     Args:
       folder: where to.
       vocabulary: a SentencePiece model is translated, and also copied; a tokenizer.json is copied.
-      config: the model's; its positions bound the length.
+      longest: input of the model, in tokens.
       inputs: what the model's `forward` takes.
     """
     source = vocabulary.content
@@ -153,12 +155,9 @@ def write(folder: str, vocabulary: Vocabulary, config: Config, inputs: tuple[str
     pieces = {k: raw_piece(source, i) for k, i in dataclasses.asdict(vocabulary.special).items()}
     names = {f"{kind}_token": piece for kind, piece in pieces.items()}
     names |= {"bos_token": pieces["cls"], "eos_token": pieces["sep"]}
-    offset = config["max_position_embeddings"] - config.get("pad_token_id", -1) - 1
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": offset
-        if config["model_type"].startswith("xlm-roberta")
-        else (config["max_position_embeddings"]),
+        "model_max_length": longest,
         "model_input_names": list(inputs),
         "clean_up_tokenization_spaces": False,
         **names,
@@ -167,8 +166,7 @@ def write(folder: str, vocabulary: Vocabulary, config: Config, inputs: tuple[str
         ("tokenizer_config.json", settings),
         ("special_tokens_map.json", names),
     ):
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
+        write_json(os.path.join(folder, name), content)
 
 
 def raw_piece(tokenizer_json: bytes, i: int) -> str:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import load_model, vocabulary_path
+from xl_flax.checkpoints.manager import first_line
 from xl_flax.converters import config as configs
 from xl_flax.converters import sentence_transformers
 from xl_flax.data.vocabulary import load_vocabulary
@@ -76,8 +77,14 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str] = tuple(TEXTS.valu
     folder = sentence_transformers.read(folder)[0] if is_st else folder
     vocabulary = load_vocabulary(vocabulary_path(checkpoint))
     rows = [("input", "sentences", "what", "largest difference")]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    theirs_ids = [tokenizer(text)["input_ids"] for text in texts]
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        theirs_ids = [tokenizer(text)["input_ids"] for text in texts]
+        names = configs.architecture(transformers.AutoConfig.from_pretrained(folder).to_dict())
+        hf = getattr(transformers, names or "AutoModel")
+        hf, told = hf.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # whatever Transformers raises
+        raise UserError(f"Transformers cannot open {folder}: {first_line(error)}") from error
     special = vocabulary.special
     ids = [[special.cls, *vocabulary.encode(text), special.sep] for text in texts]
     same = sum(a == b for a, b in zip(ids, theirs_ids, strict=True))
@@ -88,11 +95,11 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str] = tuple(TEXTS.valu
     longest = description.encoder.max_positions
     ids = [_cut(s, longest) for s in ids]
     random = [rng.choice(usable, min(n, longest)).tolist() for n in RANDOM_LENGTHS]
-    names = configs.architecture(transformers.AutoConfig.from_pretrained(folder).to_dict())
-    hf = getattr(transformers, names or "AutoModel")
-    hf = hf.from_pretrained(folder, dtype=torch.float32).eval()
+    hf.eval()
     head = next((ours for theirs, ours in HEAD_CLASSES.items() if theirs in names), None)
-    outputs = make_outputs(model, description, {head, "pooler"})
+    # What is not in the folder is random there.
+    has_pooler = not any("pooler" in name for name in told["missing_keys"])
+    outputs = make_outputs(model, description, {head, "pooler" if has_pooler else None})
     for name, sentences in (("random", random), ("text", ids)):
         gaps: dict[str, float] = {}
         for tokens, real in _batches(sentences, special.pad, longest, name):

@@ -1,7 +1,6 @@
 """One of our checkpoints → a folder of Hugging Face or sentence-transformers."""
 
 import dataclasses
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,9 @@ from flax import nnx
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import load_array, read_description, vocabulary_path
+from xl_flax.checkpoints.manager import first_line
 from xl_flax.converters import card, families, sentence_transformers, tokenizer
+from xl_flax.converters.folders import write_json
 from xl_flax.converters.read import CONFIG, TOKEN_TYPES
 from xl_flax.converters.tensors import Tensor, write_folder
 from xl_flax.converters.weights import Place, places
@@ -134,13 +135,18 @@ def stored_layout(checkpoint: str, description: Description) -> dict[str, jax.Sh
     build = lambda: build_model(description.encoder, description.heads, nnx.Rngs(0))  # noqa: E731
     shapes = params_lib.abstract(build).shapes
     wanted = {path: leaf.shape for path, leaf in params_lib.flat(shapes)}
-    metadata = ocp.PyTreeCheckpointHandler().metadata(_params_path(checkpoint))
-    tree = getattr(metadata, "tree", metadata)
     is_leaf = lambda x: hasattr(x, "shape")  # noqa: E731
-    stored = {
-        path: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
-        for path, leaf in params_lib.flat(tree, is_leaf=is_leaf)
-    }
+    try:
+        metadata = ocp.PyTreeCheckpointHandler().metadata(_params_path(checkpoint))
+        tree = getattr(metadata, "tree", metadata)
+        stored = {
+            path: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
+            for path, leaf in params_lib.flat(tree, is_leaf=is_leaf)
+        }
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"the parameters of {checkpoint} cannot be read ({first_line(error)}); use another"
+        ) from error
     wrong = {p for p in wanted.keys() | stored.keys() if p not in stored or p not in wanted}
     wrong |= {p for p in wanted.keys() & stored.keys() if wanted[p] != stored[p].shape}
     if wrong:
@@ -178,6 +184,11 @@ def _check_heads(
 
 
 def _check_vocabulary(description: Description, vocabulary: Vocabulary, family: ModuleType) -> None:
+    if description.vocabulary != vocabulary.fingerprint:
+        raise UserError(
+            f"the vocabulary {vocabulary.path} is not the one that the model was trained with: its "
+            "bytes have changed"
+        )
     if vocabulary.size > description.encoder.vocab_size:
         raise UserError(
             f"the vocabulary {vocabulary.path} has {vocabulary.size:,} pieces, and the embedding "
@@ -234,14 +245,16 @@ def write_model(
         notes.append(f"heads that the folder has no place for: {', '.join(left_out)}")
     write_folder(folder, tensors, shard_bytes, tell)
     kind = str(next(iter(tensors.values())).dtype)
-    _write_json(os.path.join(folder, CONFIG), model.config | {"dtype": kind, "torch_dtype": kind})
-    tokenizer.write(folder, model.vocabulary, model.config, model.family.INPUTS)
+    write_json(os.path.join(folder, CONFIG), model.config | {"dtype": kind, "torch_dtype": kind})
+    longest = model.description.encoder.max_positions
+    tokenizer.write(folder, model.vocabulary, longest, model.family.INPUTS)
     with open(os.path.join(folder, DESCRIPTION), "wb") as file:
         file.write(model.description.to_json())
     if sentence_head is not None:
         settings = dict(model.description.heads[sentence_head])
         read, start = OneByOne(model), f"heads/{sentence_head}/"
         params = {p.removeprefix(start): read(p) for p in model.stored if p.startswith(start)}
+        params = {p: x if dtype is None else x.astype(dtype) for p, x in params.items()}
         encoder = model.description.encoder
         notes += sentence_transformers.write(
             folder, settings, params, encoder.width, encoder.max_positions
@@ -249,8 +262,3 @@ def write_model(
     with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
         file.write(card.make(model.checkpoint, model.description, model.config, notes))
     return notes
-
-
-def _write_json(path: str, content: Mapping[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)

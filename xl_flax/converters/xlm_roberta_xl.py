@@ -25,7 +25,8 @@ read_heads = roberta.read_heads
 
 def read_config(config: configs.Config) -> EncoderConfig:
     """The encoder that a `config.json` describes."""
-    sizes = roberta.read_sizes(config)
+    defaults = {"type_vocab_size": 1, "max_position_embeddings": 514, "layer_norm_eps": 1e-5}
+    sizes = roberta.read_sizes(defaults | dict(config))
     return EncoderConfig(**sizes, pre_norm=True, embedding_norm=False, final_norm=True)
 
 

@@ -160,17 +160,19 @@ class TokenizerVocabulary:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(model)
             self._whole = json.loads(model)
-        except Exception as error:  # the library raises this class itself
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            around = self._tokenizer.encode("").ids
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # where the library panics, that is no Exception
             raise UserError(f"{path} is not a tokenizer.json: {error}") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         # Ids may have gaps, and the largest may belong to an added token.
         self._pieces = {i: p for p, i in self._tokenizer.get_vocab(with_added_tokens=True).items()}
         self._added = self._tokenizer.get_added_tokens_decoder()
-        self.size = max(self._pieces) + 1
+        self.size = max(self._pieces, default=-1) + 1
         # What it puts around a text says more than names: Gemma's pieces (mmBERT) have a <s>, too,
         # which is HTML's.
-        around = self._tokenizer.encode("").ids
         known = dict(zip(("cls", "sep"), around, strict=True)) if len(around) == 2 else {}
         if _has(self._whole, "type", "ByteLevel") or _has(self._whole, "byte_fallback", True):
             known["unk"] = None  # every text has pieces
@@ -191,7 +193,12 @@ class TokenizerVocabulary:
             return piece
         if self._subwords == "##":
             return piece.removeprefix("##") if piece.startswith("##") else WORD_START + piece
-        return piece.replace("Ġ", WORD_START, 1) if self._subwords == "Ġ" else piece
+        if self._subwords != "Ġ":
+            return piece
+        text = self._tokenizer.decode([int(i)], skip_special_tokens=False)
+        if "\ufffd" in text:  # a part of a character
+            return piece.replace("Ġ", WORD_START, 1)
+        return WORD_START + text[1:] if text.startswith(" ") else text
 
     def special_mask(self) -> np.ndarray:
         """bool[size]: ids that are neither masked nor used as random replacements."""

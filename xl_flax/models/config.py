@@ -76,6 +76,12 @@ class EncoderConfig:
                 _fail(f"{field.name} = {value!r} is not one of {options}")
             if kind is int and (not isinstance(value, int) or isinstance(value, bool)):
                 _fail(f"{field.name} = {value!r} is not a whole number")
+            if kind is int and value < 0:
+                _fail(f"{field.name} = {value} is negative")
+            if kind is float and (not isinstance(value, int | float) or isinstance(value, bool)):
+                _fail(f"{field.name} = {value!r} is not a number")
+            if kind is bool and not isinstance(value, bool):
+                _fail(f"{field.name} = {value!r} is neither True nor False")
             if field.name.endswith("dropout") and not 0 <= value < 1:
                 _fail(f"{field.name} = {value} is not in [0, 1)")
         for name in (
@@ -101,6 +107,8 @@ class EncoderConfig:
             _fail(f"rotary positions need an even head size; width / num_heads = {self.head_dim}")
         if self.local_window is not None and (self.local_window < 2 or self.local_window % 2):
             _fail(f"local_window = {self.local_window} must be even and at least 2, or None")
+        if not self.norm_eps >= 0 or not min(self.rotary_base, self.local_rotary_base) > 0:
+            _fail("norm_eps must be at least 0, and the bases of rotary positions more")
         if self.global_every < 1:
             _fail(f"global_every = {self.global_every} must be at least 1")
         if not self.first_attention_norm and not self.pre_norm:

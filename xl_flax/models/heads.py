@@ -247,7 +247,10 @@ class Model(nnx.Module):
         built = {}
         for name in sorted(heads):
             settings = {k: v for k, v in heads[name].items() if k != "kind"}
-            built[name] = HEADS[kinds[name]](config, rngs, **settings)
+            try:
+                built[name] = HEADS[kinds[name]](config, rngs, **settings)
+            except TypeError as error:
+                raise UserError(f"head {name!r}: {error}") from error
         self.heads = nnx.Dict(built)
 
 

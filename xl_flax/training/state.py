@@ -23,6 +23,7 @@ from xl_flax.training.config import InitFrom
 from xl_flax.training.step import TrainState
 
 # Parameters with a row per piece of the vocabulary.
+LANGUAGE_TABLE = "encoder/embeddings/languages"
 TOKEN_TABLES = ("encoder/embeddings/tokens", "heads/mlm/table", "heads/mlm/bias")
 
 QUEUES = ("queue", "filled")  # what objectives carry with a place for each row of a batch
@@ -132,7 +133,8 @@ def init_from(params: Any, config: InitFrom, description: Description) -> tuple[
     """Fresh parameters, some of them taken from another checkpoint; says which.
 
     Raises:
-      UserError: nothing matches, shapes differ, or a token table is for another vocabulary.
+      UserError: nothing matches, shapes differ, a token table is for another vocabulary, or a
+        language table for other languages.
     """
     params, taken, checkpoint = replace_params(
         params, config.checkpoint, config.include, config.exclude
@@ -142,6 +144,13 @@ def init_from(params: Any, config: InitFrom, description: Description) -> tuple[
         raise UserError(
             f"InitFrom: {', '.join(tables)} of {checkpoint} belong to another vocabulary; exclude "
             f"them, or use its own: --gin.VOCABULARY={vocabulary_path(checkpoint)}"
+        )
+    before = read_description(checkpoint).all_languages
+    if LANGUAGE_TABLE in taken and before != description.all_languages:
+        raise UserError(
+            f"InitFrom: the rows of {LANGUAGE_TABLE} of {checkpoint} are {', '.join(before)}, and "
+            f"the objectives read {', '.join(description.all_languages)}; exclude the table, or "
+            "train on those"
         )
     total = len(jax.tree.leaves(params))
     return params, f"took {len(taken)} of {total} parameter arrays from {checkpoint}"
