@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -160,7 +163,11 @@ def test_inspect_prints_both_kinds(saved, tmp_path, capsys):
     theirs = capsys.readouterr().out
     ours = run(saved("eurobert"), tmp_path / "ours")
     convert.main([f"--source={ours}", "--inspect"])
-    for text in (theirs, capsys.readouterr().out):
+    mine = capsys.readouterr().out
+    os.remove(f"{saved('eurobert', 'Model')}/tokenizer.json")
+    convert.main([f"--source={saved('eurobert', 'Model')}", "--inspect"])
+    assert "none: " in capsys.readouterr().out
+    for text in (theirs, mine):
         assert "eurobert" in text and "pad <pad> = 1" in text and "encoder/layers/up" in text
 
 
@@ -222,6 +229,11 @@ def test_all_that_is_wrong_with_the_tensors_is_listed_at_once(folder, tmp_path):
         ({"num_attention_heads": 3}, "is not divisible by num_heads = 3"),
         ({"num_hidden_layers": "three"}, "has the wrong type|is not a whole number"),
         ({"vocab_size": 50}, "instead of .50,"),
+        ({"layer_norm_eps": "x"}, "config.json: EncoderConfig: norm_eps = 'x' is not a number"),
+        ({"layer_norm_eps": -1.0}, "norm_eps must be at least 0"),
+        ({"type_vocab_size": -1}, "token_types = -1 is negative"),
+        ({"model_type": ["bert"]}, "model_type = .'bert'. cannot be converted"),
+        ({"num_hidden_layers": 10**9}, "1,000,000,000 layers, and .* has [0-9]+ tensors"),
     ],
 )
 def test_a_config_that_makes_no_encoder_is_refused(folder, zoo, tmp_path, change, match):
@@ -253,6 +265,51 @@ def test_a_full_disk_is_an_error_before_and_while_writing(saved, tmp_path, monke
 
     monkeypatch.setattr(convert, "save_checkpoint", full)
     refused(saved("bert"), tmp_path, "the disk of .*target is full; nothing was left there")
+
+    def tensorstore(*_):
+        raise ValueError(
+            "RESOURCE_EXHAUSTED: Error writing: [OS error 28: No space left on device]"
+        )
+
+    monkeypatch.setattr(convert, "save_checkpoint", tensorstore)
+    refused(saved("bert"), tmp_path, "the disk of .*target is full; nothing was left there")
+
+
+def test_a_killed_conversion_leaves_nothing_and_the_next_one_clears_up(saved, tmp_path):
+    code = (
+        "import os, signal; from xl_flax import convert\n"
+        "convert.save_checkpoint = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"convert.main(['--source={saved('bert')}', '--target={tmp_path}/target'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (left,) = os.listdir(tmp_path)
+    assert left.startswith("target.partial-")
+    (tmp_path / f"target.partial-{os.getpid()}0").mkdir()  # of nobody
+    run(saved("bert"), tmp_path / "target")
+    assert os.listdir(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize(
+    "file, content, match",
+    [
+        ("model/model.json", b"[" * 100_000, "model.json is damaged"),
+        ("model/model.json", b'{"format": 1, "encoder": {}}', "model.json: EncoderConfig: missing"),
+        ("model/tokenizer.json", b"{}", "is not a tokenizer.json"),
+        ("params/_METADATA", b"[]", "the parameters of .*ours cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(saved, tmp_path, file, content, match):
+    ours = run(saved("bert"), tmp_path / "ours")
+    (tmp_path / "ours" / file).write_bytes(content)
+    refused(ours, tmp_path, match)
+
+
+def test_a_vocabulary_that_changed_is_refused(saved, tmp_path):
+    ours = run(saved("bert"), tmp_path / "ours")
+    path = tmp_path / "ours" / "model" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"b"', '"é"', 1))
+    refused(ours, tmp_path, "is not the one that the model was trained with")
 
 
 def test_a_vocabulary_of_another_model_is_refused(saved, zoo, tmp_path, monkeypatch):

@@ -148,3 +148,26 @@ def test_a_dense_layer_of_another_encoder_is_refused(make, tmp_path):
     tensors.write_folder(str(folder / "2_Dense"), made, 1 << 30, lambda _: None)
     with pytest.raises(UserError, match="has the tensors linear.bias, not those of a dense layer"):
         convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])
+
+
+def test_what_a_checkpoint_does_otherwise_is_said(make, tmp_path, capsys):
+    _, folder = make()
+    settings = {"max_seq_length": 12, "do_lower_case": True}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": {"query": "query: "}}))
+    convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])
+    out = capsys.readouterr().out
+    for part in ("cut after 12 tokens", "becomes lower case", "{'query': 'query: '}"):
+        assert part in out
+
+
+def test_one_of_several_sentence_heads_is_chosen(make, tmp_path):
+    model, folder = make(dense(torch.nn.Tanh()))
+    convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])
+    half = ["--format=sentence-transformers", "--heads=sentence", "--dtype=bfloat16"]
+    convert.main([f"--source={tmp_path / 'ours'}", f"--target={tmp_path / 'back'}", *half])
+    weights = tensors.open_folder(str(tmp_path / "back" / "2_Dense"))
+    assert {str(tensor.dtype) for tensor in weights.values()} == {"bfloat16"}
+    found = st.SentenceTransformer(str(tmp_path / "back"), device="cpu").encode(SENTENCES)
+    np.testing.assert_allclose(found, model.encode(SENTENCES), atol=0.05)

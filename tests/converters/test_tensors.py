@@ -1,4 +1,5 @@
 import json
+import re
 import struct
 
 import ml_dtypes
@@ -99,6 +100,8 @@ def test_bytes_that_no_tensor_owns_are_refused(file):
         ({"data_offsets": [4, 52]}, "does not start where the tensor before it ends"),
         ({"dtype": "F7"}, "its header cannot be read"),
         ({"shape": "ab"}, "its header cannot be read"),
+        ({"shape": [3.0, 4.0]}, "its header cannot be read"),
+        ({"data_offsets": [0]}, "its header cannot be read"),
     ],
 )
 def test_a_header_that_lies_is_refused(file, entry, message):
@@ -110,11 +113,12 @@ def test_a_header_that_lies_is_refused(file, entry, message):
 
 
 def test_an_index_may_name_files_beside_it_only(file):
-    index = {"weight_map": {"a": "../elsewhere.safetensors"}}
     file.unlink()
-    (file.parent / lib.INDEX).write_text(json.dumps(index))
-    with pytest.raises(UserError, match="names '../elsewhere.safetensors', which is no file"):
-        lib.open_folder(str(file.parent))
+    for name in ("../elsewhere.safetensors", "..", "", 3, ["a"]):
+        index = {"weight_map": {"a": name}}
+        (file.parent / lib.INDEX).write_text(json.dumps(index))
+        with pytest.raises(UserError, match=f"names {re.escape(repr(name))}, which is no file"):
+            lib.open_folder(str(file.parent))
 
 
 def test_a_shard_or_a_tensor_that_is_missing_is_named(tmp_path):
@@ -151,6 +155,14 @@ def test_pickled_weights_are_read_and_nothing_is_executed(tmp_path):
         def __reduce__(self):
             return (print, ("executed",))
 
+    for content in (b"", b"\x80\x02.", (tmp_path / lib.PICKLED).read_bytes()[:100]):
+        (tmp_path / lib.PICKLED).write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read as weights only"):
+            lib.open_folder(str(tmp_path))
+    for odd in ({3: torch.ones(2)}, {"a": torch.ones(2).to_sparse()}):
+        torch.save(odd, tmp_path / lib.PICKLED)
+        with pytest.raises(UserError, match="not tensors by name|is no plain tensor"):
+            lib.open_folder(str(tmp_path))
     torch.save({"a": Evil()}, tmp_path / lib.PICKLED)
     with pytest.raises(UserError, match="cannot be read as weights only"):
         lib.open_folder(str(tmp_path))

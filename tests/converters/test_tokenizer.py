@@ -114,6 +114,7 @@ def wordpiece(texts, folder, **settings):
                              show_progress=False)  # fmt: skip
     made.save_model(str(folder))
     config = {"do_lower_case": settings["lowercase"], "strip_accents": settings["strip_accents"]}
+    config["unk_token"] = {"__type": "AddedToken", "content": "[UNK]"}  # as older folders have it
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
@@ -148,6 +149,10 @@ def test_bytewise_bpe(texts, tmp_path):
         assert ids == theirs(line, add_special_tokens=False)["input_ids"]
         assert vocabulary.decode(ids) == line
     assert vocabulary.special_mask().sum() == len(special)
+    starts = vocabulary.word_starts()
+    if "jpn" in texts:  # no spaces: what begins with a whole character begins a word
+        ids = vocabulary.encode(texts["jpn"][0])
+        assert starts[ids].any()
 
 
 def test_a_tokenizer_json_is_a_vocabulary_like_any_other(tmp_path, texts):
@@ -175,6 +180,23 @@ def test_what_a_tokenizer_puts_around_a_text_begins_and_ends_it_whatever_its_nam
     assert (special.cls, special.sep, special.pad, special.mask) == (2, 1, 0, 4)
     assert vocabulary.special_mask().tolist() == [True] * 5 + [False] * 3
     assert vocabulary.encode("<s>a") == [5, 7]
+
+
+def test_camembert_moves_its_ids_otherwise_and_is_refused(texts, tmp_path):
+    (tmp_path / lib.SENTENCEPIECE).write_bytes(train(texts, model_type="unigram"))
+    (tmp_path / "config.json").write_text('{"model_type": "camembert"}')
+    with pytest.raises(UserError, match="CamemBERT's.*fetch its tokenizer.json"):
+        lib.read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [("vocab.txt", b"\xff\n"), ("vocab.txt", b""), ("merges.txt", b"#version\nt h\n")],
+)
+def test_damaged_word_lists_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} (makes no tokenizer|has no piece)"):
+        lib.read(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"{}", b'{"model": 3}', b"{"])
