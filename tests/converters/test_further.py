@@ -1,5 +1,6 @@
 """A converted model is trained further, evaluated and sent back, with its own tokenizer."""
 
+import dataclasses
 import json
 import os
 import random
@@ -8,10 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from xl_flax import convert
 from xl_flax.checkpoints.load import load_model, read_description
 from xl_flax.converters import tensors
+from xl_flax.errors import UserError
+from xl_flax.training import state
 
 TASKS = """
 from tasks import text
@@ -85,3 +89,18 @@ def test_in_further_evaluated_and_out_again(zoo, run, tmp_path):
     again = tmp_path / "again"
     convert.main([f"--source={back}", f"--target={again}"])
     assert load_model(str(again))[1] == load_model(str(further))[1]
+
+
+def test_a_language_table_is_for_its_languages(zoo, tmp_path):
+    config = zoo.simple("xlm") | {"n_langs": 2, "lang2id": {"de": 0, "en": 1}}
+    folder = zoo.save(zoo.make("xlm", "WithLMHeadModel", config), str(tmp_path / "theirs"))
+    convert.main([f"--source={folder}", f"--target={tmp_path / 'ours'}"])
+    model, description, _ = load_model(str(tmp_path / "ours"))
+    params = nnx.to_pure_dict(nnx.state(model))
+    taken = state.InitFrom(checkpoint=str(tmp_path / "ours"))
+    state.init_from(params, taken, description)
+    other = dataclasses.replace(description, languages={"mlm": ("fi", "sw")})
+    with pytest.raises(UserError, match="are de, en, and the objectives read fi, sw; exclude"):
+        state.init_from(params, taken, other)
+    without = dataclasses.replace(taken, exclude=".*languages")
+    state.init_from(params, without, other)

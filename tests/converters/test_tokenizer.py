@@ -45,6 +45,12 @@ def texts():
     return {"odd": ODD} | {k: [v] for k, v in TEXTS.items()} | real_texts()
 
 
+@pytest.mark.skipif(not real_texts(), reason="needs XL_FLAX_DATA_DIR; a sentence each otherwise")
+def test_texts_are_real_and_of_many_languages(texts):
+    assert len(texts) > 20 + len(TEXTS) / 2
+    assert sum(map(len, texts.values())) > 1000
+
+
 def train(texts, **settings):
     lines = [line for some in texts.values() for line in some if line.strip()]
     model = io.BytesIO()

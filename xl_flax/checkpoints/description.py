@@ -55,7 +55,7 @@ class Description:
         try:
             fields = json.loads(text)
             if fields.pop("format") != 1:
-                raise UserError("written by a newer version of XL-Flax; update it")
+                raise UserError(f"{path} was written by a newer version of XL-Flax; update it")
             encoder = EncoderConfig.from_dict(fields.pop("encoder"))
             if isinstance(fields["heads"], list):  # version 0.1 had no heads with settings
                 fields["heads"] = {name: {} for name in fields["heads"]}
@@ -66,7 +66,8 @@ class Description:
             fields["languages"] = {k: tuple(v) for k, v in fields["languages"].items()}
             return cls(encoder=encoder, **fields)
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            named = path in str(error)
+            raise UserError(str(error) if named else f"{path}: {error}") from None
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}); choose another checkpoint") from error
 
