@@ -91,7 +91,7 @@ def to_ours(source: str, args: argparse.Namespace) -> None:
         save_checkpoint(folder, unflatten(params), files)
         with open(os.path.join(folder, "model.gin"), "w", encoding="utf-8") as file:
             file.write(_gin(args.target, model.encoder, model.heads, vocabulary))
-    for note in sentence_transformers.notes(source, model.encoder.max_positions):
+    for note in sentence_transformers.notes(source, model.folder, model.encoder.max_positions):
         print(f"note: {note}")
     if model.ignored:
         print(f"left out, as it is computed or of no use here: {', '.join(model.ignored)}")

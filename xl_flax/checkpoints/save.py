@@ -17,8 +17,8 @@ def save_checkpoint(folder: str, params: Any, files: Mapping[str, bytes]) -> Non
     """Writes a checkpoint that has parameters and no optimizer's state.
 
     The arrays are written as they are, in chunks, without a copy of them all: Orbax's default
-    copies what is on the host, and its OCDBT format compresses all before it writes any. Weights
-    shrink by less than a tenth, and compression takes longer than all else: there is none.
+    copies what is on the host, and its OCDBT format compresses all before it writes any. Without
+    compression, which takes longer than all else and saves 8 % of trained float32 weights.
 
     Args:
       folder: a new or empty one. The caller gives it its final name when all is done.

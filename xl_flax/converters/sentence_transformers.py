@@ -187,10 +187,10 @@ def write(
     return notes
 
 
-def notes(folder: str, longest: int) -> list[str]:
+def notes(folder: str, encoder_folder: str, longest: int) -> list[str]:
     """What a folder of sentence-transformers does to a text, and a checkpoint of ours does not."""
     found = []
-    settings = optional_json(folder, "sentence_bert_config.json")
+    settings = optional_json(encoder_folder, "sentence_bert_config.json")
     length = settings.get("max_seq_length")
     if length is not None and length != longest:
         found.append(f"there, a text is cut after {length} tokens, and here after {longest}")

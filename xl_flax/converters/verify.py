@@ -175,7 +175,7 @@ def _sentences(
         return module(pool(hidden, segments, 1, module.pooling))[:, 0]
 
     theirs_model = st.SentenceTransformer(folder, device="cpu")
-    longest = theirs_model.max_seq_length
+    longest = theirs_model.max_seq_length or model.encoder.config.max_positions
     theirs = theirs_model.encode(list(texts), normalize_embeddings=True)
     batches = _batches([_cut(s, longest) for s in ids], pad, longest, f"text, {head}")
     ours = np.concatenate([embed(params, t, r.astype(np.int32)) for t, r in batches])
