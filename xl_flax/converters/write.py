@@ -122,7 +122,9 @@ def open_checkpoint(checkpoint: str, heads: Sequence[str] | None = None) -> Nati
         )
     _check_heads(kept, family.read_heads(config, _names(placed, family)), family)
     _check_vocabulary(description, vocabulary, family)
-    config |= _ids(vocabulary.special, family.MODEL_TYPES[0], description.all_languages)
+    config |= _ids(vocabulary.special)
+    if hasattr(family, "write_ids"):
+        config |= family.write_ids(vocabulary.special, description.all_languages)
     return Native(checkpoint, description, vocabulary, family, config, kept, placed, stored)
 
 
@@ -202,8 +204,8 @@ def _check_vocabulary(description: Description, vocabulary: Vocabulary, family: 
         )
 
 
-def _ids(special: SpecialIds, model_type: str, languages: Sequence[str]) -> dict[str, Any]:
-    ids = {
+def _ids(special: SpecialIds) -> dict[str, int]:
+    return {
         "pad_token_id": special.pad,
         "bos_token_id": special.cls,
         "eos_token_id": special.sep,
@@ -211,11 +213,6 @@ def _ids(special: SpecialIds, model_type: str, languages: Sequence[str]) -> dict
         "sep_token_id": special.sep,
         "mask_token_id": special.mask,
     }
-    if model_type == "xlm":
-        ids |= {"mask_index": special.mask, "unk_index": special.unk}
-        ids["lang2id"] = {name: i for i, name in enumerate(languages)}
-        ids["id2lang"] = {str(i): name for i, name in enumerate(languages)}
-    return ids
 
 
 def write_model(

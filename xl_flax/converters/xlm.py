@@ -1,11 +1,12 @@
 """XLM (Lample and Conneau 2019): a table of languages, and no transform in the MLM head."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from xl_flax.converters import bert
 from xl_flax.converters import config as configs
 from xl_flax.converters.weights import LAYER, Weight, attention, linear, norm, same
+from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.models.config import EncoderConfig
 
 MODEL_TYPES = ("xlm",)
@@ -106,4 +107,17 @@ def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]
         "init_std": encoder.init_std,
         "tie_word_embeddings": encoder.tie_head,
         **configs.write_labels(heads),
+    }
+
+
+def write_ids(special: SpecialIds, languages: Sequence[str]) -> dict[str, Any]:
+    """What only XLM's `config.json` says of the vocabulary and the language table."""
+    return {
+        "pad_index": special.pad,
+        "unk_index": special.unk,
+        "bos_index": special.cls,
+        "eos_index": special.sep,
+        "mask_index": special.mask,
+        "lang2id": {name: i for i, name in enumerate(languages)},
+        "id2lang": {str(i): name for i, name in enumerate(languages)},
     }
