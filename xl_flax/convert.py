@@ -66,8 +66,8 @@ def main(argv: Sequence[str]) -> None:
     if args.verify:
         from xl_flax.converters.verify import TEXTS, verify
 
-        texts = _lines(args.text) if args.text else list(TEXTS.values())
-        print(verify(*((source, args.target) if ours else (args.target, source)), texts))
+        checkpoint, folder = (source, args.target) if ours else (args.target, source)
+        print(verify(checkpoint, folder, _lines(args.text) if args.text else [*TEXTS.values()]))
 
 
 def to_ours(source: str, args: argparse.Namespace) -> None:

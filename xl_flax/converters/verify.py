@@ -50,7 +50,7 @@ HEAD_CLASSES = {
 BATCH, ROUND = 16, 32  # sentences that both models read at once; their length is a multiple
 
 
-def verify(checkpoint: str, folder: str, texts: Sequence[str] = tuple(TEXTS.values())) -> str:
+def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> str:
     """Compares one of our checkpoints with a folder of Hugging Face, in float32.
 
     Args:
