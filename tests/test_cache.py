@@ -218,7 +218,7 @@ def test_held_out_examples_keep_their_order_and_their_empty_lines(project):
     assert not project.cache.folder("two", "validation", 32).exists()
     rows = open_eval_rows("one", "validation", 32, project.cache, vocabulary)
     batch = rows.rows(range(len(rows) + 2))
-    assert batch["row"].tolist() == [*range(len(rows)), -1, -1]
+    assert batch["row_id"].tolist() == [*range(len(rows)), -1, -1]
     assert not batch["segment_ids"][-2:].any()
 
 

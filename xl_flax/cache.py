@@ -34,7 +34,7 @@ from xl_flax.data.build import TRAIN, write_split
 from xl_flax.data.cache_flags import add_flags, choose
 from xl_flax.data.filtering import Hashes, hash_sides
 from xl_flax.data.manifest import Cache, read_manifest
-from xl_flax.data.mixtures import Mixture, common_sides, write_mixture
+from xl_flax.data.mixtures import Mixture, common_num_texts, write_mixture
 from xl_flax.data.prepare import locked
 from xl_flax.data.report import report, show_rows
 from xl_flax.data.required import planned_rows
@@ -285,7 +285,7 @@ def cache_split(
     try:
         manifest = read_manifest(cache.folder(task.name, split, length))
         if manifest:
-            now["filter"] = cache.filter.settings(split, manifest.sides)
+            now["filter"] = cache.filter.settings(split, manifest.num_texts)
         reasons = fingerprint.changes(manifest.fingerprint, now) if manifest else ["not cached"]
     except UserError as error:
         reasons = [str(error).split(": run ")[0]]
@@ -328,7 +328,7 @@ def resolve_mixture(
     provider = seqio.get_mixture_or_task(name)
     tasks = split_tasks(provider, split)
     manifests = {t.name: read_manifest(cache.folder(t.name, split, length)) for t in tasks}
-    common_sides(manifests.values())
+    common_num_texts(manifests.values())
     examples = {task: manifest.offered for task, manifest in manifests.items()}
     with contextlib.ExitStack() as stack:
         for task in tasks:

@@ -97,7 +97,7 @@ def evaluate(
                 f"{checkpoint} was trained with another vocabulary than {context.vocabulary.path}; "
                 f"use its own: --gin.run_vocabulary.path={vocabulary_path(checkpoint)}"
             )
-    needs = dict.fromkeys(need for e in config.evaluations for need in e.needs)
+    needs = dict.fromkeys(need for e in config.evaluations for need in e.datasets)
     distributed.first_process_first(
         "evaluation caches",
         lambda: prepare(list(needs), config.cache, context.vocabulary, gin_flags),

@@ -38,7 +38,7 @@ from xl_flax.training.step import make_train_step
 
 LENGTH, GROUPS, WIDTH, PART = 64, 2, 64, 1024
 STREAM = types.SimpleNamespace(
-    sides=2, groups=GROUPS, tasks=("pairs",), languages=("a", "b"), length=LENGTH
+    num_texts=2, examples_per_row=GROUPS, tasks=("pairs",), languages=("a", "b"), length=LENGTH
 )
 CONFIG = EncoderConfig(
     vocab_size=1000, num_layers=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH,
@@ -49,7 +49,7 @@ COLUMNS = ("inputs", "one pass", "two passes", "comparison", "plain")
 
 def batch_shapes(rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     shapes = dict.fromkeys(("tokens", "segment_ids", "positions"), (rows, LENGTH))
-    shapes |= {"language": (rows, 2), "row": (rows,)}
+    shapes |= {"languages": (rows, 2), "row_id": (rows,)}
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
 
 

@@ -153,8 +153,8 @@ def make_batches(
         taken = [packed[i] for i in chosen]
         records = [encode_row(row, dtype) for row in taken]
         batches.append(decode_rows(records, length, dtype, SPECIAL.pad))
-        batches[-1]["language"] = np.tile(np.arange(2, dtype=np.int32), (rows, 1))
-        batches[-1]["row"] = np.arange(rows, dtype=np.int32)
+        batches[-1]["languages"] = np.tile(np.arange(2, dtype=np.int32), (rows, 1))
+        batches[-1]["row_id"] = np.arange(rows, dtype=np.int32)
         ids = [segment.ids for row in taken for segment in row]
         inside.append(list(zip(ids[::2], ids[1::2], strict=True)))
     return batches, inside, most
@@ -195,7 +195,9 @@ class XlFlax:
             abstract.graph, [objective], optimizer, schedule, partitioning, shardings
         )
         languages = ("eng", "other")
-        stream = types.SimpleNamespace(sides=2, groups=most, tasks=("pairs",), languages=languages)
+        stream = types.SimpleNamespace(
+            num_texts=2, examples_per_row=most, tasks=("pairs",), languages=languages
+        )
         self.constants = {objective.name: objective.bind(None, stream, languages)}
         self.state = state_lib.fresh(
             self.like(bert), optimizer, state_lib.layout(abstract, optimizer, partitioning)

@@ -145,7 +145,7 @@ def packed_arrays(rows: list[list[list[int]]], length: int) -> dict[str, np.ndar
             batch["segment_ids"][part] = i + 1
             batch["positions"][part] = np.arange(len(sentence))
             at += len(sentence)
-    batch["language"] = np.zeros(len(rows), np.int32)
+    batch["languages"] = np.zeros((len(rows), 1), np.int32)
     return batch
 
 
@@ -226,7 +226,7 @@ def xl_flax_side(case: Case, batches: list):
     def step(i: int) -> int:
         nonlocal state
         row = np.arange(i * case.rows, (i + 1) * case.rows, dtype=np.int32)
-        batch = jax.device_put({**batches[i], "row": row})
+        batch = jax.device_put({**batches[i], "row_id": row})
         state, metrics = train_step(state, {"mlm": batch}, constants, key, (RATE,))
         sums = jax.device_get(metrics["mlm"])
         jax.block_until_ready(state)

@@ -66,7 +66,7 @@ def write_cache(directory: str, languages: int) -> None:
             split="train",
             length=LENGTH,
             languages=(name,),
-            groups=0,
+            examples_per_row=0,
             examples=len(lengths),
             empty=0,
             dropped={},

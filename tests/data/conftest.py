@@ -11,7 +11,7 @@ import sentencepiece
 from xl_flax.data.build import read_groups, write_split
 from xl_flax.data.manifest import Cache, read_manifest
 from xl_flax.data.mixtures import Mixture, write_mixture
-from xl_flax.data.prepare import Need, prepare
+from xl_flax.data.prepare import DatasetSpec, prepare
 from xl_flax.data.vocabulary import load_vocabulary
 
 VOCAB_SIZE = 100
@@ -110,7 +110,7 @@ def read_back(tiny_vocabulary):
     """read_back(cache, task, split, length) -> the sides of each cached example, as lists."""
 
     def read(cache, task, split, length):
-        (ready,) = prepare([Need(task, split, length)], cache, tiny_vocabulary)
+        (ready,) = prepare([DatasetSpec(task, split, length)], cache, tiny_vocabulary)
         groups = read_groups(cache.folder(task, split, length), ready.manifests[task])
         return [[side.tolist() for side in sides] for sides in groups]
 

@@ -27,7 +27,7 @@ class Counting:
 
     def rows(self, indices):
         self.read += indices
-        return {"tokens": np.array(indices)[:, None] * np.ones((1, 3)), "row": np.array(indices)}
+        return {"tokens": np.array(indices)[:, None] * np.ones((1, 3)), "row_id": np.array(indices)}
 
 
 @pytest.mark.parametrize("data, tensor", [(8, 1), (4, 2), (2, 4), (1, 8)])
@@ -37,7 +37,7 @@ def test_a_batch_is_the_same_on_every_mesh_and_reads_each_row_once(data, tensor,
     sharding = NamedSharding(mesh_of(data, tensor), spec or PartitionSpec())
     batch = global_batch(stream, 100, 16, sharding)
     assert stream.read == list(range(100, 116))
-    assert np.asarray(batch["row"]).tolist() == list(range(100, 116))
+    assert np.asarray(batch["row_id"]).tolist() == list(range(100, 116))
     assert np.asarray(batch["tokens"])[:, 2].tolist() == list(range(100, 116))
     shard = batch["tokens"].addressable_shards[0].data
     assert shard.shape == (16 // (data if spec else 1), 3)
@@ -81,8 +81,8 @@ def test_held_out_rows_make_batches_too(make_cache, tiny_vocabulary, random_exam
     rows = open_eval_rows("xx", "test", 16, cache, tiny_vocabulary)
     sharding = NamedSharding(mesh_of(8, 1), PartitionSpec("data"))
     batch = global_batch(rows, 0, 8 * (len(rows) // 8 + 1), sharding)
-    assert (np.asarray(batch["row"])[: len(rows)] == np.arange(len(rows))).all()
-    assert (np.asarray(batch["row"])[len(rows) :] == -1).all()
+    assert (np.asarray(batch["row_id"])[: len(rows)] == np.arange(len(rows))).all()
+    assert (np.asarray(batch["row_id"])[len(rows) :] == -1).all()
 
 
 WORKER = """

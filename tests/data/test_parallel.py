@@ -39,20 +39,22 @@ def test_groups_come_back_from_the_stream_with_their_languages(project, pairs, c
     assert re.search(rf"row 0 \[{languages}\]\n  1 {languages[:2]}: [a-p]+\n  1 ", out)
     stream = open_stream(Rows("pair", 64), project.cache, 0, project.vocabulary)
     manifest = project.manifest("pair", length=64)
-    assert stream.sides == sides and stream.groups == manifest.groups
+    assert stream.num_texts == sides and stream.examples_per_row == manifest.examples_per_row
     assert stream.languages == tuple(sorted(languages.split("-")))
     batch = stream.rows(range(manifest.rows))
     assert sorted(decoded(project.vocabulary, batch, sides)) == sorted(lines)
-    assert batch["segment_ids"].max() <= sides * stream.groups
-    assert batch["language"].dtype == np.int32 and batch["row"].tolist() == [*range(manifest.rows)]
+    assert batch["segment_ids"].max() <= sides * stream.examples_per_row
+    assert batch["languages"].dtype == np.int32 and batch["row_id"].tolist() == [
+        *range(manifest.rows)
+    ]
     names = [stream.languages.index(name) for name in languages.split("-")]
-    assert batch["language"].tolist() == [names] * manifest.rows
+    assert batch["languages"].tolist() == [names] * manifest.rows
     rows = open_eval_rows("pair", "validation", 64, project.cache, project.vocabulary)
-    assert (rows.sides, rows.groups > 0) == (sides, True)
+    assert (rows.num_texts, rows.examples_per_row > 0) == (sides, True)
     held_out = rows.rows(range(len(rows) + 2))
     assert decoded(project.vocabulary, held_out, sides) == lines[:40]  # in order
-    assert held_out["language"].shape == (len(rows) + 2, sides)
-    assert held_out["row"].tolist() == [*range(len(rows)), -1, -1]
+    assert held_out["languages"].shape == (len(rows) + 2, sides)
+    assert held_out["row_id"].tolist() == [*range(len(rows)), -1, -1]
 
 
 def test_unigrams_are_those_of_each_language(project):
@@ -79,7 +81,7 @@ def test_repacked_groups_stay_whole_and_what_was_lost_is_cached_anew(project, pa
     short = project.manifest("pair", length=20)
     assert short.repacked_from == 48 and short.dropped == {"too long": 2}
     assert sorted(project.texts("pair", length=20)) == sorted(lines[:200])
-    assert short.groups < project.manifest("pair", length=48).groups
+    assert short.examples_per_row < project.manifest("pair", length=48).examples_per_row
     open_stream(Rows("pair", 48), build, 0, project.vocabulary, ["--would=fail"])
     # The longest groups are not in these rows any more, so longer ones are not made from them.
     (project.cache.folder("pair", "train", 48) / "manifest.json").unlink()

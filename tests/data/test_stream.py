@@ -115,7 +115,7 @@ def test_rates_are_per_example_as_seqio_means_them(make_cache, tiny_vocabulary, 
     stream = open_stream(Rows("both", 16), cache, 0, tiny_vocabulary)
     batch = pick(stream, 1000)
     segments = batch["segment_ids"].max(axis=1)
-    examples = np.bincount(batch["language"], weights=segments)
+    examples = np.bincount(batch["languages"][:, 0], weights=segments)
     assert examples[0] == pytest.approx(examples[1], rel=0.03)
 
 
@@ -127,7 +127,7 @@ def test_equal_tasks_are_not_visited_in_lockstep(make_cache, tiny_vocabulary):
     stream = open_stream(Rows("all", 12), cache, 0, tiny_vocabulary)
     batch = pick(stream, 1600)
     said = (batch["tokens"][:, 1] - 4) * 80 + batch["tokens"][:, 2] - 4
-    order = {t: said[batch["language"] == i][:390] for i, t in enumerate(stream.tasks)}
+    order = {t: said[batch["languages"][:, 0] == i][:390] for i, t in enumerate(stream.tasks)}
     for a, b in itertools.combinations(names, 2):
         assert np.mean(order[a] == order[b]) < 0.02
         assert abs(np.corrcoef(order[a], order[b])[0, 1]) < 0.2
@@ -156,11 +156,11 @@ def test_held_out_rows_come_in_order_and_end_in_padding(
     rows = open_eval_rows("both", "test", 16, cache, tiny_vocabulary, rows_per_task=3)
     assert len(rows) == 6 and rows.languages == ("aa", "xx")
     batch = rows.rows(range(8))
-    assert batch["row"].tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
-    assert batch["language"].tolist()[:6] == [1, 1, 1, 0, 0, 0]
+    assert batch["row_id"].tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
+    assert batch["languages"][:, 0].tolist()[:6] == [1, 1, 1, 0, 0, 0]
     assert not batch["segment_ids"][6:].any() and (batch["tokens"][6:] == 1).all()
     named = open_eval_rows("both", "test", 16, cache, tiny_vocabulary, languages=("zz", "xx", "aa"))
-    assert named.rows([0])["language"].tolist() == [1]
+    assert named.rows([0])["languages"].tolist() == [[1]]
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

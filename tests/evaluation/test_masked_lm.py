@@ -38,18 +38,18 @@ class FakeRows:
                 self.batch["segment_ids"][row, span] = segment
                 self.batch["positions"][row, span] = range(len(ids))
                 end += len(ids)
-        self.batch["language"] = (np.arange(n) >= 20).astype(np.int32)
-        self.batch["row"] = np.arange(n, dtype=np.int32)
+        self.batch["languages"] = (np.arange(n)[:, None] >= 20).astype(np.int32)
+        self.batch["row_id"] = np.arange(n, dtype=np.int32)
 
     def __len__(self):
-        return len(self.batch["row"])
+        return len(self.batch["row_id"])
 
     def rows(self, indices):
         indices = np.array(indices)
         inside = indices < len(self)
         rows = {k: x[np.minimum(indices, len(self) - 1)].copy() for k, x in self.batch.items()}
         rows["segment_ids"][~inside] = 0
-        rows["row"][~inside] = -1
+        rows["row_id"][~inside] = -1
         return rows
 
 
@@ -105,7 +105,7 @@ def test_loss_and_accuracy_are_those_of_the_plain_softmax(
     loss = -np.take_along_axis(log_p, batch["tokens"][..., None], -1)[..., 0]
     correct = logits.argmax(-1) == batch["tokens"]
     for i, language in enumerate(rows.languages):
-        mine = hidden & (batch["language"] == i)[:, None]
+        mine = hidden & (batch["languages"] == i)
         assert found[language].count == mine.sum() > 10
         assert found[language].loss == pytest.approx(loss[mine].mean(), rel=1e-5)
         assert found[language].accuracy == pytest.approx(correct[mine].mean())

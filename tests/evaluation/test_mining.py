@@ -148,7 +148,7 @@ class FakeContext:
 
 def collections(examples, **settings):
     evaluation = BitextMining("m", **settings)
-    return evaluation._collections(evaluation.needs[0], FakeContext(examples))
+    return evaluation._collections(evaluation.datasets[0], FakeContext(examples))
 
 
 def sentences(n, seed=0):

@@ -55,7 +55,7 @@ def pack(sentences, sides=2, length=None):
             batch["positions"][r, part] = np.arange(len(text))
             at += len(text)
     rows = np.arange(len(sentences), dtype=np.int32)
-    batch["language"] = (rows[:, None] + np.arange(sides)) % (sides + 1)
-    batch["language"] = batch["language"].astype(np.int32)
-    batch["row"] = 100 + rows
+    batch["languages"] = (rows[:, None] + np.arange(sides)) % (sides + 1)
+    batch["languages"] = batch["languages"].astype(np.int32)
+    batch["row_id"] = 100 + rows
     return batch

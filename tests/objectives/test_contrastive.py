@@ -19,12 +19,14 @@ def objective(**settings):
 
 
 def stream(sides=2, groups=3, languages=("de", "en", "fi", "sw")):
-    return types.SimpleNamespace(sides=sides, groups=groups, tasks=("pairs",), languages=languages)
+    return types.SimpleNamespace(
+        num_texts=sides, examples_per_row=groups, tasks=("pairs",), languages=languages
+    )
 
 
 def raw_vectors(batch, sides, groups=3, seed=0):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(len(batch["row"]), groups * sides, W)).astype(np.float32)
+    return rng.normal(size=(len(batch["row_id"]), groups * sides, W)).astype(np.float32)
 
 
 def normalised(x):
@@ -277,12 +279,12 @@ def test_languages_and_correct_answers(parallel_rows):
     vectors[0, 3] = -vectors[0, 2]  # but for these
     _, sums, *_ = evaluate(vectors, batch)
     np.testing.assert_array_equal(
-        sums["language_count"], 3 * np.bincount(batch["language"].ravel(), minlength=4)
+        sums["language_count"], 3 * np.bincount(batch["languages"].ravel(), minlength=4)
     )
     np.testing.assert_allclose(sums["language_loss"].sum(), sums["loss"], rtol=1e-5)
     wrong = sums["language_count"] - sums["language_correct"]
     assert sums["count"] - sums["correct"] == 2
-    assert wrong[batch["language"][0]].sum() == 2
+    assert wrong[batch["languages"][0]].sum() == 2
 
 
 # ---- Bad input

@@ -26,7 +26,7 @@ VOCABULARY = types.SimpleNamespace(
 )
 UNIGRAMS = {"de": np.array([2, 10, 11]), "fi": np.array([20, 21, 22]), "sw": np.array([30])}
 STREAM = types.SimpleNamespace(
-    sides=1,
+    num_texts=1,
     languages=("de", "fi", "sw"),
     unigrams=lambda: {k: (v, np.ones_like(v)) for k, v in UNIGRAMS.items()},
 )
@@ -67,9 +67,9 @@ def batch():
     segments[::3, 28:] = 0
     tokens = np.where(segments, rng.integers(5, VOCAB, segments.shape), 0).astype(np.int32)
     positions = np.tile(np.r_[:20, :12].astype(np.int32), (ROWS, 1))
-    language = (np.arange(ROWS) % 2).astype(np.int32)  # nothing in Swahili
+    language = (np.arange(ROWS)[:, None] % 2).astype(np.int32)  # nothing in Swahili
     row = np.arange(100, 100 + ROWS, dtype=np.int32)
-    names = ("tokens", "segment_ids", "positions", "language", "row")
+    names = ("tokens", "segment_ids", "positions", "languages", "row_id")
     return dict(zip(names, (tokens, segments, positions, language, row), strict=True))
 
 
@@ -140,7 +140,7 @@ def test_small_chunks_change_nothing(whole, model, batch):
 
 def test_padding_rows_count_for_nothing(model, batch):
     padded = {k: np.concatenate([v, np.zeros_like(v)]) for k, v in batch.items()}
-    padded["row"][ROWS:] = -1
+    padded["row_id"][ROWS:] = -1
     got, expected = (evaluate(model, b, gradient=False, train=False) for b in (padded, batch))
     assert got[1].pop("positions") == 2 * expected[1].pop("positions")
     check(got, expected)
@@ -169,10 +169,10 @@ def test_held_out_loss_is_the_naive_one(model, batch):
 def test_rows_with_the_same_tokens_are_masked_differently(model, batch):
     """The same text comes again in every epoch, under other row ids."""
     same = {k: np.repeat(v[:1], ROWS, axis=0) for k, v in batch.items()}
-    same["language"] = np.arange(ROWS, dtype=np.int32) % 2
+    same["languages"] = np.arange(ROWS, dtype=np.int32)[:, None] % 2
     _, alike = evaluate(model, same, gradient=False, train=False)
     assert alike["language_loss"][0] == alike["language_loss"][1]
-    same["row"] = batch["row"]
+    same["row_id"] = batch["row_id"]
     _, sums = evaluate(model, same, gradient=False, train=False)
     assert sums["language_loss"][0] != sums["language_loss"][1]
 
@@ -196,7 +196,7 @@ def test_random_tokens_of_a_language_are_its_own_without_specials():
 
 def test_a_language_without_tokens_is_named():
     stream = types.SimpleNamespace(
-        sides=1,
+        num_texts=1,
         languages=("de", "yo"),
         unigrams=lambda: {"de": ([7], [1]), "yo": ([1], [1])},
     )

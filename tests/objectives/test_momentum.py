@@ -28,7 +28,7 @@ def objective(**settings):
 
 def stream(sides=2):
     return types.SimpleNamespace(
-        sides=sides, groups=GROUPS, tasks=("pairs",), languages=LANGUAGES[:sides]
+        num_texts=sides, examples_per_row=GROUPS, tasks=("pairs",), languages=LANGUAGES[:sides]
     )
 
 
@@ -113,14 +113,14 @@ def test_the_side_that_asks_depends_on_the_row_only(parallel_rows):
     sides = []
     for first in range(0, 40, ROWS):
         vectors, carried = draw(seed=first)
-        batch["row"] = np.arange(first, first + ROWS, dtype=np.int32)
+        batch["row_id"] = np.arange(first, first + ROWS, dtype=np.int32)
         entering = compare(vectors, carried, batch)[2]
         sides.append(sides_that_ask(vectors, entering).reshape(ROWS, GROUPS))
     sides = np.concatenate(sides)
     assert 0.25 < sides.mean() < 0.75 and (sides[:, 0] != sides[:, 1]).any()
     rows = np.array([17, 3, 39, 8], np.int32)
     vectors, carried = draw(seed=99)
-    entering = compare(vectors, carried, batch | {"row": rows})[2]
+    entering = compare(vectors, carried, batch | {"row_id": rows})[2]
     again = sides_that_ask(vectors, entering).reshape(ROWS, GROUPS)
     np.testing.assert_array_equal(again, sides[rows])
 
@@ -129,7 +129,7 @@ def test_the_language_that_asks_is_charged(batch):
     vectors, carried = draw()
     _, sums, entering, _ = compare(vectors, carried, batch)
     side = sides_that_ask(vectors, entering)
-    language = np.repeat(batch["language"], GROUPS, axis=0)[np.arange(PLACES), side]
+    language = np.repeat(batch["languages"], GROUPS, axis=0)[np.arange(PLACES), side]
     counted = np.bincount(language[VALID], minlength=3)
     np.testing.assert_array_equal(sums["language_count"], counted)
 

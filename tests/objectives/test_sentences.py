@@ -11,10 +11,10 @@ from xl_flax.objectives import sentences
 @pytest.mark.parametrize("sides", [2, 3])
 def test_tokens_have_the_language_of_their_side(parallel_rows, sides):
     batch, _ = parallel_rows([2, 1, 3], sides)
-    found = np.asarray(sentences.token_languages(batch["segment_ids"], batch["language"]))
+    found = np.asarray(sentences.token_languages(batch["segment_ids"], batch["languages"]))
     for row, at in zip(*np.nonzero(batch["segment_ids"]), strict=True):
         side = (batch["segment_ids"][row, at] - 1) % sides
-        assert found[row, at] == batch["language"][row, side]
+        assert found[row, at] == batch["languages"][row, side]
 
 
 def test_places_are_filled_from_the_first_on(parallel_rows):

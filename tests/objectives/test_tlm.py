@@ -25,7 +25,7 @@ KEYS = jax.random.split(jax.random.key(0), 48)
 
 def stream(sides=2, groups=2):
     return types.SimpleNamespace(
-        sides=sides, groups=groups, tasks=("pairs",), languages=LANGUAGES[1:]
+        num_texts=sides, examples_per_row=groups, tasks=("pairs",), languages=LANGUAGES[1:]
     )
 
 
@@ -56,7 +56,7 @@ def expected_segment(texts, languages, order, reset, double):
         positions += range(len(part)) if reset else range(len(tokens), len(tokens) + len(part))
         tokens += part
         spoken += [languages[side]] * len(part)
-    return {"tokens": tokens, "positions": positions, "language": spoken}
+    return {"tokens": tokens, "positions": positions, "languages": spoken}
 
 
 @pytest.mark.parametrize("reset", [True, False])
@@ -64,7 +64,7 @@ def expected_segment(texts, languages, order, reset, double):
 def test_both_orders_come_and_nothing_is_lost(pack_rows, reset, double):
     texts = [[10, 11], [20], [12], [21, 22, 23]]
     batch = pack_rows([texts], length=LENGTH)
-    batch["language"] = np.array([[2, 0]], np.int32)
+    batch["languages"] = np.array([[2, 0]], np.int32)
     found = arranged(batch, reset_positions=reset, double_separator=double)
     seen = []
     for i in range(len(KEYS)):
@@ -151,13 +151,13 @@ def read(model):
 def repeated(batch):
     """Sixteen rows with the same text, which are masked differently."""
     batch = {name: np.repeat(value, 16, axis=0) for name, value in batch.items()}
-    return batch | {"row": np.arange(16, dtype=np.int32)}
+    return batch | {"row_id": np.arange(16, dtype=np.int32)}
 
 
 @pytest.fixture
 def batch(pack_rows):
     batch = repeated(pack_rows([[[10, 11, 12], [13, 14, 15]]], length=LENGTH))
-    batch["language"] = np.tile(np.array([[1, 0], [2, 1]], np.int32), (8, 1))
+    batch["languages"] = np.tile(np.array([[1, 0], [2, 1]], np.int32), (8, 1))
     return batch
 
 
@@ -165,7 +165,7 @@ def test_both_sides_are_masked_and_languages_are_rows_of_the_table(read, batch):
     given, loss, sums = read(batch)
     masked = given["tokens"] == MASK
     assert np.isfinite(loss) and sums["count"] == masked.sum()
-    for row, language in enumerate(batch["language"]):
+    for row, language in enumerate(batch["languages"]):
         used = given["segment_ids"][row] != 0
         assert set(given["languages"][row][used]) == set(language + 1)  # "aa" is row 0
     counts = np.bincount(given["languages"][masked], minlength=4)
@@ -188,7 +188,7 @@ def test_a_side_is_seen_from_the_other_but_not_from_its_neighbours(read, pack_ro
 
 
 def test_languages_change_what_the_encoder_reads(read, batch):
-    other = batch | {"language": 2 - batch["language"]}
+    other = batch | {"languages": 2 - batch["languages"]}
     given, elsewhere = (read(b)[0]["hidden"] for b in (batch, other))
     assert np.abs(given - elsewhere).max() > 1e-3
 

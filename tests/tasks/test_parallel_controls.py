@@ -101,12 +101,12 @@ def test_translations_meet_in_a_batch_no_more_than_by_chance(data_dir, vocabular
     stream = open_stream(Rows("bible_whole", LENGTH), made, 0, vocabulary)
     count = int(1000 / max(stream.epochs(1000).values()))  # every verse once at most
     batch = stream.rows(range(count))
-    assert batch["language"].shape == (count,)
+    assert batch["languages"].shape == (count, 1)
 
     known = names_by_tokens(data_dir / "bible", vocabulary)
     rows, recognised = [], 0
     for tokens, ids, language in zip(
-        batch["tokens"], batch["segment_ids"], batch["language"], strict=True
+        batch["tokens"], batch["segment_ids"], batch["languages"][:, 0], strict=True
     ):
         language = stream.languages[language]
         segments = [tuple(tokens[ids == s][1:-1].tolist()) for s in range(1, ids.max() + 1)]
@@ -119,7 +119,7 @@ def test_translations_meet_in_a_batch_no_more_than_by_chance(data_dir, vocabular
     assert recognised > 2000
 
     rng = np.random.default_rng(0)
-    by_chance = [meetings(rows, shuffled(batch["language"], rng)) for _ in range(100)]
+    by_chance = [meetings(rows, shuffled(batch["languages"][:, 0], rng)) for _ in range(100)]
     limit = np.mean(by_chance) + 4 * np.std(by_chance)
     assert meetings(rows, range(count)) < limit
     # The measure sees alignment: in the order of the book, translations meet.

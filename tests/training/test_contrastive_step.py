@@ -39,7 +39,9 @@ VOCABULARY = types.SimpleNamespace(
 
 def stream(sides):
     groups = GROUPS if sides > 1 else 0
-    return types.SimpleNamespace(sides=sides, groups=groups, tasks=("t",), languages=LANGUAGES)
+    return types.SimpleNamespace(
+        num_texts=sides, examples_per_row=groups, tasks=("t",), languages=LANGUAGES
+    )
 
 
 def contrasts(microbatches=1):
@@ -72,8 +74,8 @@ def batch_of(step, sides):
         "tokens": tokens,
         "segment_ids": segments,
         "positions": positions,
-        "language": language if sides > 1 else language[:, 0],
-        "row": np.arange(ROWS, dtype=np.int32) + step * ROWS,
+        "languages": language if sides > 1 else language[:, :1],
+        "row_id": np.arange(ROWS, dtype=np.int32) + step * ROWS,
     }
 
 

@@ -46,7 +46,7 @@ class Regression:
 
     def loss(self, model, batch, key, constants, rate):
         noise = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), (WIDTH,)))
-        error = ((model(batch["x"] + rate * noise(batch["row"])) - batch["y"]) ** 2).mean(-1)
+        error = ((model(batch["x"] + rate * noise(batch["row_id"])) - batch["y"]) ** 2).mean(-1)
         loss = jnp.sum(error * batch["weight"])
         return loss, {"loss": loss, "count": batch["weight"].sum(), "correct": 0.0 * loss}
 
@@ -61,7 +61,7 @@ class Spread:
 
     def encode(self, model, batch, key, constants, carried):
         noise = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), (WIDTH,)))
-        return {"found": model(batch["x"] + 0.1 * noise(batch["row"])) + carried["mean"]}
+        return {"found": model(batch["x"] + 0.1 * noise(batch["row_id"])) + carried["mean"]}
 
     def compare(self, model, vectors, batch, key, constants, carried):
         x = vectors["found"]
@@ -81,7 +81,7 @@ def batch_of(rng, rows=ROWS):
         "x": rng.normal(size=(rows, WIDTH)).astype(np.float32),
         "y": rng.normal(size=(rows, WIDTH)).astype(np.float32),
         "weight": rng.integers(0, 20, rows).astype(np.float32),
-        "row": np.arange(rows, dtype=np.int32),
+        "row_id": np.arange(rows, dtype=np.int32),
     }
 
 

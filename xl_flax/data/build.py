@@ -45,11 +45,11 @@ class _Packer:
     def __init__(self, name: str, length: int, sides: int, vocabulary: Vocabulary, train: bool):
         if not 3 <= length <= MAX_LENGTH:
             raise UserError(f"{length} tokens per row: choose between 3 and {MAX_LENGTH}")
-        self.name, self.length, self.sides, self.train = name, length, sides, train
+        self.name, self.length, self.num_texts, self.train = name, length, sides, train
         special = vocabulary.special
         self.cls_id, self.sep_id = special.cls, special.sep
         self.special = [special.pad, special.unk, special.cls, special.sep, special.mask]
-        self.examples = self.empty = self.cut = self.tokens = self.rows = self.groups = 0
+        self.examples = self.empty = self.cut = self.tokens = self.rows = self.examples_per_row = 0
         self.dropped: Counter[str] = Counter()
         self.unigrams = np.zeros((sides, vocabulary.size), np.int64)
         self._ids: list[list[np.ndarray]] = [[] for _ in range(sides)]
@@ -108,11 +108,11 @@ class _Packer:
     def write(self, folder: Path, examples: Iterable[Example]) -> list[Shard]:
         pack = pack_windows if self.train else pack_in_order
         dtype = ids_dtype(self.unigrams.shape[1])
-        if self.sides == 1:
+        if self.num_texts == 1:
             groups, most = self.pieces(examples), None
         else:
             most, groups = measured(self.whole(examples), self.length)
-            self.groups = most
+            self.examples_per_row = most
 
         def records() -> Iterator[bytes]:
             for row in pack(groups, self.length, most):
@@ -195,7 +195,7 @@ def write_split(
             split=split,
             length=length,
             languages=tuple(languages),
-            groups=packer.groups,
+            examples_per_row=packer.examples_per_row,
             examples=packer.examples,
             empty=packer.empty,
             dropped=dict(packer.dropped),
@@ -231,7 +231,7 @@ def read_groups(folder: Path, manifest: Manifest) -> Iterator[Sides]:
     source = RowSource(folder, manifest.shards)
     dtype = ids_dtype(manifest.vocab_size)
     texts = join(s for i in range(len(source)) for s in decode_row(source[i][1], dtype))
-    return zip(*[texts] * manifest.sides, strict=True)
+    return zip(*[texts] * manifest.num_texts, strict=True)
 
 
 def repack(
@@ -255,7 +255,7 @@ def repack(
     if old is None:
         raise UserError(f"{source} holds no complete cache to repack")
     name = f"task {task!r}, split {split!r}"
-    packer = _Packer(name, to_length, old.sides, vocabulary, split == TRAIN)
+    packer = _Packer(name, to_length, old.num_texts, vocabulary, split == TRAIN)
     packer.dropped.update(old.dropped)
     with _building(cache.folder(task, split, to_length)) as folder:
         shards = packer.write(folder, enumerate(read_groups(source, old)))
@@ -263,7 +263,7 @@ def repack(
         manifest = dataclasses.replace(
             old,
             length=to_length,
-            groups=packer.groups,
+            examples_per_row=packer.examples_per_row,
             examples=packer.examples,
             dropped=dict(packer.dropped),
             cut=packer.cut,

@@ -4,7 +4,7 @@ import argparse
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from xl_flax.data.prepare import Need
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.required import required
 from xl_flax.errors import UserError
 
@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def choose(
     args: argparse.Namespace, modules: Sequence[str], splits: Mapping[str, Collection[str]]
-) -> list[Need]:
+) -> list[DatasetSpec]:
     """The rows that the flags ask for.
 
     Args:
@@ -46,7 +46,7 @@ def choose(
     Raises:
       UserError: there are none.
     """
-    needs = [Need(*need.rsplit(":", 2)) for need in args.need]
+    needs = [DatasetSpec(*need.rsplit(":", 2)) for need in args.need]
     needs = [need._replace(length=int(need.length)) for need in needs] or required()
     if args.tasks:
         lengths = sorted({need.length for need in needs})
@@ -54,7 +54,7 @@ def choose(
         if not names:
             raise UserError(f"--tasks={args.tasks} matches none of the tasks of {list(modules)}")
         needs = [
-            Need(name, split, length)
+            DatasetSpec(name, split, length)
             for name in sorted(names)
             for split in sorted(splits[name])
             for length in lengths

@@ -56,7 +56,7 @@ class Manifest:
     length: int
     languages: tuple[str, ...]
     """One, or that of each side of parallel text."""
-    groups: int
+    examples_per_row: int
     """Groups (sentences with their translations) that a row holds at most; 0 if not parallel."""
     examples: int
     """Examples in the rows."""
@@ -79,7 +79,7 @@ class Manifest:
     fingerprint: Fingerprint
 
     @property
-    def sides(self) -> int:
+    def num_texts(self) -> int:
         """Texts in an example: 1, or that of a sentence and its translations."""
         return len(self.languages)
 
@@ -153,7 +153,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def stale(manifest: Manifest, vocabulary_sha256: str, rules: Filter) -> list[str]:
     """What has changed since a split was cached, seen without importing its task."""
-    settings = rules.settings(manifest.split, manifest.sides)
+    settings = rules.settings(manifest.split, manifest.num_texts)
     now = observe(manifest.fingerprint, vocabulary_sha256, settings)
     return changes(manifest.fingerprint, now)
 

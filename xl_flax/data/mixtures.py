@@ -84,13 +84,13 @@ def row_rates(mixture: Mixture, manifests: Mapping[str, Manifest]) -> dict[str, 
     return {task: rate / total for task, rate in rates.items()}
 
 
-def common_sides(manifests: Iterable[Manifest]) -> int:
+def common_num_texts(manifests: Iterable[Manifest]) -> int:
     """How many texts an example of these tasks has: 1, or a sentence and its translations.
 
     Raises:
       UserError: the tasks differ in it.
     """
-    by_sides = {manifest.sides: manifest.task for manifest in manifests}
+    by_sides = {manifest.num_texts: manifest.task for manifest in manifests}
     if len(by_sides) > 1:
         said = [f"{task!r} has {sides}" for sides, task in sorted(by_sides.items())]
         raise UserError(

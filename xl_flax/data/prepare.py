@@ -17,7 +17,7 @@ from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 
 
-class Need(NamedTuple):
+class DatasetSpec(NamedTuple):
     """Rows that something is going to read."""
 
     mixture: str
@@ -26,7 +26,7 @@ class Need(NamedTuple):
     length: int
 
 
-class Ready(NamedTuple):
+class CachedMixture(NamedTuple):
     """A mixture whose rows are all cached and fresh."""
 
     mixture: Mixture
@@ -34,8 +34,11 @@ class Ready(NamedTuple):
 
 
 def prepare(
-    needs: Sequence[Need], cache: Cache, vocabulary: Vocabulary, gin_flags: Sequence[str] = ()
-) -> list[Ready]:
+    needs: Sequence[DatasetSpec],
+    cache: Cache,
+    vocabulary: Vocabulary,
+    gin_flags: Sequence[str] = (),
+) -> list[CachedMixture]:
     """Checks caches, and builds what is missing or stale in a process of its own.
 
     Rows of another length are repacked here, without TensorFlow; everything else is left to
@@ -94,8 +97,8 @@ def locked(cache: Cache) -> Iterator[None]:
 
 
 def _look(
-    needs: Sequence[Need], cache: Cache, vocabulary: Vocabulary
-) -> tuple[list[Ready], dict[str, list[str]]]:
+    needs: Sequence[DatasetSpec], cache: Cache, vocabulary: Vocabulary
+) -> tuple[list[CachedMixture], dict[str, list[str]]]:
     """What is ready, and why the rest is not: reasons by culprit."""
     ready, lacking = [], {}
     for need in needs:
@@ -113,7 +116,7 @@ def _look(
             found[need.mixture] = mixture_changes(mixture, offered, left_out)
         where = f"({need.split}, length {need.length})"
         lacking |= {f"{name} {where}": reasons for name, reasons in found.items() if reasons}
-        ready.append(Ready(mixture, manifests))
+        ready.append(CachedMixture(mixture, manifests))
     return ready, lacking
 
 
@@ -129,7 +132,7 @@ def _reasons(lacking: dict[str, list[str]]) -> str:
     return "the cache is missing or stale: " + "; ".join(lines[:5]) + more
 
 
-def _repack(need: Need, cache: Cache, vocabulary: Vocabulary) -> None:
+def _repack(need: DatasetSpec, cache: Cache, vocabulary: Vocabulary) -> None:
     """Makes what is missing from fresh rows of another length, where there are any."""
     mixture = read_mixture(cache, need.mixture, need.split)
     for task in mixture.rates if mixture else ():
@@ -148,7 +151,7 @@ def _repack(need: Need, cache: Cache, vocabulary: Vocabulary) -> None:
 
 
 def _run_command(
-    needs: Sequence[Need], cache: Cache, vocabulary: Vocabulary, gin_flags: Sequence[str]
+    needs: Sequence[DatasetSpec], cache: Cache, vocabulary: Vocabulary, gin_flags: Sequence[str]
 ) -> None:
     """Runs the cache command for these needs and shows what it prints.
 

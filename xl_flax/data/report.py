@@ -1,17 +1,15 @@
 """What the cache command prints: a table per mixture, and rows as text."""
 
-import numpy as np
-
 from xl_flax.data.build import TRAIN
 from xl_flax.data.manifest import Cache, read_manifest
 from xl_flax.data.mixtures import read_mixture, row_rates
-from xl_flax.data.prepare import Need
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.stream import Rows, open_stream
 from xl_flax.data.tables import split_table
 from xl_flax.data.vocabulary import Vocabulary
 
 
-def report(need: Need, cache: Cache, num_rows: int | None) -> str:
+def report(need: DatasetSpec, cache: Cache, num_rows: int | None) -> str:
     """The table of a cached mixture.
 
     Args:
@@ -29,7 +27,7 @@ def report(need: Need, cache: Cache, num_rows: int | None) -> str:
     return f"\n{need.mixture} ({need.split}, {need.length} tokens per row)\n{table}"
 
 
-def show_rows(need: Need, cache: Cache, vocabulary: Vocabulary, count: int) -> str:
+def show_rows(need: DatasetSpec, cache: Cache, vocabulary: Vocabulary, count: int) -> str:
     """The first rows of a stream as text, one line per segment.
 
     The lines of parallel text begin with the group and the language.
@@ -38,11 +36,11 @@ def show_rows(need: Need, cache: Cache, vocabulary: Vocabulary, count: int) -> s
     batch = stream.rows(range(count))
     lines = []
     for row, (tokens, ids) in enumerate(zip(batch["tokens"], batch["segment_ids"], strict=True)):
-        languages = [stream.languages[i] for i in np.atleast_1d(batch["language"][row])]
+        languages = [stream.languages[i] for i in batch["languages"][row]]
         lines.append(f"row {row} [{'-'.join(languages)}]")
         for segment in range(ids.max()):
-            group, side = divmod(segment, stream.sides)
-            place = f"{group + 1} {languages[side]}: " if stream.sides > 1 else ""
+            group, side = divmod(segment, stream.num_texts)
+            place = f"{group + 1} {languages[side]}: " if stream.num_texts > 1 else ""
             text = vocabulary.decode(tokens[ids == segment + 1][1:-1].tolist())
             lines.append(f"  {place}{text}")
     return "\n".join(lines)

@@ -5,18 +5,18 @@ from collections import Counter
 
 import gin
 
-from xl_flax.data.prepare import Need
+from xl_flax.data.prepare import DatasetSpec
 
 
-def required() -> list[Need]:
+def required() -> list[DatasetSpec]:
     """What training (objectives and held-out text) and evaluation will read."""
     train, evaluate = gin.get_bindings("TrainConfig"), gin.get_bindings("EvaluateConfig")
     objectives = list(train.get("objectives", ()))
-    needs = [need for objective in objectives for need in objective.rows.needs]
+    needs = [need for objective in objectives for need in objective.rows.datasets]
     for held_out in train.get("held_out", ()):
-        needs.append(Need(held_out.mixture, held_out.split, objectives[0].rows.length))
+        needs.append(DatasetSpec(held_out.mixture, held_out.split, objectives[0].rows.length))
     for evaluation in evaluate.get("evaluations", ()):
-        needs += evaluation.needs
+        needs += evaluation.datasets
     return list(dict.fromkeys(needs))
 
 

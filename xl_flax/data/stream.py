@@ -17,8 +17,8 @@ import numpy as np
 
 from xl_flax.data.manifest import Cache, Manifest, read_unigrams
 from xl_flax.data.mixing import Mixing
-from xl_flax.data.mixtures import common_sides, row_rates
-from xl_flax.data.prepare import Need, prepare
+from xl_flax.data.mixtures import common_num_texts, row_rates
+from xl_flax.data.prepare import DatasetSpec, prepare
 from xl_flax.data.records import RowSource, decode_rows, ids_dtype
 from xl_flax.data.tables import split_table
 from xl_flax.data.vocabulary import Vocabulary
@@ -68,9 +68,11 @@ class Rows:
         }
 
     @property
-    def needs(self) -> list[Need]:
+    def datasets(self) -> list[DatasetSpec]:
         """What must be cached for these rows."""
-        return [Need(name, self.split, self.length) for name in {n: 0 for _, n in self.phases}]
+        return [
+            DatasetSpec(name, self.split, self.length) for name in {n: 0 for _, n in self.phases}
+        ]
 
 
 class Stream:
@@ -80,8 +82,8 @@ class Stream:
       tasks: names, sorted.
       languages: sorted; a row's languages are indices into them.
       length: tokens per row.
-      sides: texts in an example: 1, or K for a sentence and its translations.
-      groups: sentences with their translations that a row holds at most; 0 if there are none.
+      num_texts: texts in an example: 1, or K for a sentence and its translations.
+      examples_per_row: examples of several texts that a row holds at most; 0 if of one text.
     """
 
     def __init__(
@@ -96,8 +98,8 @@ class Stream:
         self.tasks = tuple(sorted(manifests))
         self.languages = _languages(manifests)
         self.length = rows.length
-        self.sides = common_sides(manifests.values())
-        self.groups = max(manifest.groups for manifest in manifests.values())
+        self.num_texts = common_num_texts(manifests.values())
+        self.examples_per_row = max(manifest.examples_per_row for manifest in manifests.values())
         self._manifests = manifests
         self._folders = {t: cache.folder(t, rows.split, rows.length) for t in self.tasks}
         self._dtype, self._pad_id = ids_dtype(vocabulary.size), vocabulary.special.pad
@@ -125,19 +127,19 @@ class Stream:
 
         Returns:
           tokens, segment_ids (1, 2, ... by segment, 0 for padding) and positions (from 0 in each
-          segment) int32[n, length]; language and row (the index, its low 32 bits) int32[n].
+          segment) int32[n, length]; languages int32[n, num_texts]; row_id (the index, its low 32
+          bits) int32[n].
 
-          Of parallel text, side k of the row's group g is segment g * sides + k + 1, and language
-          is int32[n, sides].
+          Text k of a row's example e is segment e * num_texts + k + 1.
 
         Raises:
           UserError: a cache file is damaged, or the mixture has run out of rows (`max_epochs`).
         """
         found = [self._rows[int(index)] for index in indices]
         batch = decode_rows([r for _, r in found], self.length, self._dtype, self._pad_id)
-        batch["language"] = np.array([language for language, _ in found], np.int32)
+        batch["languages"] = np.array([language for language, _ in found], np.int32)
         # Keys fold in 32 bits; long runs read more than 2^31 rows.
-        batch["row"] = np.array(indices, np.int64).astype(np.uint32).view(np.int32)
+        batch["row_id"] = np.array(indices, np.int64).astype(np.uint32).view(np.int32)
         return batch
 
     def epochs(self, num_rows: int) -> dict[str, float]:
@@ -165,10 +167,9 @@ def _languages(manifests: Mapping[str, Manifest]) -> tuple[str, ...]:
     return tuple(sorted({name for m in manifests.values() for name in m.languages}))
 
 
-def _tag(manifest: Manifest, languages: Sequence[str]) -> int | tuple[int, ...]:
-    """What a batch says of the languages of a row: an id, or one for each side."""
-    ids = tuple(languages.index(name) for name in manifest.languages)
-    return ids if len(ids) > 1 else ids[0]
+def _tag(manifest: Manifest, languages: Sequence[str]) -> tuple[int, ...]:
+    """What a batch says of the languages of a row: an id for each text of an example."""
+    return tuple(languages.index(name) for name in manifest.languages)
 
 
 def _unigrams(folders: Mapping[str, Path], manifests: Mapping[str, Manifest]) -> Unigrams:
@@ -205,7 +206,7 @@ def open_stream(
     Raises:
       UserError: a cache is damaged, or missing or stale and not built.
     """
-    ready = prepare(rows.needs, cache, vocabulary, gin_flags)
+    ready = prepare(rows.datasets, cache, vocabulary, gin_flags)
     by_name = {r.mixture.name: r for r in ready}
     phases = [
         (first, row_rates(by_name[name].mixture, by_name[name].manifests))
@@ -222,8 +223,8 @@ class HeldOutRows:
       tasks: names, sorted; their rows follow one another.
       languages: a row's languages are indices into them.
       length: tokens per row.
-      sides: as of `Stream`.
-      groups: as of `Stream`.
+      num_texts: as of `Stream`.
+      examples_per_row: as of `Stream`.
     """
 
     def __init__(
@@ -236,8 +237,8 @@ class HeldOutRows:
         rows_per_task: int | None,
     ):
         self.tasks, self.languages, self.length = tuple(manifests), tuple(languages), length
-        self.sides = common_sides(manifests.values())
-        self.groups = max(manifest.groups for manifest in manifests.values())
+        self.num_texts = common_num_texts(manifests.values())
+        self.examples_per_row = max(manifest.examples_per_row for manifest in manifests.values())
         self._manifests, self._folders = manifests, folders
         self._dtype, self._pad_id = ids_dtype(vocabulary.size), vocabulary.special.pad
         self._places = []
@@ -250,13 +251,13 @@ class HeldOutRows:
         return len(self._places)
 
     def rows(self, indices: Sequence[int]) -> Batch:
-        """As `Stream.rows`; past the end come padding rows, with row = -1 and segment_ids 0."""
+        """As `Stream.rows`; past the end come padding rows, with row_id = -1 and segment_ids 0."""
         places = [self._places[i] if i < len(self) else None for i in indices]
-        padding = (0 if self.sides == 1 else (0,) * self.sides, b"\0\0\0\0")
+        padding = ((0,) * self.num_texts, b"\0\0\0\0")
         found = [place[0][place[1]] if place else padding for place in places]
         batch = decode_rows([r for _, r in found], self.length, self._dtype, self._pad_id)
-        batch["language"] = np.array([language for language, _ in found], np.int32)
-        batch["row"] = np.array([i if i < len(self) else -1 for i in indices], np.int32)
+        batch["languages"] = np.array([language for language, _ in found], np.int32)
+        batch["row_id"] = np.array([i if i < len(self) else -1 for i in indices], np.int32)
         return batch
 
     def unigrams(self) -> Unigrams:
@@ -287,7 +288,7 @@ def open_eval_rows(
       rows_per_task: at most so many rows of each task.
       gin_flags: the Gin flags of this process, for the process that builds caches.
     """
-    (ready,) = prepare([Need(mixture, split, length)], cache, vocabulary, gin_flags)
+    (ready,) = prepare([DatasetSpec(mixture, split, length)], cache, vocabulary, gin_flags)
     manifests = dict(sorted(ready.manifests.items()))
     own = _languages(manifests)
     languages = tuple(own if languages is None else languages)

@@ -9,7 +9,7 @@ import numpy as np
 
 from xl_flax.data.build import read_groups
 from xl_flax.data.manifest import Cache, read_unigrams
-from xl_flax.data.prepare import Need, prepare
+from xl_flax.data.prepare import DatasetSpec, prepare
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.parallel.mesh import MeshConfig
@@ -70,7 +70,7 @@ class Context:
         return self.once(("unigrams", mixture, length), lambda: self._unigrams(mixture, length))
 
     def _unigrams(self, mixture: str, length: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        need = Need(mixture, "train", length)
+        need = DatasetSpec(mixture, "train", length)
         (ready,) = prepare([need], self.cache, self.vocabulary, self.gin_flags)
         counts: dict[str, np.ndarray] = {}
         for task, manifest in ready.manifests.items():
@@ -81,11 +81,11 @@ class Context:
         return {k: (ids := np.flatnonzero(v), v[ids]) for k, v in counts.items()}
 
     def _read_aligned(self, mixture: str, split: str, length: int) -> dict[str, list[np.ndarray]]:
-        need = Need(mixture, split, length)
+        need = DatasetSpec(mixture, split, length)
         (ready,) = prepare([need], self.cache, self.vocabulary, self.gin_flags)
         where = f"mixture {mixture!r}, split {split!r}"
         several = len(ready.manifests) > 1
-        if several and (parallel := [t for t, m in ready.manifests.items() if m.sides > 1]):
+        if several and (parallel := [t for t, m in ready.manifests.items() if m.num_texts > 1]):
             raise UserError(
                 f"{where} holds several tasks, also of parallel text ({', '.join(parallel[:3])}): "
                 "give the evaluation a list of these instead"

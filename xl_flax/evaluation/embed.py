@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from xl_flax.data.packing import best_fit
 from xl_flax.data.vocabulary import SpecialIds
-from xl_flax.models.pooling import Pooling
-from xl_flax.models.pooling import pool as pool_sentences
+from xl_flax.ops.pooling import Pooling
+from xl_flax.ops.pooling import pool as pool_sentences
 from xl_flax.parallel.rules import Partitioning
 
 # In a batch, per device, padding included; a CPU is fastest while a layer stays in its cache.

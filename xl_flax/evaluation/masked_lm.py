@@ -16,7 +16,7 @@ from flax import nnx
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.data.batches import global_batch
-from xl_flax.data.prepare import Need
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.stream import HeldOutRows, open_eval_rows
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
@@ -24,9 +24,9 @@ from xl_flax.evaluation import report
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, signature
 from xl_flax.models.heads import Model, token_bias, token_table
-from xl_flax.objectives.cross_entropy import chunk_size, linear_cross_entropy
-from xl_flax.objectives.languages import language_rows
-from xl_flax.objectives.masking import select_slots
+from xl_flax.ops.cross_entropy import chunk_size, linear_cross_entropy
+from xl_flax.ops.languages import language_rows
+from xl_flax.ops.masking import select_slots
 from xl_flax.parallel.rules import Partitioning, constrain, local_shape
 
 TOKENS_PER_DEVICE = 8192  # in a batch, padding included
@@ -79,11 +79,11 @@ class MaskedAccuracy:
             raise UserError(f"MaskedAccuracy.rate = {self.rate} is not between 0 and 1")
 
     @property
-    def needs(self) -> list[Need]:
+    def datasets(self) -> list[DatasetSpec]:
         """What must be cached."""
         return [
-            Need(self.mixture, self.split, self.length),
-            Need(self.baseline or self.mixture, "train", self.length),
+            DatasetSpec(self.mixture, self.split, self.length),
+            DatasetSpec(self.baseline or self.mixture, "train", self.length),
         ]
 
     def signatures(self, description: Description, context: Context) -> list[str]:
@@ -157,7 +157,7 @@ class MaskedAccuracy:
                 gin_flags=context.gin_flags,
             ),
         )
-        if rows.sides > 1:
+        if rows.num_texts > 1:
             raise UserError(
                 f"MaskedAccuracy: {self.mixture}/{self.split} is parallel text; give it a mixture "
                 "of text in one language each"
@@ -239,12 +239,12 @@ def make_score(
                 slots = select_slots(key, tokens_L, segments_L, special_V, rate, length)
                 return jnp.zeros(length, bool).at[slots.positions_K].set(True, mode="drop")
 
-            hidden_BxL = jax.vmap(hide)(batch["row"], tokens_BxL, segments_BxL)
+            hidden_BxL = jax.vmap(hide)(batch["row_id"], tokens_BxL, segments_BxL)
             x_BxLxD = model.encoder(
                 jnp.where(hidden_BxL, mask_id, tokens_BxL),
                 segment_ids=segments_BxL,
                 positions=batch["positions"],
-                languages=batch["language"][:, None],
+                languages=batch["languages"],
             )
             head, table_VxD = model.heads["mlm"], token_table(model)
             local_rows, local_vocab = local_shape(("batch", "vocab"), (size, table_VxD.shape[0]))
@@ -293,12 +293,12 @@ def evaluate(
     scores = {language: Score() for language in rows.languages}
     for first in range(0, len(rows), batch_size):
         batch = global_batch(rows, first, batch_size, sharding)
-        batch["language"] = table[batch["language"]]
+        batch["languages"] = table[batch["languages"]]
         found = {name: np.asarray(x) for name, x in score(params, batch).items()}
         # Read again rather than fetched: another process may hold these rows' devices.
         own = rows.rows(range(first, first + batch_size))
         for i, language in enumerate(rows.languages):
-            mine = found["hidden"] & (own["language"] == i)[:, None]
+            mine = found["hidden"] & (own["languages"] == i)
             total = scores[language]
             total.loss_sum += float(found["loss"][mine].sum(dtype=np.float64))
             total.correct += float(found["correct"][mine].sum(dtype=np.float64))

@@ -9,7 +9,7 @@ import gin
 import numpy as np
 
 from xl_flax.checkpoints.description import Description
-from xl_flax.data.prepare import Need
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report
 from xl_flax.evaluation.context import Context
@@ -54,9 +54,11 @@ class BitextMining(SentenceEvaluation):
 
     def signatures(self, description: Description, context: Context) -> list[str]:
         """Of the results that a call will give: one per mixture and layer."""
-        for need in self.needs:
+        for need in self.datasets:
             self._collections(need, context)
-        sets = [[need] for need in self.needs] + ([self.needs] if len(self.needs) > 1 else [])
+        sets = [[need] for need in self.datasets] + (
+            [self.datasets] if len(self.datasets) > 1 else []
+        )
         return [
             self._maker(needs, layer, description, context).keywords["signature"]
             for needs in sets
@@ -84,21 +86,21 @@ class BitextMining(SentenceEvaluation):
                 found += _score_pair(pair, dev_test, vectors, self.center, make)
             by_layer.setdefault(layer, []).extend(found)
             results += found + _means(found, make)
-        if len(self.needs) > 1:
+        if len(self.datasets) > 1:
             for layer, found in by_layer.items():
-                results += _means(found, self._maker(self.needs, layer, description, context))
+                results += _means(found, self._maker(self.datasets, layer, description, context))
         return results
 
     def table(self, results: Sequence[Result]) -> str:
         """What the console shows."""
         return report.mining(results)
 
-    def _collections(self, need: Need, context: Context) -> dict:
+    def _collections(self, need: DatasetSpec, context: Context) -> dict:
         """For each pair of languages its dev and test `Half`."""
         key = ("mining", need, self.gold, self.pivot)
         return context.once(key, lambda: self._split(need, context.aligned(*need)))
 
-    def _split(self, need: Need, examples: dict[str, list[np.ndarray]]) -> dict:
+    def _split(self, need: DatasetSpec, examples: dict[str, list[np.ndarray]]) -> dict:
         if not 0 < self.gold <= 1:
             raise UserError(f"BitextMining.gold = {self.gold}: a share above 0, at most 1")
         first = {language: _first_occurrences(s) for language, s in examples.items()}
@@ -123,7 +125,7 @@ class BitextMining(SentenceEvaluation):
         return pairs
 
     def _maker(
-        self, needs: Sequence[Need], layer: int, description: Description, context: Context
+        self, needs: Sequence[DatasetSpec], layer: int, description: Description, context: Context
     ) -> functools.partial:
         how = {
             "similarity": "ratio_margin",

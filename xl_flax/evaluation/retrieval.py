@@ -8,7 +8,7 @@ import gin
 import numpy as np
 
 from xl_flax.checkpoints.description import Description
-from xl_flax.data.prepare import Need
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report
 from xl_flax.evaluation.context import Context
@@ -37,7 +37,9 @@ class SentenceRetrieval(SentenceEvaluation):
     def signatures(self, description: Description, context: Context) -> list[str]:
         """Of the results that a call will give: one per mixture, layer and similarity."""
         self._check()
-        sets = [[need] for need in self.needs] + ([self.needs] if len(self.needs) > 1 else [])
+        sets = [[need] for need in self.datasets] + (
+            [self.datasets] if len(self.datasets) > 1 else []
+        )
         return [
             self._maker(needs, layer, similarity, description, context).keywords["signature"]
             for needs in sets
@@ -60,7 +62,7 @@ class SentenceRetrieval(SentenceEvaluation):
             embeddings are not finite.
         """
         self._check()
-        for need in self.needs:
+        for need in self.datasets:
             self.pairs(need, context.aligned(*need))
         results, by_setting = [], {}
         for need, layer, vectors in self.vectors(model, description, context):
@@ -72,9 +74,9 @@ class SentenceRetrieval(SentenceEvaluation):
                 found = _pairs(vectors, pairs, similarity, make)
                 by_setting.setdefault((layer, similarity), []).extend(found)
                 results += found + _means(found, make)
-        if len(self.needs) > 1:
+        if len(self.datasets) > 1:
             for (layer, similarity), found in by_setting.items():
-                make = self._maker(self.needs, layer, similarity, description, context)
+                make = self._maker(self.datasets, layer, similarity, description, context)
                 results += _means(found, make)
         return results + [
             dataclasses.replace(r, metric="xsim", value=100 * (1 - r.value))
@@ -96,7 +98,7 @@ class SentenceRetrieval(SentenceEvaluation):
 
     def _maker(
         self,
-        needs: Sequence[Need],
+        needs: Sequence[DatasetSpec],
         layer: int,
         similarity: Similarity,
         description: Description,

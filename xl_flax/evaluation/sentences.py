@@ -12,14 +12,14 @@ import numpy as np
 from flax import nnx
 
 from xl_flax.checkpoints.description import Description
-from xl_flax.data.prepare import Need
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.embed import Encoding, embed, make_pool
 from xl_flax.evaluation.results import Result, signature
 from xl_flax.models.heads import HEADS, Model
-from xl_flax.models.pooling import Pooling
-from xl_flax.objectives.languages import language_rows
+from xl_flax.ops.languages import language_rows
+from xl_flax.ops.pooling import Pooling
 
 KEPT_BYTES = 2 << 30  # of embeddings, for the other evaluations of a checkpoint
 
@@ -38,12 +38,12 @@ class SentenceEvaluation:
     length: int = 128  # longest input, special tokens included; longer ones are cut, and counted
 
     @property
-    def needs(self) -> list[Need]:
+    def datasets(self) -> list[DatasetSpec]:
         """What must be cached."""
         names = [self.mixture] if isinstance(self.mixture, str) else self.mixture
-        return [Need(name, self.split, self.length) for name in names]
+        return [DatasetSpec(name, self.split, self.length) for name in names]
 
-    def pairs(self, need: Need, languages: Collection[str]) -> list[tuple[str, str]]:
+    def pairs(self, need: DatasetSpec, languages: Collection[str]) -> list[tuple[str, str]]:
         """Pairs of a mixture's languages, each once; with a pivot those that it is part of.
 
         Raises:
@@ -83,7 +83,7 @@ class SentenceEvaluation:
 
     def vectors(
         self, model: Model, description: Description, context: Context
-    ) -> Iterator[tuple[Need, int, dict[str, np.ndarray]]]:
+    ) -> Iterator[tuple[DatasetSpec, int, dict[str, np.ndarray]]]:
         """Yields (mixture, layer, language -> float32[N, D]), all layers of one mixture in turn.
 
         Raises:
@@ -95,7 +95,7 @@ class SentenceEvaluation:
         pool = context.once(
             ("pool", graph, encoding), lambda: make_pool(graph, encoding, context.partitioning)
         )
-        for need in self.needs:
+        for need in self.datasets:
             examples = context.aligned(*need)
             self._tell(need, examples, length)
             rows = language_rows(list(examples), description.all_languages)
@@ -120,7 +120,7 @@ class SentenceEvaluation:
     def result_maker(
         self,
         task: str,
-        needs: Sequence[Need],
+        needs: Sequence[DatasetSpec],
         layer: int,
         description: Description,
         context: Context,
@@ -167,7 +167,7 @@ class SentenceEvaluation:
     def _length(self, description: Description) -> int:
         return min(self.length, description.encoder.max_positions)
 
-    def _tell(self, need: Need, examples: dict[str, list[np.ndarray]], length: int) -> None:
+    def _tell(self, need: DatasetSpec, examples: dict[str, list[np.ndarray]], length: int) -> None:
         sizes = {language: np.array([len(s) for s in e]) for language, e in examples.items()}
         for what, count in (
             (f"sentences longer than {length} tokens were cut", lambda s: (s > length - 2).sum()),
@@ -193,7 +193,7 @@ def _kept(context: Context, key: tuple[Any, ...], encode: Callable[[], np.ndarra
     return embedded
 
 
-def _name(needs: Sequence[Need]) -> str:
+def _name(needs: Sequence[DatasetSpec]) -> str:
     """mixture/split; of several mixtures the first, how many more, and a digest of all names."""
     name = needs[0].mixture
     if len(needs) > 1:

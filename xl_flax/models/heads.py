@@ -14,7 +14,7 @@ from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.encoder import Encoder
 from xl_flax.models.layers import ACTIVATIONS, Norm, gelu, normal, param, project, zeros
-from xl_flax.models.pooling import Pooling, pool
+from xl_flax.ops.pooling import Pooling, pool
 
 
 class MlmHead(nnx.Module):
@@ -85,7 +85,7 @@ class ClassificationHead(nnx.Module):
           rngs: for its parameters.
           labels: names, in the order of the scores.
           pooling: "tokens": scores of each token; "scores": the mean of all tokens' scores; else
-            how a sequence's states are pooled before, see `xl_flax.models.pooling`.
+            how a sequence's states are pooled before, see `xl_flax.ops.pooling`.
           dense: what comes before the scores.
           dense_bias: of that map.
 
@@ -155,7 +155,7 @@ class SentenceHead(nnx.Module):
         Args:
           config: of the encoder.
           rngs: for its parameters.
-          pooling: see `xl_flax.models.pooling`.
+          pooling: see `xl_flax.ops.pooling`.
           layer: whose states are pooled: 0 = embeddings, i = after layer i, -1 = the last.
           projection: one matrix (InfoXLM); with a bias, "affine"; and with a "tanh" (LaBSE); two
             with a ReLU between, "mlp" (MoCo v2), or None.

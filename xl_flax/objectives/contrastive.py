@@ -17,10 +17,10 @@ from xl_flax.data.stream import Rows, Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import HeadSettings, Model
-from xl_flax.models.pooling import Pooling
 from xl_flax.objectives import sentences
-from xl_flax.objectives.languages import language_rows
-from xl_flax.objectives.similarity import log_sum_exps, softplus_sums
+from xl_flax.ops.languages import language_rows
+from xl_flax.ops.pooling import Pooling
+from xl_flax.ops.similarity import log_sum_exps, softplus_sums
 
 LOSSES = ("softmax", "sigmoid")
 
@@ -127,7 +127,9 @@ class Contrastive:
         sentences.check_candidates(self.name, self.batch_size, stream)
         return {
             "languages": language_rows(stream.languages, languages),
-            "groups": np.zeros(stream.groups),  # its length is what matters, which is static
+            "groups": np.zeros(
+                stream.examples_per_row
+            ),  # its length is what matters, which is static
         }
 
     def encode(
@@ -140,7 +142,7 @@ class Contrastive:
     ) -> jax.Array:
         """The sentence vectors of some rows, float32[R, C · K, W]; each row's is its own affair."""
         del carried
-        count = len(constants["groups"]) * batch["language"].shape[1]
+        count = len(constants["groups"]) * batch["languages"].shape[1]
         return sentences.encode(model, self.name, batch, count, constants["languages"], key)
 
     def compare(
@@ -160,7 +162,7 @@ class Contrastive:
           language_loss, language_count, language_correct [languages]; and nothing to carry on.
         """
         del key, carried
-        groups, sides = len(constants["groups"]), batch["language"].shape[1]
+        groups, sides = len(constants["groups"]), batch["languages"].shape[1]
         head = model.heads[self.name]
         scale = self.scale if head.log_scale is None else jnp.exp(head.log_scale[...])
         valid_N = sentences.valid_groups(batch["segment_ids"], groups, sides)
@@ -182,7 +184,7 @@ class Contrastive:
             return carry, (loss, correct)  # each [2, N], anchors of side a and of side b
 
         _, (loss_Px2xN, correct_Px2xN) = jax.lax.scan(pair_loss, None, pairs)
-        language_NxK = jnp.repeat(batch["language"], groups, axis=0)
+        language_NxK = jnp.repeat(batch["languages"], groups, axis=0)
         language_Px2xN = language_NxK.T[pairs]
         sums = sentences.sentence_sums(
             batch, len(constants["languages"]), valid_N, loss_Px2xN, correct_Px2xN, language_Px2xN

@@ -15,9 +15,9 @@ from xl_flax.data.stream import Rows, Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model, token_bias, token_table
-from xl_flax.objectives.cross_entropy import chunk_size, linear_cross_entropy
-from xl_flax.objectives.languages import language_rows, language_sums
-from xl_flax.objectives.masking import corrupt, select_slots, slot_count
+from xl_flax.ops.cross_entropy import chunk_size, linear_cross_entropy
+from xl_flax.ops.languages import language_rows, language_sums
+from xl_flax.ops.masking import corrupt, select_slots, slot_count
 from xl_flax.parallel.rules import constrain, local_shape
 
 MASK_SITE, CORRUPT_SITE, DROPOUT_SITE = range(3)  # what a row's key is folded with
@@ -97,7 +97,7 @@ class MaskedLM:
 
     def check_rows(self, stream: Stream) -> None:
         """Raises UserError if rows hold translations: an MLM-only run must not see any aligned."""
-        if stream.sides > 1:
+        if stream.num_texts > 1:
             raise UserError(
                 f"objective {self.name!r} reads text of one language at a time, but "
                 f"{', '.join(stream.tasks[:3])} hold translations; train on them with "
@@ -154,9 +154,9 @@ class MaskedLM:
     def arrange(
         self, batch: dict[str, jax.Array], keys_B: jax.Array, constants: dict[str, jax.Array]
     ) -> dict[str, jax.Array]:
-        """The rows as the encoder reads them; "language" int32, broadcastable to [B, L]."""
+        """The rows as the encoder reads them; "languages" int32, broadcastable to [B, L]."""
         del keys_B, constants
-        return batch | {"language": batch["language"][:, None]}
+        return batch
 
     def loss(
         self,
@@ -187,12 +187,12 @@ class MaskedLM:
           (real ones, special tokens included), positions (B · L); language_loss, language_count
           and language_correct, [languages].
         """
-        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"])
+        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row_id"])
         batch = self.arrange(batch, keys_B, constants)
         tokens_BxL, segments_BxL = batch["tokens"], batch["segment_ids"]
         size, length = tokens_BxL.shape
         slots = self.slots(length, rate)
-        language_BxL = jnp.broadcast_to(batch["language"], (size, length))
+        language_BxL = jnp.broadcast_to(batch["languages"], (size, length))
 
         def site(i: int) -> jax.Array:
             return jax.vmap(jax.random.fold_in, (0, None))(keys_B, i)

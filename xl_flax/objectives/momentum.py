@@ -17,10 +17,10 @@ from xl_flax.data.stream import Rows, Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import HeadSettings, Model
-from xl_flax.models.pooling import Pooling
 from xl_flax.objectives import sentences
-from xl_flax.objectives.languages import language_rows
-from xl_flax.objectives.similarity import log_sum_exps
+from xl_flax.ops.languages import language_rows
+from xl_flax.ops.pooling import Pooling
+from xl_flax.ops.similarity import log_sum_exps
 
 SIDES = ("random", "both", "first")
 SWAP_SITE = 1  # what the run's key is folded with; rows fold in their ids
@@ -113,15 +113,15 @@ class MomentumContrastive:
           UserError: rows that are no pairs, or a queue smaller than a batch.
         """
         sentences.check_parallel(self.name, stream, 2)
-        batch = self.batch_size * stream.groups
+        batch = self.batch_size * stream.examples_per_row
         if self.queue_size < batch:
             raise UserError(
                 f"objective {self.name!r}: queue_size = {self.queue_size} is smaller than a batch, "
-                f"which has places for {self.batch_size} rows × {stream.groups} = {batch} pairs"
+                f"which has places for {self.batch_size} rows × {stream.examples_per_row} = {batch} pairs"
             )
         return {
             "languages": language_rows(stream.languages, languages),
-            "groups": np.zeros(stream.groups),
+            "groups": np.zeros(stream.examples_per_row),
         }
 
     def carry(self, params: Any, constants: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +189,7 @@ class MomentumContrastive:
         )
         # Rows' coins depend on their ids only, so no mesh and no cut changes them.
         coins = jax.vmap(jax.random.fold_in, (None, 0))(
-            jax.random.fold_in(key, SWAP_SITE), batch["row"]
+            jax.random.fold_in(key, SWAP_SITE), batch["row_id"]
         )
         swap_N = jax.vmap(lambda k: jax.random.bernoulli(k, shape=(groups,)))(coins).reshape(-1)
         if self.query == "first":
@@ -221,7 +221,7 @@ class MomentumContrastive:
         directions = [side_N, 1 - side_N] if self.query == "both" else [side_N]
         results = [loss(take(queries, s), take(keys, 1 - s)) for s in directions]
         loss_DxN, correct_DxN = map(jnp.stack, zip(*results, strict=True))
-        language_2xN = jnp.repeat(batch["language"], groups, axis=0).T
+        language_2xN = jnp.repeat(batch["languages"], groups, axis=0).T
         language_DxN = jnp.stack([jnp.where(s == 1, *language_2xN[::-1]) for s in directions])
         sums = sentences.sentence_sums(
             batch, len(constants["languages"]), valid_N, loss_DxN, correct_DxN, language_DxN

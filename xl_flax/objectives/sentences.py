@@ -10,14 +10,18 @@ import jax.numpy as jnp
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model
-from xl_flax.models.pooling import pool
-from xl_flax.objectives.languages import language_sums
+from xl_flax.ops.languages import language_sums
+from xl_flax.ops.pooling import pool
 
 
 def check_parallel(name: str, stream: Stream, sides: int | None = None) -> None:
     """Raises UserError unless rows hold translations (of exactly `sides` sides)."""
-    if stream.sides < 2 or (sides and stream.sides != sides):
-        found = "text of one language" if stream.sides == 1 else f"groups of {stream.sides} sides"
+    if stream.num_texts < 2 or (sides and stream.num_texts != sides):
+        found = (
+            "text of one language"
+            if stream.num_texts == 1
+            else f"groups of {stream.num_texts} sides"
+        )
         raise UserError(
             f"objective {name!r} needs a mixture of parallel tasks with "
             f"{sides or 'two or more'} sides, but {', '.join(stream.tasks[:3])} "
@@ -27,9 +31,9 @@ def check_parallel(name: str, stream: Stream, sides: int | None = None) -> None:
 
 def check_candidates(name: str, batch_size: int, stream: Stream) -> None:
     """Raises UserError if a batch has no room for a second group to compare with."""
-    if batch_size * stream.groups < 2:
+    if batch_size * stream.examples_per_row < 2:
         raise UserError(
-            f"objective {name!r}: a batch of {batch_size} row with at most {stream.groups} group "
+            f"objective {name!r}: a batch of {batch_size} row with at most {stream.examples_per_row} group "
             "has no negatives; raise batch_size or Rows.length"
         )
 
@@ -57,8 +61,8 @@ def encode(
         batch["tokens"],
         segment_ids=batch["segment_ids"],
         positions=batch["positions"],
-        languages=languages[token_languages(batch["segment_ids"], batch["language"])],
-        dropout_keys=jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"]),
+        languages=languages[token_languages(batch["segment_ids"], batch["languages"])],
+        dropout_keys=jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row_id"]),
         layer=module.layer,
     )
     return module(pool(hidden_RxLxD, batch["segment_ids"], sentences, module.pooling))

@@ -52,14 +52,14 @@ class TranslationLM(MaskedLM):
         return super().bind(vocabulary, stream, languages) | {
             "sep_id": np.int32(vocabulary.special.sep),
             "pad_id": np.int32(vocabulary.special.pad),
-            "groups": np.zeros(stream.groups),
+            "groups": np.zeros(stream.examples_per_row),
         }
 
     def arrange(
         self, batch: dict[str, jax.Array], keys_B: jax.Array, constants: dict[str, jax.Array]
     ) -> dict[str, jax.Array]:
         """Joins the sides of each group in random order; "language" becomes one id per token."""
-        groups, sides = len(constants["groups"]), batch["language"].shape[1]
+        groups, sides = len(constants["groups"]), batch["languages"].shape[1]
         length = batch["tokens"].shape[1]
 
         def row(key, tokens_L, segments_L, positions_L, language_K):
@@ -88,9 +88,9 @@ class TranslationLM(MaskedLM):
                 "tokens": jnp.where(kept_L, tokens_L[order_L], constants["pad_id"]),
                 "segment_ids": segments_L,
                 "positions": jnp.where(kept_L, positions_L, 0),
-                "language": language_K[side_L[order_L]],
+                "languages": language_K[side_L[order_L]],
             }
 
         keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, ORDER_SITE)
-        arrays = (batch[name] for name in ("tokens", "segment_ids", "positions", "language"))
+        arrays = (batch[name] for name in ("tokens", "segment_ids", "positions", "languages"))
         return jax.vmap(row)(keys_B, *arrays)

@@ -15,7 +15,7 @@ from flax import nnx
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.data.batches import Prefetcher, global_batch
-from xl_flax.data.prepare import Need, prepare
+from xl_flax.data.prepare import DatasetSpec, prepare
 from xl_flax.data.stream import Stream, open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import UserError
@@ -65,9 +65,9 @@ def _train(
         check_batch(name, objective.batch_size, parts, partitioning)
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
-    needs = [need for o in objectives.values() for need in o.rows.needs]
+    needs = [need for o in objectives.values() for need in o.rows.datasets]
     length = config.objectives[0].rows.length
-    needs += [Need(h.mixture, h.split, length) for h in config.held_out]
+    needs += [DatasetSpec(h.mixture, h.split, length) for h in config.held_out]
     first_process_first("caches", lambda: prepare(needs, config.cache, vocabulary, gin_flags))
     streams = {
         name: open_stream(o.rows, config.cache, config.seed, vocabulary)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xl_flax.objectives.masking import corrupt, select_slots, slot_count
+from xl_flax.ops.masking import corrupt, select_slots, slot_count
 
 VOCAB, LENGTH, ROWS = 200, 128, 512
 SPECIAL = jnp.arange(VOCAB) < 5

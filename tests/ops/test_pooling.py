@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from xl_flax.models.pooling import pool
+from xl_flax.ops.pooling import pool
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 2, 2, 3, 3, 0], [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]], np.int32)
 SENTENCES = 4

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xl_flax.objectives.cross_entropy import chunk_size, linear_cross_entropy
+from xl_flax.ops.cross_entropy import chunk_size, linear_cross_entropy
 
 
 def problem(batch, slots, width, vocab, dtype=jnp.float32, filled=0.7, seed=0):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xl_flax.objectives.similarity import log_sum_exps, softplus_sums
+from xl_flax.ops.similarity import log_sum_exps, softplus_sums
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 
 MESHES = [(a, b, 8 // (a * b)) for a in (1, 2, 4, 8) for b in (1, 2, 4, 8) if a * b <= 8]

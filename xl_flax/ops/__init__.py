@@ -1,0 +1,1 @@
+"""Operations on the device that several rooms share: they know no model, objective or file."""
