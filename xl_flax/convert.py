@@ -38,8 +38,8 @@ from xl_flax.converters import families, hub, read, sentence_transformers, token
 from xl_flax.converters.folders import new_folder
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
 from xl_flax.errors import UserError
-from xl_flax.evaluation.report import table
 from xl_flax.models.config import EncoderConfig
+from xl_flax.text_table import table
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 FORMATS = ("huggingface", "sentence-transformers")

@@ -35,6 +35,7 @@ from xl_flax.data.manifest import Cache
 from xl_flax.data.vocabulary import VocabularyConfig, read_vocabulary
 from xl_flax.data.vocabulary_training import Corpus, format_table, measure, train_model
 from xl_flax.errors import UserError
+from xl_flax.files import write_atomically
 
 TOKENIZERS = (seqio.preprocessors.tokenize, seqio.preprocessors.tokenize_and_append_eos)
 READ_BATCH = 256  # examples that cross from TensorFlow to Python at once
@@ -231,8 +232,9 @@ def train_vocabulary(config: VocabularyConfig, *, overwrite: bool = False) -> No
         "languages": languages,
     }
     # The report first: a model without one would count as somebody else's.
-    write(report_path(config.path), json.dumps(report, indent=1, ensure_ascii=False).encode())
-    write(config.path, model)
+    report_text = json.dumps(report, indent=1, ensure_ascii=False)
+    write_atomically(report_path(config.path), report_text)
+    write_atomically(config.path, model)
     print(format_table(languages))
     print(f"wrote {config.path} in {time.monotonic() - start:.0f} s")
 
@@ -271,17 +273,6 @@ def is_current(path: str, made_from: dict[str, Any]) -> bool:
             f"{path} is there and was made differently ({'; '.join(changed)}): {remedy}"
         )
     return True
-
-
-def write(path: str, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    temporary = f"{path}.tmp{os.getpid()}"
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,7 @@ import tokenizers
 
 from xl_flax.converters import families, tensors
 from xl_flax.converters.weights import places
-from xl_flax.evaluation.report import table
+from xl_flax.text_table import table
 
 MODELS = {
     "xlmr_base": (

@@ -16,9 +16,9 @@ from xl_flax.converters import config as configs
 from xl_flax.converters import sentence_transformers
 from xl_flax.data.vocabulary import load_vocabulary
 from xl_flax.errors import UserError
-from xl_flax.evaluation.report import table
 from xl_flax.models.heads import Model, token_bias, token_table
 from xl_flax.ops.pooling import pool
+from xl_flax.text_table import table
 
 # Universal Declaration of Human Rights, beginning of article 1, which is free to use.
 TEXTS = {

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from xl_flax.data.filtering import Filter
 from xl_flax.data.fingerprint import Fingerprint, changes, observe
 from xl_flax.data.records import OVERWRITE, REBUILD, Shard, check_shards
 from xl_flax.errors import UserError
+from xl_flax.files import write_atomically
 
 FORMAT = 2
 
@@ -98,13 +98,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes an object with its own checksum, atomically."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     value = value | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("w", encoding="utf-8") as out:
-        json.dump(value, out, sort_keys=True, ensure_ascii=False, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.rename(path)
+    write_atomically(path, json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1))
 
 
 def read_json(path: Path) -> dict[str, Any]:

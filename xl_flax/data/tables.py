@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from xl_flax.data.manifest import Manifest
+from xl_flax.text_table import table
 
 
 def split_table(
@@ -27,15 +28,7 @@ def split_table(
         lost = [f"{m.cut:,}", f"{m.empty:,}", describe_drops(m.dropped) or "0"]
         names = ["-".join(m.languages), m.task, m.split]
         lines.append([*names, *counts, f"{m.fill:.3f}", rate, passes, *lost])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = {0, 1, 2, len(head) - 1}  # columns of words
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return table(lines, left={0, 1, 2, len(head) - 1})
 
 
 def describe_drops(dropped: Mapping[str, int]) -> str:

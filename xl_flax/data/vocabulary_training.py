@@ -18,6 +18,7 @@ from xl_flax.data.vocabulary import (
     is_unspaced,
 )
 from xl_flax.errors import UserError
+from xl_flax.text_table import table
 
 # A unigram model is pruned from this many candidates down to the size asked for. SentencePiece's
 # own 1,000,000 took 1.5 times as long for 16,000 pieces, with no better fertility.
@@ -154,12 +155,4 @@ def format_table(languages: dict[str, dict[str, Any]]) -> str:
         shares = [f"{r['unknown']:.3%}", f"{r['single']:.1%}"]
         counts = [f"{r['examples']:,}", f"{r['lines']:,}", f"{r['share']:.1%}"]
         rows.append([language, *counts, f"{r['fertility']:.3f}", r["unit"], *shares, r["measured"]])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = {0, 5, 8}  # columns of words
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return table(rows, left={0, 5, 8})

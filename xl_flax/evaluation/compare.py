@@ -18,7 +18,7 @@ import numpy as np
 from xl_flax import cli
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
-from xl_flax.evaluation.report import table
+from xl_flax.text_table import table
 
 PIVOT = "eng"
 

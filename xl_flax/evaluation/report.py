@@ -3,20 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from xl_flax.evaluation.results import MACRO, Result
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligns columns: the first to the left, the others to the right; row 0 is the heading."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join(lines)
+from xl_flax.text_table import table
 
 
 def masked_lm(results: Sequence[Result]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import xl_flax
 from xl_flax.errors import UserError
+from xl_flax.files import write_atomically
 
 FILE = "results.jsonl"
 MACRO = "macro"  # stands for the languages in an unweighted mean over all of them
@@ -86,9 +87,7 @@ def write(path: str, source: Source, results: Sequence[Result]) -> None:
         dataclasses.asdict(result) | dataclasses.asdict(source) | {"version": xl_flax.__version__}
         for result in results
     ]
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    os.replace(path + ".tmp", path)
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]], signatures: Iterable[str]) -> list[Result]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from xl_flax import text_table
 from xl_flax.parallel.rules import Partitioning
 
 # Variables carry logical names, not mesh axes: they are laid out here, not when they are made.
@@ -76,12 +77,9 @@ def table(shapes: dict[str, Any], axes: dict[str, Any], partitioning: Partitioni
                 ", ".join(map(_axis, sharding.spec)),
             )
         )
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
-    lines.insert(1, "-" * max(map(len, lines)))
     mesh = " × ".join(f"{name} {size}" for name, size in partitioning.mesh.shape.items())
-    lines.append(f"{total:,} parameters; {per_device:,} on each device; mesh {mesh}")
-    return "\n".join(lines)
+    total_line = f"{total:,} parameters; {per_device:,} on each device; mesh {mesh}"
+    return f"{text_table.table(rows, left=range(len(rows[0])))}\n{total_line}"
 
 
 def _key(key: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xl_flax.errors import UserError
+from xl_flax.files import write_atomically
 
 Sums = dict[str, Any]
 
@@ -177,6 +178,4 @@ def _drop_after(path: str, step: int) -> None:
                 raise UserError(
                     f"{path}, line {number}: no line of metrics ({error}); delete this line"
                 ) from error
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.writelines(kept)
-    os.replace(path + ".tmp", path)
+    write_atomically(path, "".join(kept))

@@ -19,6 +19,7 @@ from xl_flax.data.prepare import DatasetSpec, prepare
 from xl_flax.data.stream import Stream, open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import UserError
+from xl_flax.files import write_atomically
 from xl_flax.models.heads import build_model
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier, first_process_first
@@ -148,8 +149,8 @@ def _train(
             say(message)
         state = state_lib.fresh(params, optimizer, layout, carry)
     if main_process:
-        _write(config.model_dir, "config.gin", gin.config_str())
-        _write(config.model_dir, "model-info.txt", info + "\n")
+        write_atomically(os.path.join(config.model_dir, "config.gin"), gin.config_str())
+        write_atomically(os.path.join(config.model_dir, "model-info.txt"), info + "\n")
     barrier("model_dir")
 
     # ---- Train.
@@ -319,13 +320,6 @@ def _check_vocabulary(vocabulary: Vocabulary, config: TrainConfig) -> None:
             f"EncoderConfig.vocab_size={config.encoder.vocab_size:,}; set it to the vocabulary's "
             "size, or name another vocabulary"
         )
-
-
-def _write(folder: str, name: str, text: str) -> None:
-    path = os.path.join(folder, name)
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(path + ".tmp", path)
 
 
 def _mib(size: int) -> str:
