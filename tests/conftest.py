@@ -1,7 +1,10 @@
-"""Eight CPU devices for every test, set up before anything imports JAX."""
+"""Eight CPU devices for every test, set up before anything imports JAX; packed rows by hand."""
 
 import os
 import tempfile
+
+import numpy as np
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -14,3 +17,51 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="xl-flax-compiled-")  # gone when pytest ends
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+CLS, SEP, FIRST = 2, 3, 5
+
+
+@pytest.fixture
+def parallel_rows():
+    """parallel_rows(groups, sides, vocab=96, length=None, seed=0) -> a batch and its sentences.
+
+    `groups` says how many each row holds. The batch is what `Stream.rows` gives; sentences[r][s]
+    is segment s + 1 of row r, without the special tokens.
+    """
+
+    def make(groups, sides=2, vocab=96, length=None, seed=0, words=(1, 5)):
+        rng = np.random.default_rng(seed)
+        sentences = [
+            [rng.integers(FIRST, vocab, rng.integers(*words)) for _ in range(count * sides)]
+            for count in groups
+        ]
+        return pack(sentences, sides, length), sentences
+
+    return make
+
+
+@pytest.fixture
+def pack_rows():
+    return pack
+
+
+def pack(sentences, sides=2, length=None):
+    longest = max(sum(len(s) + 2 for s in row) for row in sentences)
+    batch = {
+        name: np.zeros((len(sentences), length or longest), np.int32)
+        for name in ("tokens", "segment_ids", "positions")
+    }
+    for r, row in enumerate(sentences):
+        at = 0
+        for s, words in enumerate(row):
+            text = [CLS, *words, SEP]
+            part = slice(at, at + len(text))
+            batch["tokens"][r, part] = text
+            batch["segment_ids"][r, part] = s + 1
+            batch["positions"][r, part] = np.arange(len(text))
+            at += len(text)
+    rows = np.arange(len(sentences), dtype=np.int32)
+    batch["languages"] = (rows[:, None] + np.arange(sides)) % (sides + 1)
+    batch["languages"] = batch["languages"].astype(np.int32)
+    batch["row_id"] = 100 + rows
+    return batch

@@ -24,7 +24,7 @@ from xl_flax.data.vocabulary import VocabularyConfig
 from xl_flax.data.vocabulary_training import Corpus, train_model
 from xl_flax.errors import UserError
 from xl_flax.parallel.mesh import make_partitioning
-from xl_flax.training import loop
+from xl_flax.training import loop, setup
 from xl_flax.training.config import InitFrom, TrainConfig
 
 TASKS = """
@@ -129,7 +129,7 @@ def reference(folder):
 
 def on_devices(patch, count):
     patch.setattr(
-        loop, "make_partitioning", lambda config: make_partitioning(config, jax.devices()[:count])
+        setup, "make_partitioning", lambda config: make_partitioning(config, jax.devices()[:count])
     )
 
 

@@ -27,6 +27,7 @@ CONFIGURABLES = (
     "xl_flax.evaluation.mining",
     "xl_flax.evaluation.retrieval",
     "xl_flax.models.config",
+    "xl_flax.objectives.classification",
     "xl_flax.objectives.contrastive",
     "xl_flax.objectives.mlm",
     "xl_flax.objectives.momentum",

@@ -9,6 +9,7 @@ import pytest
 
 from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
+from xl_flax.objectives.base import Inputs
 from xl_flax.objectives.contrastive import Contrastive
 
 W, SCALE = 8, 7.0
@@ -36,15 +37,19 @@ def normalised(x):
 def evaluate(vectors, batch, sides=2, log_scale=None, bias=0.0, learnt=(), **settings):
     """Mean loss, sums, and gradients of the mean in raw vectors and learnt numbers."""
     contrastive = objective(**settings)
-    constants = contrastive.bind(None, stream(sides), ("de", "en", "fi", "sw"))
+    rows = stream(sides)
+    contrastive.check(rows)
+    buffers = contrastive.buffers(None, rows, rows.languages)
 
     def loss(vectors, learnt):
         learnt = {"log_scale": log_scale, "bias": jnp.asarray(bias)} | learnt
         head = types.SimpleNamespace(**learnt)
         model = types.SimpleNamespace(heads={"contrastive": head})
         vectors /= jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-        total, sums, _ = contrastive.compare(model, vectors, batch, None, constants)
-        return total / sums["count"], sums
+        total, sums, _ = contrastive.loss(
+            model, batch, Inputs(None, rows, buffers, encoded=vectors)
+        )
+        return total / sums["count"], sums | {"loss": total}
 
     run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
     (mean, sums), grads = run(vectors, dict(learnt))
@@ -310,11 +315,11 @@ def test_settings_without_a_meaning_are_named(settings, message):
     ("rows", "settings", "message"),
     [
         (stream(sides=1, groups=0), {}, "'contrastive'.*pairs holds text of one language"),
-        (stream(sides=2), {"hard_negatives": 1}, "3 sides, but pairs holds groups of 2"),
+        (stream(sides=2), {"hard_negatives": 1}, "3 texts .*, but pairs holds examples of 2"),
         (stream(groups=1), {}, "'contrastive': a batch of 1 row .* no negatives.*batch_size"),
     ],
 )
 def test_rows_that_cannot_be_compared_are_named(rows, settings, message):
     contrastive = Contrastive(rows=Rows("pairs", 64), batch_size=1, **settings)
     with pytest.raises(UserError, match=message):
-        contrastive.bind(None, rows, rows.languages)
+        contrastive.check(rows)

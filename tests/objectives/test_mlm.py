@@ -13,6 +13,7 @@ from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
+from xl_flax.objectives.base import Inputs
 from xl_flax.objectives.mlm import MaskedLM
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
@@ -77,14 +78,16 @@ def evaluate(model, batch, partitioning=None, gradient=True, train=True, rate=RA
     """((loss, sums), gradients), or (loss, sums)."""
     graph, params = model
     mlm = objective(**settings)
-    constants = mlm.bind(VOCABULARY, STREAM, STREAM.languages)
+    buffers = mlm.buffers(VOCABULARY, STREAM, STREAM.languages)
 
-    def loss(params, batch, key, constants):
+    def loss(params, batch, key, buffers):
+        inputs = Inputs(key, STREAM, buffers, phase=rate, train=train)
         with contextlib.nullcontext() if partitioning is None else partitioning.activate():
-            return mlm.loss(nnx.merge(graph, params), batch, key, constants, rate, train)
+            result = mlm.loss(nnx.merge(graph, params), batch, inputs)
+        return result.total, result.sums | {"loss": result.total}
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True) if gradient else loss)
-    return jax.tree.map(np.asarray, step(params, batch, KEY, constants))
+    return jax.tree.map(np.asarray, step(params, batch, KEY, buffers))
 
 
 def check(got, expected, tolerance=2e-5):
@@ -113,14 +116,17 @@ def test_sums_agree_with_each_other(whole, batch):
 def test_parts_of_a_batch_add_up(whole, model, batch):
     graph, params = model
     mlm = objective()
-    constants = mlm.bind(VOCABULARY, STREAM, STREAM.languages)
+    buffers = jax.device_put(mlm.buffers(VOCABULARY, STREAM, STREAM.languages))
 
     @jax.jit
     def step(params, batch):
-        loss = lambda p: mlm.loss(nnx.merge(graph, p), batch, KEY, constants, RATE)  # noqa: E731
+        def loss(params):
+            inputs = Inputs(KEY, STREAM, buffers, phase=RATE)
+            total, sums, _ = mlm.loss(nnx.merge(graph, params), batch, inputs)
+            return total, sums | {"loss": total}
+
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    constants = jax.device_put(constants)
     parts = [step(params, {k: v[i::4] for k, v in batch.items()}) for i in range(4)]
     check(jax.tree.map(lambda *x: sum(x), *parts), whole)
 
@@ -185,11 +191,11 @@ def test_options_change_the_loss(whole, model, batch, settings):
 
 
 def test_random_tokens_of_a_language_are_its_own_without_specials():
-    constants = objective(same_language_random=True).bind(VOCABULARY, STREAM, STREAM.languages)
-    ids, ranges = constants["random_ids"], constants["random_ranges"]
+    buffers = objective(same_language_random=True).buffers(VOCABULARY, STREAM, STREAM.languages)
+    ids, ranges = buffers["random_ids"], buffers["random_ranges"]
     parts = [ids[begin:end].tolist() for begin, end in ranges]
     assert parts == [[10, 11], [20, 21, 22], [30]]
-    everything = objective().bind(VOCABULARY, STREAM, STREAM.languages)
+    everything = objective().buffers(VOCABULARY, STREAM, STREAM.languages)
     assert everything["random_ids"].tolist() == list(range(5, VOCAB))
     assert everything["random_ranges"].tolist() == [[0, VOCAB - 5]] * 3
 
@@ -201,14 +207,12 @@ def test_a_language_without_tokens_is_named():
         unigrams=lambda: {"de": ([7], [1]), "yo": ([1], [1])},
     )
     with pytest.raises(UserError, match="'yo'"):
-        objective(same_language_random=True).bind(VOCABULARY, stream, stream.languages)
+        objective(same_language_random=True).buffers(VOCABULARY, stream, stream.languages)
 
 
 def test_rate_follows_phases_of_rows():
     mlm = objective(rate=[(0, 0.3), (1000, 0.15)])
-    assert [mlm.rate_at(row) for row in (0, 999, 1000, 10**9)] == [0.3, 0.3, 0.15, 0.15]
-    assert mlm.slots(128) == mlm.slots(128, 0.3) == 48
-    assert mlm.slots(128, 0.15) == 24
+    assert [mlm.phase_at(row) for row in (0, 999, 1000, 10**9)] == [0.3, 0.3, 0.15, 0.15]
 
 
 @pytest.mark.parametrize(

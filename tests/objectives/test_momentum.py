@@ -13,6 +13,7 @@ from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
+from xl_flax.objectives.base import Inputs
 from xl_flax.objectives.momentum import MomentumContrastive
 
 ROWS, GROUPS, W, SCALE = 4, 2, 6, 3.0
@@ -32,7 +33,8 @@ def stream(sides=2):
     )
 
 
-CONSTANTS = {"languages": np.arange(3, dtype=np.int32), "groups": np.zeros(GROUPS)}
+BUFFERS = {"language_rows": jnp.arange(3)}
+STREAM = types.SimpleNamespace(num_texts=2, examples_per_row=GROUPS, languages=LANGUAGES)
 
 
 @pytest.fixture
@@ -64,10 +66,9 @@ def compare(vectors, carried, batch, **settings):
 @functools.cache
 def compiled(**settings):
     def loss(vectors, carried, batch):
-        total, sums, entering = objective(**settings).compare(
-            None, vectors, batch, KEY, CONSTANTS, carried
-        )
-        return total, (sums, entering)
+        inputs = Inputs(KEY, STREAM, BUFFERS, state=carried, encoded=vectors)
+        total, sums, entering = objective(**settings).loss(None, batch, inputs)
+        return total, (sums | {"loss": total}, entering)
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -144,7 +145,8 @@ def test_keys_and_empty_places_get_no_gradient_in_encode_or_compare(batch):
 def test_an_empty_queue_teaches_nothing(batch):
     vectors, carried = draw(batches=0)
     total, sums, entering, grads = compare(vectors, carried, batch)
-    assert total == 0 and sums["count"] == VALID.sum() and entering["filled"].any()
+    assert total == 0 and sums["count"] == 0 and entering["filled"].any()
+    assert sums["pairs"] == VALID.sum()
     assert all(np.isfinite(g).all() and not g.any() for g in grads.values())
 
 
@@ -158,7 +160,7 @@ def test_a_loss_can_wait_for_the_full_queue(batch):
 
 def test_vectors_enter_in_place_of_the_oldest():
     objective_ = objective(momentum=0.75)
-    advance = jax.jit(objective_.advance)
+    update_state = jax.jit(objective_.update_state)
     carried = {
         "encoder": {"a": jnp.full(3, 2.0)},
         "head": {},
@@ -173,7 +175,7 @@ def test_vectors_enter_in_place_of_the_oldest():
             "queue": rng.normal(size=(PLACES, W)).astype(np.float32),
             "filled": rng.random(PLACES) < 0.5,
         }
-        carried = advance(carried, params, entering)
+        carried = update_state(carried, params, entering)
         entered.append(entering)
         slow = 0.75 * slow + 0.25 * step
         np.testing.assert_allclose(carried["encoder"]["a"], slow, rtol=1e-6)
@@ -194,7 +196,7 @@ def small_model(**settings):
         vocab_size=96, num_layers=2, width=8, num_heads=2, mlp_width=16, max_positions=64,
         scan="unroll", embedding_dropout=0.1,
     )  # fmt: skip
-    heads = objective(**settings).heads
+    heads = objective(**settings).heads(STREAM)
     return nnx.split(nnx.jit(lambda: build_model(config, heads, nnx.Rngs(0)))())
 
 
@@ -203,15 +205,15 @@ def test_keys_come_from_the_follower_and_have_no_gradient(batch):
     momentum = objective(**settings)
     graph, params = small_model(**settings)
     params = nnx.to_pure_dict(params)
-    constants = jax.device_put(momentum.bind(None, stream(), LANGUAGES))
-    carried = momentum.carry(params, constants)
+    carried = momentum.init_state(params, STREAM)
     assert carried["queue"].shape == (PLACES, 3, W) and not carried["filled"].any()
     slow = carried | {"encoder": jax.tree.map(lambda x: 0.5 * x, carried["encoder"])}
 
     @jax.jit
     def run(params, carried):
         def total(params, name):
-            vectors = momentum.encode(nnx.merge(graph, params), batch, KEY, constants, carried)
+            inputs = Inputs(KEY, STREAM, BUFFERS, state=carried)
+            vectors = momentum.encode(nnx.merge(graph, params), batch, inputs)
             return jnp.sum(vectors[name] ** 2), vectors
 
         (_, vectors), d_queries = jax.value_and_grad(total, has_aux=True)(params, "queries")
@@ -249,11 +251,11 @@ def test_settings_without_a_meaning_are_named(settings, message):
 
 def test_a_queue_smaller_than_the_batch_is_named():
     with pytest.raises(UserError, match=r"'momentum': queue_size = 7 .* 4 rows × 2 = 8 pairs"):
-        objective(queue_size=7).bind(None, stream(), LANGUAGES)
-    assert objective(queue_size=8).bind(None, stream(), LANGUAGES)
+        objective(queue_size=7).check(stream())
+    objective(queue_size=8).check(stream())
 
 
 @pytest.mark.parametrize("sides", [1, 3])
 def test_rows_that_are_no_pairs_are_named(sides):
-    with pytest.raises(UserError, match="'momentum' needs .* 2 sides, but pairs"):
-        objective().bind(None, stream(sides), LANGUAGES)
+    with pytest.raises(UserError, match="'momentum' needs .* 2 texts .*, but pairs"):
+        objective().check(stream(sides))

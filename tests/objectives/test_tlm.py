@@ -11,6 +11,7 @@ from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
+from xl_flax.objectives.base import Inputs
 from xl_flax.objectives.mlm import MaskedLM
 from xl_flax.objectives.tlm import TranslationLM
 
@@ -36,9 +37,17 @@ def objective(**settings):
 def arranged(batch, sides=2, **settings):
     """The first row of a batch, arranged with each of many keys: arrays [keys, L]."""
     tlm = objective(**settings)
-    constants = tlm.bind(VOCABULARY, stream(sides), LANGUAGES)
+    buffers = tlm.buffers(VOCABULARY, stream(sides), LANGUAGES)
     many = {name: np.repeat(value[:1], len(KEYS), axis=0) for name, value in batch.items()}
-    return jax.device_get(jax.jit(tlm.arrange)(many, KEYS, constants))
+
+    @jax.jit
+    def join(batch, keys, buffers):
+        return tlm.encoder_inputs(batch, keys, Inputs(None, stream(sides), buffers))
+
+    joined = jax.device_get(join(many, KEYS, buffers))
+    return {
+        name: joined[name] for name in ("tokens", "segment_ids", "positions", "token_languages")
+    }
 
 
 def segment(row, number):
@@ -56,7 +65,7 @@ def expected_segment(texts, languages, order, reset, double):
         positions += range(len(part)) if reset else range(len(tokens), len(tokens) + len(part))
         tokens += part
         spoken += [languages[side]] * len(part)
-    return {"tokens": tokens, "positions": positions, "languages": spoken}
+    return {"tokens": tokens, "positions": positions, "token_languages": spoken}
 
 
 @pytest.mark.parametrize("reset", [True, False])
@@ -138,14 +147,15 @@ def read(model):
     seen = {}
 
     @jax.jit
-    def run(batch, constants):
+    def run(batch, buffers):
         spied = types.SimpleNamespace(encoder=Spy(), heads=model.heads)
-        loss, sums = tlm.loss(spied, batch, jax.random.key(1), constants, 0.5, train=False)
+        inputs = Inputs(jax.random.key(1), stream(), buffers, phase=0.5, train=False)
+        loss, sums, _ = tlm.loss(spied, batch, inputs)
         kept = ("tokens", "hidden", "segment_ids", "languages")
         return {name: seen[name] for name in kept}, loss, sums
 
-    constants = tlm.bind(VOCABULARY, stream(), LANGUAGES)
-    return lambda batch: jax.device_get(run(batch, constants))
+    buffers = tlm.buffers(VOCABULARY, stream(), LANGUAGES)
+    return lambda batch: jax.device_get(run(batch, buffers))
 
 
 def repeated(batch):
@@ -198,7 +208,7 @@ def test_languages_change_what_the_encoder_reads(read, batch):
 
 def test_rows_of_the_wrong_kind_are_named():
     with pytest.raises(UserError, match="'tlm' needs .*parallel.*pairs holds text of one language"):
-        objective().bind(VOCABULARY, stream(sides=1, groups=0), LANGUAGES)
+        objective().check(stream(sides=1, groups=0))
     mlm = MaskedLM(rows=Rows("pairs", LENGTH), batch_size=4)
     with pytest.raises(UserError, match="'mlm' reads text of one language.*pairs.*TranslationLM"):
-        mlm.bind(VOCABULARY, stream(), LANGUAGES)
+        mlm.check(stream())

@@ -48,7 +48,7 @@ def check(got, expected, tolerance):
 
 @settings(max_examples=8, deadline=None)
 @given(
-    groups=st.integers(1, 3),
+    shards=st.integers(1, 3),
     rows=st.integers(1, 3),
     slots=st.integers(1, 9),
     width=st.integers(1, 17),
@@ -57,9 +57,9 @@ def check(got, expected, tolerance):
     filled=st.sampled_from([0.0, 0.3, 1.0]),
     seed=st.integers(0, 99),
 )
-def test_equals_optax(groups, rows, slots, width, vocab, chunk, filled, seed):
-    args = problem(groups * rows, slots, width, vocab, filled=filled, seed=seed)
-    got = gradient(lambda *a: fused(*a, chunk=chunk, groups=groups))(*args)
+def test_equals_optax(shards, rows, slots, width, vocab, chunk, filled, seed):
+    args = problem(shards * rows, slots, width, vocab, filled=filled, seed=seed)
+    got = gradient(lambda *a: fused(*a, chunk=chunk, shards=shards))(*args)
     check(got, gradient(reference)(*args), 2e-5)
 
 
@@ -101,8 +101,8 @@ def test_same_on_eight_devices_without_gathering(shape):
         jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
         for x, spec in zip(args, specs, strict=True)
     ]
-    groups = shape[0] * shape[1]
-    step = gradient(lambda *a: fused(*a, chunk=16, groups=groups))
+    shards = shape[0] * shape[1]
+    step = gradient(lambda *a: fused(*a, chunk=16, shards=shards))
     check(step(*sharded), gradient(reference)(*args), 2e-5)
     # No logits travel, [16, vocab] on each device of a group: only the table and its gradient.
     biggest = 0

@@ -122,7 +122,7 @@ def test_a_killed_run_ends_with_the_same_queue_and_follower(folder, tmp_path):
     assert expected.keys() == found.keys()
     for path, value in expected.items():
         np.testing.assert_array_equal(value, found[path], err_msg=path)
-    prefix = "optimizer['carried']['momentum']"
+    prefix = "optimizer['objectives']['momentum']"
     carried = {p.removeprefix(prefix): v for p, v in expected.items() if p.startswith(prefix)}
     assert carried["['batches']"] == 20 and carried["['filled']"].any()
     assert any(path.startswith("['encoder']") for path in carried)

@@ -22,6 +22,7 @@ from xl_flax.objectives.tlm import TranslationLM
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 from xl_flax.training import state as state_lib
+from xl_flax.training.feeds import all_heads
 from xl_flax.training.step import make_train_step
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks/contrastive_memory.py"
@@ -89,32 +90,33 @@ def compile_quickly():
 
 @functools.cache
 def prepare(ici, objectives, accumulate):
-    """Step, abstract model, a function that makes the state of step 0, constants, sharding."""
+    """Step, abstract model, a function that makes the state of step 0, buffers, sharding."""
     partitioning = make_partitioning(MeshConfig(ici=ici), jax.devices()[: int(np.prod(ici))])
-    heads = {name: settings for o in objectives for name, settings in o.heads.items()}
+    streams = {o.name: stream(sides(o)) for o in objectives}
+    heads = all_heads(objectives, streams)
     build = lambda: build_model(CONFIG, heads, nnx.Rngs(0))  # noqa: E731
     abstract = params_lib.abstract(build)
     optimizer = optax.sgd(0.5)
     step = make_train_step(
         abstract.graph,
         objectives,
+        streams,
         optimizer,
         lambda count: 0.5,
         partitioning,
         abstract.shardings(partitioning),
         accumulate,
     )
-    constants = {o.name: o.bind(VOCABULARY, stream(sides(o)), LANGUAGES) for o in objectives}
-    carry = state_lib.carry({o.name: o for o in objectives}, constants)
-    layout = state_lib.layout(abstract, optimizer, partitioning, carry)
+    buffers = {o.name: o.buffers(VOCABULARY, streams[o.name], LANGUAGES) for o in objectives}
+    layout = state_lib.layout(abstract, optimizer, partitioning, objectives, streams)
     params = jax.device_get(params_lib.create(build, partitioning))
 
     def fresh():
         mine = jax.device_put(params, abstract.shardings(partitioning))
-        return state_lib.fresh(mine, optimizer, layout, carry)
+        return state_lib.fresh(mine, optimizer, layout, objectives, streams)
 
-    constants = jax.device_put(constants, partitioning.sharding(()))
-    return step, fresh, constants, partitioning.sharding(("batch",))
+    buffers = jax.device_put(buffers, partitioning.sharding(()))
+    return step, fresh, buffers, partitioning.sharding(("batch",))
 
 
 def sides(objective):
@@ -128,15 +130,15 @@ def run(ici=(1, 1, 1), microbatches=1, accumulate=1, objectives=None, spoil=()):
     Returns the state, the metrics of each step, and what was carried before the last.
     """
     objectives = objectives or contrasts(microbatches)
-    step, fresh, constants, sharding = prepare(ici, objectives, accumulate)
+    step, fresh, buffers, sharding = prepare(ici, objectives, accumulate)
     state, history = fresh(), []
-    rates = tuple(o.rate_at(0) for o in objectives)
+    phases = tuple(o.phase_at(0) for o in objectives)
     for i in range(STEPS):
         batches = {o.name: jax.device_put(batch_of(i, sides(o)), sharding) for o in objectives}
         if i in spoil:
             state.params["encoder"]["embeddings"]["tokens"] *= jnp.nan
-        before = jax.device_get(state.carried)
-        state, metrics = step(state, batches, constants, KEY, rates)
+        before = jax.device_get(state.objectives)
+        state, metrics = step(state, batches, buffers, KEY, phases)
         history.append(jax.device_get(metrics))
     return state, history, before
 
@@ -151,7 +153,7 @@ def check(got, expected, tolerance=1e-4):
                 )
         np.testing.assert_allclose(a["step"]["grad_norm"], b["step"]["grad_norm"], rtol=1e-4)
     mine, theirs = (
-        dict(params_lib.flat({"params": s.params, "carried": s.carried}))
+        dict(params_lib.flat({"params": s.params, "carried": s.objectives}))
         for s in (state, expected_state)
     )
     assert mine.keys() == theirs.keys()
@@ -163,7 +165,7 @@ def check(got, expected, tolerance=1e-4):
 
 def test_the_queue_and_the_follower_move():
     state, history, _ = run()
-    carried = state.carried["momentum"]
+    carried = state.objectives["momentum"]
     assert carried["batches"] == STEPS and carried["queue"].shape == (ROWS * GROUPS, 2, 8)
     # Rows 0, 5, … hold one pair only.
     assert carried["filled"].sum() == 2 * (ROWS * GROUPS - 7)
@@ -191,7 +193,7 @@ def test_every_mesh_gives_the_same_run(ici, microbatches):
 
 def test_the_queue_lies_as_the_batch_and_the_follower_as_its_parameters():
     state, *_ = run((2, 2, 2))
-    carried = state.carried["momentum"]
+    carried = state.objectives["momentum"]
     for name in ("queue", "filled"):
         assert carried[name].sharding.shard_shape(carried[name].shape)[0] == ROWS * GROUPS / 4
     shardings = (
@@ -207,9 +209,9 @@ def test_the_queue_lies_as_the_batch_and_the_follower_as_its_parameters():
 def test_a_step_that_is_not_finite_leaves_queue_and_follower():
     state, history, before = run(spoil=(2,))
     assert [int(h["step"]["skipped"]) for h in history] == [0, 0, 1]
-    for a, b in zip(jax.tree.leaves(state.carried), jax.tree.leaves(before), strict=True):
+    for a, b in zip(jax.tree.leaves(state.objectives), jax.tree.leaves(before), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert state.carried["momentum"]["batches"] == 2
+    assert state.objectives["momentum"]["batches"] == 2
 
 
 @pytest.mark.slow
@@ -222,12 +224,15 @@ def test_all_objectives_together():
     )
     state, history, _ = run((2, 2, 2), objectives=objectives)
     for metrics in history:
-        means = [o.weight * metrics[o.name]["loss"] / metrics[o.name]["count"] for o in objectives]
+        sums = [metrics[o.name] for o in objectives]  # the first step's queue is empty
+        means = [
+            o.weight * s["loss"] / max(s["count"], 1) for o, s in zip(objectives, sums, strict=True)
+        ]
         np.testing.assert_allclose(metrics["step"]["loss"], sum(means), rtol=1e-5)
         assert metrics["tlm"]["count"] > 0 and metrics["mlm"]["count"] > 0
         assert metrics["tlm"]["tokens"] < metrics["mlm"]["tokens"]  # one [CLS] of each pair is gone
     assert set(state.params["heads"]) == {"mlm", "contrastive", "momentum"}
-    assert set(state.carried) == {"momentum"} and int(state.skipped) == 0
+    assert set(state.objectives) == {"momentum"} and int(state.skipped) == 0
 
 
 def test_memory_grows_with_the_batch_and_not_with_its_square():

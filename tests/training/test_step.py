@@ -5,16 +5,18 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
+from xl_flax.data.stream import Rows
+from xl_flax.errors import UserError
+from xl_flax.objectives.base import Inputs, Loss, Objective, row_keys
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 from xl_flax.parallel.rules import constrain
 from xl_flax.training import state as state_lib
-from xl_flax.training.optimizer import OptimizerConfig, make_optimizer
-from xl_flax.training.step import make_train_step
+from xl_flax.training.optimizer import OptimizerConfig, frozen_params, make_optimizer
+from xl_flax.training.step import make_train_step, objective_gradient
 
 ROWS, WIDTH, MLP = 16, 8, 32
 
@@ -38,42 +40,87 @@ class TwoLayers(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression:
+class Regression(Objective):
     """Squared error over rows with different weights, as rows with different token counts."""
 
     name: str = "regression"
-    weight: float = 1.0
 
-    def loss(self, model, batch, key, constants, rate):
-        noise = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), (WIDTH,)))
-        error = ((model(batch["x"] + rate * noise(batch["row_id"])) - batch["y"]) ** 2).mean(-1)
-        loss = jnp.sum(error * batch["weight"])
-        return loss, {"loss": loss, "count": batch["weight"].sum(), "correct": 0.0 * loss}
+    def phase_at(self, row):
+        return 0.1
+
+    def loss(self, model, batch, inputs):
+        keys = row_keys(inputs.key, batch["row_id"])
+        noise = jax.vmap(lambda key: jax.random.normal(key, (WIDTH,)))(keys)
+        error = ((model(batch["x"] + inputs.phase * noise) - batch["y"]) ** 2).mean(-1)
+        return Loss(jnp.sum(error * batch["weight"]), {"count": batch["weight"].sum()})
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
+class Centred(Regression):
+    """A sum over rows with a state of its own: a mean of all rows' predictions so far."""
+
+    name: str = "centred"
+
+    def loss(self, model, batch, inputs):
+        predicted = model(batch["x"])
+        error = ((predicted - inputs.state["mean"] - batch["y"]) ** 2).mean(-1)
+        update = {"sum": predicted.sum(axis=0), "rows": jnp.float32(len(predicted))}
+        sums = {"count": batch["weight"].sum()}
+        return Loss(jnp.sum(error * batch["weight"]), sums, jax.lax.stop_gradient(update))
+
+    def init_state(self, params, stream):
+        return {"mean": jnp.zeros(WIDTH)}
+
+    def state_axes(self, axes):
+        return {"mean": ("embed",)}
+
+    def update_state(self, state, params, update):
+        return {"mean": 0.9 * state["mean"] + 0.1 * update["sum"] / update["rows"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread(Objective):
     """How far rows are apart: a loss of all rows together, which hands on a mean of its vectors."""
 
-    name: str = "spread"
     weight: float = 0.3
-    microbatches: int = 1
+    name: str = "spread"
 
-    def encode(self, model, batch, key, constants, carried):
-        noise = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), (WIDTH,)))
-        return {"found": model(batch["x"] + 0.1 * noise(batch["row_id"])) + carried["mean"]}
+    compares_rows = True
 
-    def compare(self, model, vectors, batch, key, constants, carried):
-        x = vectors["found"]
+    def encode(self, model, batch, inputs):
+        keys = row_keys(inputs.key, batch["row_id"])
+        noise = jax.vmap(lambda key: jax.random.normal(key, (WIDTH,)))(keys)
+        return {"x": model(batch["x"] + 0.1 * noise) + inputs.state["mean"]}
+
+    def loss(self, model, batch, inputs):
+        x = inputs.encoded["x"]
         near = jnp.exp(-((x[:, None] - x[None]) ** 2).sum(-1)) * batch["weight"]
         loss = jnp.sum(near) + jnp.sum(model.up[...] ** 2)
-        return loss, {"loss": loss, "count": batch["weight"].sum()}, x.mean(axis=0)
+        return Loss(loss, {"count": batch["weight"].sum()}, x.mean(axis=0))
 
-    def carry(self, params, constants):
+    def init_state(self, params, stream):
         return {"mean": jnp.zeros(WIDTH), "up": jax.tree.map(jnp.copy, params["up"])}
 
-    def advance(self, carried, params, news):
-        return {"mean": 0.5 * carried["mean"] + 0.5 * news, "up": params["up"] + 1}
+    def state_axes(self, axes):
+        return {"mean": (None,), "up": axes["up"]}
+
+    def update_state(self, state, params, update):
+        return {"mean": 0.5 * state["mean"] + 0.5 * update, "up": params["up"] + 1}
+
+
+ROWS_READ = Rows("rows", 8)
+
+
+def regression(**settings):
+    return Regression(rows=ROWS_READ, batch_size=ROWS, **settings)
+
+
+def centred(**settings):
+    return Centred(rows=ROWS_READ, batch_size=ROWS, **settings)
+
+
+def spread(**settings):
+    return Spread(rows=ROWS_READ, batch_size=ROWS, **settings)
 
 
 def batch_of(rng, rows=ROWS):
@@ -85,38 +132,46 @@ def batch_of(rng, rows=ROWS):
     }
 
 
-def run(ici, accumulate=1, steps=3, clip_norm=None, spoil=(), objectives=(Regression(),)):
+def run(ici, accumulate=1, steps=3, clip_norm=None, spoil=(), objectives=None, settings=None):
     """Trains a few steps; returns parameters, state and the metrics of each step."""
     devices = jax.devices()[: int(np.prod(ici))]
     partitioning = make_partitioning(MeshConfig(ici=ici), devices)
     build = lambda: TwoLayers(nnx.Rngs(0))  # noqa: E731
     abstract = params_lib.abstract(build)
-    optimizer = optax.adamw(1e-2)
+    objectives = objectives or (regression(),)
+    settings = settings or OptimizerConfig(learning_rate=1e-2, schedule="constant", eps=1e-8)
+    optimizer, schedule = make_optimizer(settings, 10, abstract.axes)
+    streams = dict.fromkeys((o.name for o in objectives), None)
     step = make_train_step(
         abstract.graph,
         objectives,
+        streams,
         optimizer,
-        lambda count: 1e-2,
+        schedule,
         partitioning,
         abstract.shardings(partitioning),
         accumulate,
         clip_norm,
+        frozen_params(settings, abstract.axes),
     )
-    carry = state_lib.carry({o.name: o for o in objectives}, {o.name: {} for o in objectives})
-    layout = state_lib.layout(abstract, optimizer, partitioning, carry)
-    state = state_lib.fresh(params_lib.create(build, partitioning), optimizer, layout, carry)
-    rng, history = np.random.default_rng(0), []
+    layout = state_lib.layout(abstract, optimizer, partitioning, objectives, streams)
+    params = params_lib.create(build, partitioning)
+    state = state_lib.fresh(params, optimizer, layout, objectives, streams)
+    history = []
     for i in range(steps):
         batches = {}
         for objective in objectives:
-            batch = batch_of(rng)
+            # Of its own for each objective, whatever its place.
+            batch = batch_of(np.random.default_rng([i, *objective.name.encode()]))
             if i in spoil:
                 batch["x"][3] = np.nan
             sharding = partitioning.sharding(("batch",))
             batches[objective.name] = jax.device_put(batch, sharding)
         none = {name: {} for name in batches}
-        state, metrics = step(state, batches, none, jax.random.key(0), (0.1,) * len(objectives))
-        history.append(jax.device_get(metrics["step"]))
+        phases = tuple(o.phase_at(0) for o in objectives)
+        state, metrics = step(state, batches, none, jax.random.key(0), phases)
+        metrics = jax.device_get(metrics)
+        history.append(metrics["step"] | {k: v for k, v in metrics.items() if k != "step"})
     return state, history
 
 
@@ -186,7 +241,9 @@ def test_the_streak_of_skipped_steps_ends_with_a_good_one():
 def test_objectives_are_weighted_after_each_is_divided_by_its_own_count():
     one, history = run((1, 1, 1), steps=1)
     two, both = run(
-        (1, 1, 1), steps=1, objectives=(Regression(weight=0.5), Regression("other", weight=2.0))
+        (1, 1, 1),
+        steps=1,
+        objectives=(regression(weight=0.5), regression(name="other", weight=2.0)),
     )
     assert both[0]["loss"] > 0.5 * history[0]["loss"]
     assert not np.allclose(one.params["up"], two.params["up"])
@@ -202,7 +259,7 @@ def test_clipping_bounds_the_update_but_reports_the_true_norm():
 
 
 def run_compared(ici, accumulate=1, microbatches=1, **kwargs):
-    objectives = (Regression(), Spread(microbatches=microbatches))
+    objectives = (regression(), spread(microbatches=microbatches), centred(microbatches=2))
     return run(ici, accumulate, objectives=objectives, **kwargs)
 
 
@@ -227,8 +284,8 @@ def test_encoding_twice_in_parts_gives_the_same_run(compared, ici, accumulate, m
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
         np.testing.assert_allclose(a["grad_norm"], b["grad_norm"], rtol=1e-5)
     for a, b in zip(
-        jax.tree.leaves((state.params, state.carried)),
-        jax.tree.leaves((expected_state.params, expected_state.carried)),
+        jax.tree.leaves((state.params, state.objectives)),
+        jax.tree.leaves((expected_state.params, expected_state.objectives)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -236,15 +293,15 @@ def test_encoding_twice_in_parts_gives_the_same_run(compared, ici, accumulate, m
 
 def test_what_is_carried_follows_the_updated_parameters(compared):
     state, _ = compared
-    np.testing.assert_allclose(state.carried["spread"]["up"], state.params["up"] + 1, rtol=1e-6)
-    assert np.abs(state.carried["spread"]["mean"]).max() > 1e-3
+    np.testing.assert_allclose(state.objectives["spread"]["up"], state.params["up"] + 1, rtol=1e-6)
+    assert np.abs(state.objectives["spread"]["mean"]).max() > 1e-3
     _, alone = run((1, 1, 1))
     assert compared[1][1]["loss"] != alone[1]["loss"]
 
 
 def test_copies_of_parameters_lie_as_these_do():
     state, _ = run_compared((2, 2, 2), steps=1)
-    up, copy = state.params["up"], state.carried["spread"]["up"]
+    up, copy = state.params["up"], state.objectives["spread"]["up"]
     assert copy.sharding.is_equivalent_to(up.sharding, 2)
     assert copy.sharding.shard_shape(copy.shape) == (WIDTH // 2, MLP // 2)
 
@@ -254,8 +311,93 @@ def test_a_step_that_is_not_finite_carries_nothing_on():
     after, history = run_compared((2, 2, 2), microbatches=2, steps=3, spoil=(2,))
     assert [int(h["skipped"]) for h in history] == [0, 0, 1]
     for a, b in zip(
-        jax.tree.leaves((before.params, before.carried)),
-        jax.tree.leaves((after.params, after.carried)),
+        jax.tree.leaves((before.params, before.objectives)),
+        jax.tree.leaves((after.params, after.objectives)),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_sum_over_rows_has_a_state_of_its_own(compared):
+    state, _ = compared
+    assert np.abs(state.objectives["centred"]["mean"]).max() > 1e-3
+    sharded, _ = run_compared((2, 2, 2), steps=1)
+    mean = sharded.objectives["centred"]["mean"]
+    assert mean.sharding.shard_shape(mean.shape) == (WIDTH // 2,)
+
+
+def test_axes_that_do_not_fit_a_state_are_named():
+    class Wrong(Centred):
+        def state_axes(self, axes):
+            return {"mean": ("embed", None)}
+
+    with pytest.raises(UserError, match=r"'centred': Wrong.state_axes .* 'mean' of shape \(8,\)"):
+        run((1, 1, 1), objectives=(Wrong(rows=ROWS_READ, batch_size=ROWS),))
+
+
+# ---- Names, gradients apart, frozen parameters
+
+
+def test_the_order_of_objectives_changes_nothing():
+    first, second = regression(), regression(name="other", weight=0.5)
+    (one, forward), (two, backward) = (
+        run((1, 1, 1), steps=2, objectives=order) for order in ((first, second), (second, first))
+    )
+    for a, b in zip(forward, backward, strict=True):
+        for name in ("regression", "other"):
+            assert a[name]["loss"] == b[name]["loss"]
+    assert forward[0]["regression"]["loss"] != forward[0]["other"]["loss"]  # own noise
+    np.testing.assert_allclose(one.params["up"], two.params["up"], rtol=1e-6)
+
+
+def test_gradients_of_two_losses_can_be_had_apart():
+    partitioning = make_partitioning(MeshConfig(ici=(1, 1, 1)), jax.devices()[:1])
+    abstract = params_lib.abstract(lambda: TwoLayers(nnx.Rngs(0)))
+    params = params_lib.create(lambda: TwoLayers(nnx.Rngs(0)), partitioning)
+    batch = batch_of(np.random.default_rng(0))
+
+    def gradient(objective, accumulate=1):
+        inputs = Inputs(jax.random.key(0), None, {}, phase=0.1)
+        return jax.jit(
+            lambda params: objective_gradient(
+                *(abstract.graph, objective, params, batch, inputs),
+                *(abstract.shardings(partitioning), accumulate),
+            )
+        )(params)
+
+    grads, loss = gradient(regression())
+    cut, same = gradient(regression(), 4)
+    np.testing.assert_allclose(cut["up"], grads["up"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(same.total, loss.total, rtol=1e-5)
+
+
+def test_frozen_parameters_stay_and_others_have_their_own_rate():
+    settings = OptimizerConfig(learning_rate=1e-2, schedule="constant", eps=1e-8)
+    plain, history = run((1, 1, 1), steps=1, settings=settings)
+    frozen = dataclasses.replace(settings, rate_factors=[("up", 0.0), ("down", 0.5)])
+    state, other = run((1, 1, 1), steps=1, settings=frozen)
+    start, _ = run((1, 1, 1), steps=0)
+    np.testing.assert_array_equal(state.params["up"], start.params["up"])
+    np.testing.assert_allclose(
+        2 * (state.params["down"] - start.params["down"]),
+        plain.params["down"] - start.params["down"],
+        rtol=1e-3,
+        atol=1e-6,
+    )
+    assert other[0]["grad_norm"] < history[0]["grad_norm"]  # without the frozen ones
+    moments = [x for x in jax.tree.leaves(state.optimizer) if x.ndim == 2]
+    assert {x.shape for x in moments} == {state.params["down"].shape}
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ([("nowhere/.*", 0.0)], r"'nowhere/\.\*', 0\.0\) matches no parameter; paths look like"),
+        ([("(up", 0.0)], "no regular expression"),
+        ([("up", -1.0)], "at least 0"),
+        ([(".*", 0.0)], "freezes every parameter"),
+    ],
+)
+def test_factors_that_make_no_sense_are_named(factors, message):
+    with pytest.raises(UserError, match=message):
+        run((1, 1, 1), steps=0, settings=OptimizerConfig(rate_factors=factors))

@@ -19,6 +19,8 @@ from etils import epath
 from xl_flax.errors import UserError
 
 PROGRESS_FILE = "progress.json"
+# 1: random keys followed from an objective's place in the list, and states had other names.
+PROGRESS_FORMAT = 2
 
 
 @dataclasses.dataclass
@@ -29,6 +31,7 @@ class Progress:
     rows: dict[str, int]  # rows consumed, per objective
     seed: int
     window: dict[str, Any]  # metric sums since the last logged line
+    format: int = 1  # PROGRESS_FORMAT when it was written; files of the first one lack it
 
 
 class _FilesHandler(ocp.AsyncCheckpointHandler):

@@ -255,7 +255,7 @@ def make_score(
                 tokens_BxL,
                 hidden_BxL.astype(jnp.float32),
                 chunk=chunk_size(rate * length * local_rows, 4 * local_vocab, LOGITS_MIB),
-                groups=size // local_rows,
+                shards=size // local_rows,
             )
             return {
                 "hidden": hidden_BxL,

@@ -259,6 +259,14 @@ def build_model(config: EncoderConfig, heads: Mapping[str, HeadSettings], rngs: 
     return Model(config, heads, rngs=rngs)
 
 
+MLM_HEAD = "mlm"
+
+
+def mlm_head(model: Model) -> tuple[MlmHead, jax.Array, jax.Array]:
+    """The MLM head, its table [V, D] and its bias [V]."""
+    return model.heads["mlm"], token_table(model), token_bias(model)
+
+
 def token_table(model: Model) -> jax.Array:
     """The table [V, D], float32, that the MLM head multiplies with: the encoder's or its own."""
     own = model.heads["mlm"].table

@@ -1,118 +1,167 @@
-"""What the contrastive objectives share: sentence vectors of packed rows, and what may be compared.
+"""What the objectives on sentence vectors share: their settings, vectors, checks and sums.
 
-Shapes: Rows, Length, C groups per row, K sides of a group (translations of one another), N = R · C
-groups, W width of a vector.
+Shapes: Rows, Length, E examples per row, K texts of an example (translations of one another),
+N = R · E examples, W width of a vector.
 """
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xl_flax.data.stream import Stream
+from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
-from xl_flax.models.heads import Model
-from xl_flax.ops.languages import language_sums
-from xl_flax.ops.pooling import pool
+from xl_flax.models.config import EncoderConfig
+from xl_flax.models.flops import encoder_flops
+from xl_flax.models.heads import HeadSettings, Model
+from xl_flax.objectives.base import Batch, Inputs, Mean, Objective, row_keys
+from xl_flax.ops.languages import language_rows, language_sums
+from xl_flax.ops.pooling import Pooling, pool
+from xl_flax.ops.segments import present_examples, token_languages
 
 
-def check_parallel(name: str, stream: Stream, sides: int | None = None) -> None:
-    """Raises UserError unless rows hold translations (of exactly `sides` sides)."""
-    if stream.num_texts < 2 or (sides and stream.num_texts != sides):
-        found = (
+@dataclasses.dataclass(frozen=True)
+class SentenceObjective(Objective):
+    """An objective that compares sentence vectors of one head, named as the objective.
+
+    Raises:
+      UserError: a setting that makes no sense.
+    """
+
+    scale: float = 20.0  # of similarities, 1 / temperature
+    pooling: Pooling = "cls"
+    layer: int = -1  # whose states are pooled
+    projection: str | None = None  # "linear", "mlp" or None
+    width: int | None = None  # of the projected vectors; None: the encoder's
+
+    compares_rows: ClassVar[bool] = True
+    metrics: ClassVar[Mapping[str, Mean]] = {
+        "loss": Mean("loss", by_language=True),
+        "accuracy": Mean("correct", by_language=True),
+        "fill": Mean("tokens", "positions"),
+        "pairs": Mean("pairs", "steps"),  # examples that a step compares
+    }
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.scale <= 0:
+            self.fail(f"scale = {self.scale} must be positive")
+
+    def head_settings(self) -> dict[str, Any]:
+        """The settings of the sentence head."""
+        return {
+            "kind": "sentence",
+            "pooling": self.pooling,
+            "layer": self.layer,
+            "projection": self.projection,
+            "width": self.width,
+        }
+
+    def heads(self, stream: Stream) -> Mapping[str, HeadSettings]:
+        """The sentence head, named as the objective."""
+        del stream
+        return {self.name: self.head_settings()}
+
+    def buffers(
+        self, vocabulary: Vocabulary, stream: Stream, languages: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """The rows of the encoder's language table, int32, by language of the stream."""
+        del vocabulary
+        return {"language_rows": language_rows(stream.languages, languages)}
+
+    def flops(self, encoder: EncoderConfig, stream: Stream, two_passes: bool) -> dict[str, float]:
+        """One pass through the layers below the head; with two passes, one more forward."""
+        layers = self.layer % (encoder.num_layers + 1)
+        parts = encoder_flops(encoder, stream.length, layers)
+        if two_passes:
+            parts["second encoding"] = sum(
+                encoder_flops(encoder, stream.length, layers, backward=False).values()
+            )
+        return parts
+
+
+def check_parallel(name: str, stream: Stream, num_texts: int | None = None) -> None:
+    """Raises UserError unless examples are translations (of exactly `num_texts` texts)."""
+    if stream.num_texts < 2 or (num_texts and stream.num_texts != num_texts):
+        have = (
             "text of one language"
             if stream.num_texts == 1
-            else f"groups of {stream.num_texts} sides"
+            else f"examples of {stream.num_texts} texts"
         )
         raise UserError(
             f"objective {name!r} needs a mixture of parallel tasks with "
-            f"{sides or 'two or more'} sides, but {', '.join(stream.tasks[:3])} "
-            f"{'holds' if len(stream.tasks) == 1 else 'hold'} {found}"
+            f"{num_texts or 'two or more'} texts in an example, but "
+            f"{', '.join(stream.tasks[:3])} {'holds' if len(stream.tasks) == 1 else 'hold'} {have}"
         )
 
 
-def check_candidates(name: str, batch_size: int, stream: Stream) -> None:
-    """Raises UserError if a batch has no room for a second group to compare with."""
-    if batch_size * stream.examples_per_row < 2:
-        raise UserError(
-            f"objective {name!r}: a batch of {batch_size} row with at most {stream.examples_per_row} group "
-            "has no negatives; raise batch_size or Rows.length"
-        )
-
-
-def encode(
-    model: Model,
-    head: str,
-    batch: dict[str, jax.Array],
-    sentences: int,
-    languages: jax.Array,
-    key: jax.Array,
-) -> jax.Array:
-    """The vectors float32[R, sentences, W] that a sentence head makes of packed rows.
+def sentence_vectors(model: Model, head: str, batch: Batch, inputs: Inputs) -> jax.Array:
+    """The vectors float32[R, E · K, W] that a sentence head makes of packed rows.
 
     Args:
       model: with the head.
       head: its name.
-      batch: tokens, segment_ids, positions int32[R, L]; language int32[R, K]; row int32[R].
-      sentences: most segments of a row, C · K.
-      languages: int32, row of the encoder's language table for each language of the stream.
-      key: of dropout; a row's own comes from it and the row's id, so that no mesh changes it.
+      batch: tokens, segment_ids, positions int32[R, L]; languages int32[R, K]; row_id int32[R].
+      inputs: of the objective; dropout follows from its key and the rows' ids, so that no mesh
+        changes it.
     """
     module = model.heads[head]
+    languages_RxL = token_languages(batch["segment_ids"], batch["languages"])
     hidden_RxLxD = model.encoder(
         batch["tokens"],
         segment_ids=batch["segment_ids"],
         positions=batch["positions"],
-        languages=languages[token_languages(batch["segment_ids"], batch["languages"])],
-        dropout_keys=jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row_id"]),
+        languages=inputs.buffers["language_rows"][languages_RxL],
+        dropout_keys=row_keys(inputs.key, batch["row_id"]) if inputs.train else None,
         layer=module.layer,
     )
-    return module(pool(hidden_RxLxD, batch["segment_ids"], sentences, module.pooling))
+    texts = inputs.stream.examples_per_row * inputs.stream.num_texts
+    return module(pool(hidden_RxLxD, batch["segment_ids"], texts, module.pooling))
 
 
-def token_languages(segment_ids_RxL: jax.Array, language_RxK: jax.Array) -> jax.Array:
-    """Each token's language, int32[R, L]: segments take turns among the sides."""
-    side_RxL = (segment_ids_RxL - 1) % language_RxK.shape[1]
-    return jnp.take_along_axis(language_RxK, side_RxL, axis=1)
-
-
-def valid_groups(segment_ids_RxL: jax.Array, groups: int, sides: int) -> jax.Array:
-    """Which of a row's C places hold a group, bool[N]."""
-    count_R = segment_ids_RxL.max(axis=1) // sides
-    return (jnp.arange(groups) < count_R[:, None]).reshape(-1)
-
-
-def text_keys(batch: dict[str, jax.Array], groups: int, sides: int) -> jax.Array:
-    """A hash of each sentence's tokens, int32[N, K]: equal texts are no negatives of each other."""
-    segments_RxL = batch["segment_ids"]
-    mixed_RxL = batch["tokens"].astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
-    mixed_RxL ^= (batch["positions"].astype(jnp.uint32) + 1) * jnp.uint32(0x85EBCA77)
-    mixed_RxL = (mixed_RxL ^ (mixed_RxL >> 15)) * jnp.uint32(0x2C1B3C6D)
-    mixed_RxL ^= mixed_RxL >> 13
-    number_S = jnp.arange(1, groups * sides + 1)
-    mine_RxSxL = segments_RxL[:, None] == number_S[:, None]
-    hashes_RxS = jnp.where(mine_RxSxL, mixed_RxL[:, None], 0).sum(axis=2, dtype=jnp.uint32)
-    return hashes_RxS.astype(jnp.int32).reshape(-1, sides)
+def valid_examples(batch: Batch, inputs: Inputs) -> jax.Array:
+    """Which places of the batch hold an example, bool[N]."""
+    stream = inputs.stream
+    return present_examples(
+        batch["segment_ids"], stream.examples_per_row, stream.num_texts
+    ).reshape(-1)
 
 
 def sentence_sums(
-    batch: dict[str, jax.Array],
-    languages: int,
-    valid_N: jax.Array,
+    batch: Batch,
+    inputs: Inputs,
+    pairs: jax.Array,
     loss_XxN: jax.Array,
+    counts_XxN: jax.Array,
     correct_XxN: jax.Array,
     language_XxN: jax.Array,
 ) -> dict[str, jax.Array]:
-    """What a contrastive objective reports, float32, of X anchors in each of N groups.
+    """What an objective on sentence vectors reports, float32, of X anchors in each of N examples.
+
+    Args:
+      batch: of all rows.
+      inputs: of the objective.
+      pairs: bool[N], which places hold an example.
+      loss_XxN: float32.
+      counts_XxN: bool, which anchors have something to learn.
+      correct_XxN: float32, 1 where the translation is nearest.
+      language_XxN: int32, the anchor's language in the stream.
 
     Returns:
-      loss, count (anchors), correct, pairs (groups), tokens, positions; language_loss,
-      language_count and language_correct, [languages].
+      count (anchors), correct, pairs (examples), tokens, positions; language_loss, language_count
+      and language_correct, [languages].
     """
-    count_XxN = jnp.broadcast_to(valid_N, loss_XxN.shape).astype(jnp.float32)
-    values = {"loss": loss_XxN, "count": count_XxN, "correct": correct_XxN}
+    counts_XxN = jnp.broadcast_to(counts_XxN, loss_XxN.shape).astype(jnp.float32)
+    values = {"loss": loss_XxN, "count": counts_XxN, "correct": correct_XxN}
     return {
-        **{name: value.sum() for name, value in values.items()},
-        "pairs": valid_N.sum(dtype=jnp.float32),
+        "count": counts_XxN.sum(),
+        "correct": correct_XxN.sum(),
+        "pairs": pairs.sum(dtype=jnp.float32),
         "tokens": jnp.sum(batch["segment_ids"] != 0, dtype=jnp.float32),
         "positions": jnp.float32(batch["segment_ids"].size),
-        **language_sums(languages, language_XxN, **values),
+        **language_sums(len(inputs.stream.languages), language_XxN, **values),
     }

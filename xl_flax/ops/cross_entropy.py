@@ -10,7 +10,7 @@ share of the gradients are computed while its logits are there. This is the idea
   products with it; the normaliser and the weights go into the small factors, and the targets' share
   is a gather and a scatter of rows.
 
-Shapes: Batch, K slots per row, D features, V vocabulary; Groups, N slots of a group, Chunk.
+Shapes: Batch, K slots per row, D features, V vocabulary; Shards, N slots of a shard, Chunk.
 """
 
 import functools
@@ -32,7 +32,7 @@ def chunk_size(expected: float, bytes_per_slot: int, budget_mib: float) -> int:
     """Slots per chunk, so that `expected` slots fill few chunks and fill them well.
 
     Args:
-      expected: slots with a target that a group usually has.
+      expected: slots with a target that a shard usually has.
       bytes_per_slot: memory of one slot's logits on one device.
       budget_mib: memory for the logits of a chunk on one device.
     """
@@ -49,7 +49,7 @@ def linear_cross_entropy(
     weights_BxK: jax.Array,
     *,
     chunk: int,
-    groups: int = 1,
+    shards: int = 1,
 ) -> SlotLoss:
     """Cross-entropy of softmax(features · tableᵀ + bias), summed over slots.
 
@@ -63,40 +63,40 @@ def linear_cross_entropy(
       bias_V: float32.
       targets_BxK: int, in [0, V).
       weights_BxK: float; slots of weight 0 count for nothing and cost little.
-      chunk: slots per group whose logits exist at once.
-      groups: consecutive blocks of rows whose slots are sorted together; must divide B. With the
+      chunk: slots per shard whose logits exist at once.
+      shards: consecutive blocks of rows whose slots are sorted together; must divide B. With the
         number of devices that share the batch axis, no slot leaves its device.
     """
     return SlotLoss(
-        *_cross_entropy(features_BxKxD, table_VxD, bias_V, targets_BxK, weights_BxK, chunk, groups)
+        *_cross_entropy(features_BxKxD, table_VxD, bias_V, targets_BxK, weights_BxK, chunk, shards)
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _cross_entropy(features, table, bias, targets, weights, chunk, groups):
-    return _forward(features, table, bias, targets, weights, chunk, groups)[0]
+def _cross_entropy(features, table, bias, targets, weights, chunk, shards):
+    return _forward(features, table, bias, targets, weights, chunk, shards)[0]
 
 
-def _forward(features_BxKxD, table_VxD, bias_V, targets_BxK, weights_BxK, chunk, groups):
+def _forward(features_BxKxD, table_VxD, bias_V, targets_BxK, weights_BxK, chunk, shards):
     batch, slots = targets_BxK.shape
-    per_group = batch * slots // groups
-    chunk = min(chunk, per_group)
-    padded = -(-per_group // chunk) * chunk
+    per_shard = batch * slots // shards
+    chunk = min(chunk, per_shard)
+    padded = -(-per_shard // chunk) * chunk
 
-    weights_GxN = weights_BxK.astype(jnp.float32).reshape(groups, per_group)
-    filled_GxN = weights_GxN != 0
+    weights_SxN = weights_BxK.astype(jnp.float32).reshape(shards, per_shard)
+    filled_SxN = weights_SxN != 0
     # Stable: targets first, in the order of rows and slots.
-    order_GxN = jnp.argsort(~filled_GxN, axis=1, stable=True)
-    home_GxN = jnp.argsort(order_GxN, axis=1)
+    order_SxN = jnp.argsort(~filled_SxN, axis=1, stable=True)
+    home_SxN = jnp.argsort(order_SxN, axis=1)
 
     def gather(x_BxKx):
-        x = x_BxKx.reshape(groups, per_group, -1)
-        x = jnp.take_along_axis(x, order_GxN[..., None], axis=1)
-        return jnp.pad(x, ((0, 0), (0, padded - per_group), (0, 0)))
+        x = x_BxKx.reshape(shards, per_shard, -1)
+        x = jnp.take_along_axis(x, order_SxN[..., None], axis=1)
+        return jnp.pad(x, ((0, 0), (0, padded - per_shard), (0, 0)))
 
-    def scatter(x_GxNx):
-        x = x_GxNx.reshape(groups, padded, -1)[:, :per_group]
-        return jnp.take_along_axis(x, home_GxN[..., None], axis=1).reshape(batch, slots, -1)
+    def scatter(x_SxNx):
+        x = x_SxNx.reshape(shards, padded, -1)[:, :per_shard]
+        return jnp.take_along_axis(x, home_SxN[..., None], axis=1).reshape(batch, slots, -1)
 
     features = gather(features_BxKxD)
     targets = gather(targets_BxK)[..., 0]
@@ -122,14 +122,14 @@ def _forward(features_BxKxD, table_VxD, bias_V, targets_BxK, weights_BxK, chunk,
     # The first chunk starts the sums: the table's gradient is not filled with zeros beforehand.
     parts, summed = chunk_at(0)
     slotwise = tuple(
-        place(jnp.zeros((groups, padded, *part.shape[2:]), part.dtype), part, 0) for part in parts
+        place(jnp.zeros((shards, padded, *part.shape[2:]), part.dtype), part, 0) for part in parts
     )
-    used = -(-jnp.max(jnp.sum(filled_GxN, axis=1)) // chunk)
+    used = -(-jnp.max(jnp.sum(filled_SxN, axis=1)) // chunk)
     if padded > chunk:
         slotwise, summed = jax.lax.fori_loop(1, used, more, (slotwise, summed))
     loss, correct, d_features = slotwise
     d_table, d_bias = summed
-    filled = filled_GxN.reshape(batch, slots)
+    filled = filled_SxN.reshape(batch, slots)
     loss_BxK, correct_BxK = (jnp.where(filled, scatter(x)[..., 0], 0) for x in (loss, correct))
     total = jnp.sum(loss_BxK * weights_BxK)
     d_features = scatter(d_features).astype(features_BxKxD.dtype)
@@ -137,31 +137,31 @@ def _forward(features_BxKxD, table_VxD, bias_V, targets_BxK, weights_BxK, chunk,
     return (total, loss_BxK, correct_BxK), gradients
 
 
-def _chunk(features_GxCxD, table_VxD, bias_V, targets_GxC, weights_GxC):
+def _chunk(features_SxCxD, table_VxD, bias_V, targets_SxC, weights_SxC):
     """Loss, correctness and d_features of a chunk's slots; its share of d_table and d_bias."""
     float32 = jnp.float32
     product = functools.partial(jnp.einsum, preferred_element_type=float32)
-    logits = product("gcd,vd->gcv", features_GxCxD, table_VxD) + bias_V
-    target = jnp.take_along_axis(logits, targets_GxC[..., None], axis=-1)[..., 0]
+    logits = product("scd,vd->scv", features_SxCxD, table_VxD) + bias_V
+    target = jnp.take_along_axis(logits, targets_SxC[..., None], axis=-1)[..., 0]
     largest = logits.max(axis=-1)
-    e_GxCxV = jnp.exp(logits - largest[..., None])
-    normaliser = e_GxCxV.sum(axis=-1)
+    e_SxCxV = jnp.exp(logits - largest[..., None])
+    normaliser = e_SxCxV.sum(axis=-1)
     loss = largest + jnp.log(normaliser) - target
     correct = (target >= largest).astype(float32)
 
     # d logits = (e / normaliser - [v = target]) · weight, never formed.
-    scale = (weights_GxC / normaliser)[..., None]
-    e = e_GxCxV.astype(features_GxCxD.dtype)
-    features = features_GxCxD.astype(float32)
+    scale = (weights_SxC / normaliser)[..., None]
+    e = e_SxCxV.astype(features_SxCxD.dtype)
+    features = features_SxCxD.astype(float32)
     scaled = (features * scale).astype(e.dtype)
-    weights = weights_GxC[..., None]
-    d_features = product("gcv,vd->gcd", e, table_VxD) * scale - weights * table_VxD[targets_GxC]
-    d_table = product("gcv,gcd->vd", e, scaled).at[targets_GxC].add(-weights * features)
-    d_bias = jnp.einsum("gcv,gc->v", e_GxCxV, scale[..., 0]).at[targets_GxC].add(-weights_GxC)
+    weights = weights_SxC[..., None]
+    d_features = product("scv,vd->scd", e, table_VxD) * scale - weights * table_VxD[targets_SxC]
+    d_table = product("scv,scd->vd", e, scaled).at[targets_SxC].add(-weights * features)
+    d_bias = jnp.einsum("scv,sc->v", e_SxCxV, scale[..., 0]).at[targets_SxC].add(-weights_SxC)
     return (loss, correct, d_features), (d_table, d_bias)
 
 
-def _backward(chunk, groups, gradients, cotangents):
+def _backward(chunk, shards, gradients, cotangents):
     scale = cotangents[0]
     return *(x * scale.astype(x.dtype) for x in gradients), None, None
 

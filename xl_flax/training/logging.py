@@ -10,6 +10,8 @@ import numpy as np
 
 from xl_flax.errors import UserError
 from xl_flax.files import write_atomically
+from xl_flax.objectives.base import Mean
+from xl_flax.training.feeds import Feed
 
 Sums = dict[str, Any]
 
@@ -46,38 +48,45 @@ class Window:
         """Exact: float64 values survive JSON."""
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.sums.items()}
 
-    def means(self, languages: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    def means(self, feeds: Mapping[str, Feed]) -> dict[str, float]:
         """What one line of `metrics.jsonl` says, but for the clock."""
         values = {"skipped": self.sums["skipped"]}
-        if steps := self.sums.get("steps"):  # without one, every step was skipped
+        steps = self.sums.get("steps", 0.0)  # without one, every step was skipped
+        if steps:
             values |= {
                 "loss": self.sums["loss"] / steps,
                 "grad_norm": self.sums["grad_norm"] / steps,
                 "learning_rate": self.sums["learning_rate"],
             }
-        for name, names in languages.items():
+        for name, feed in feeds.items():
             own = {k[len(name) + 1 :]: v for k, v in self.sums.items() if k.startswith(f"{name}/")}
-            values |= {f"{name}/{k}": v for k, v in objective_means(own, names).items()}
-            if steps and "pairs" in own:  # how many translations a step compared
-                values[f"{name}/pairs"] = own["pairs"] / steps
+            metrics = feed.objective.metrics
+            if len(feeds) > 1:
+                metrics = metrics | {"grad_norm": Mean("grad_norm", "steps")}
+            means = metric_means(metrics, own | {"steps": steps}, feed.stream.languages)
+            values |= {f"{name}/{key}": value for key, value in means.items()}
         return values
 
 
-def objective_means(sums: Sums, languages: Sequence[str]) -> dict[str, float]:
-    """Turns an objective's sums into means: overall, per language, fill and overflow."""
-    if not sums:
-        return {}
-    count = max(float(sums["count"]), 1.0)
-    values = {"loss": float(sums["loss"]) / count, "accuracy": float(sums["correct"]) / count}
-    if "positions" in sums:
-        values["fill"] = float(sums["tokens"]) / float(sums["positions"])
-    if "overflow" in sums:
-        values["overflow"] = float(sums["overflow"]) / max(float(sums["masked"]), 1.0)
-    for i, language in enumerate(languages):
-        n = float(sums["language_count"][i])
-        if n:
-            values[f"loss/{language}"] = float(sums["language_loss"][i]) / n
-            values[f"accuracy/{language}"] = float(sums["language_correct"][i]) / n
+def metric_means(
+    metrics: Mapping[str, Mean], sums: Sums, languages: Sequence[str]
+) -> dict[str, float]:
+    """An objective's metrics from its sums: over everything, and as NAME/LANGUAGE.
+
+    A metric whose sums are all missing (no step was counted) is left out; so is a language without
+    anything to divide by.
+    """
+    values = {}
+    for name, mean in metrics.items():
+        if mean.numerator not in sums:
+            continue
+        values[name] = float(sums[mean.numerator]) / (float(sums[mean.denominator]) or 1.0)
+        if not mean.by_language:
+            continue
+        numerators, counts = (sums[f"language_{key}"] for key in (mean.numerator, mean.denominator))
+        for language, numerator, count in zip(languages, numerators, counts, strict=True):
+            if count:
+                values[f"{name}/{language}"] = float(numerator) / float(count)
     return values
 
 
@@ -120,10 +129,12 @@ def console_line(step: int, steps: int, values: Mapping[str, float], eta: float)
     parts = [f"step {step:>{len(f'{steps:,}')},}/{steps:,}"]
     if "loss" in values:
         parts.append(f"loss {values['loss']:.4f}")
-        names = [k.removesuffix("/accuracy") for k in values if k.endswith("/accuracy")]
+        names = [k.removesuffix("/loss") for k in values if k.endswith("/loss")]
         for name in names:  # with several objectives, the losses of each beside their sum
-            own = f"{name} {values[f'{name}/loss']:.4f} " if len(names) > 1 else ""
-            parts.append(f"{own}acc {values[f'{name}/accuracy']:.3f}")
+            own = [f"{name} {values[f'{name}/loss']:.4f}"] if len(names) > 1 else []
+            if f"{name}/accuracy" in values:
+                own.append(f"acc {values[f'{name}/accuracy']:.3f}")
+            parts += [" ".join(own)] if own else []
         parts += [f"lr {values['learning_rate']:.2e}", f"|g| {values['grad_norm']:.2f}"]
     parts.append(f"{_si(values['tokens_per_second'])} tok/s")
     if "mfu" in values:

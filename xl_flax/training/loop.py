@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: data, model, step, checkpoint, then step after step."""
+"""The training loop, top to bottom: set-up, state, then step after step."""
 
 import contextlib
 import dataclasses
@@ -10,27 +10,18 @@ from typing import Any
 
 import gin
 import jax
-from flax import nnx
 
-from xl_flax.checkpoints.description import Description
-from xl_flax.checkpoints.manager import CheckpointManager, Progress
-from xl_flax.data.batches import Prefetcher, global_batch
-from xl_flax.data.prepare import DatasetSpec, prepare
-from xl_flax.data.stream import Stream, open_stream
-from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
+from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress
 from xl_flax.errors import UserError
 from xl_flax.files import write_atomically
-from xl_flax.models.heads import build_model
 from xl_flax.parallel import params as params_lib
-from xl_flax.parallel.distributed import Preemption, barrier, first_process_first
-from xl_flax.parallel.mesh import check_batch, make_partitioning
+from xl_flax.parallel.distributed import Preemption, barrier
 from xl_flax.training import state as state_lib
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.held_out import make_held_out
 from xl_flax.training.logging import Logger, Window, console_line, held_out_line
-from xl_flax.training.optimizer import make_optimizer
+from xl_flax.training.setup import Setup, set_up
 from xl_flax.training.speed import Speed
-from xl_flax.training.step import make_train_step
 
 
 def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = False) -> bool:
@@ -57,119 +48,66 @@ def _train(
     main_process = jax.process_index() == 0
     say = print if main_process else lambda *_, **__: None
 
-    # ---- Mesh, vocabulary, data: cheap checks first, caches are built where they are missing.
-    partitioning = make_partitioning(config.mesh)
-    objectives = {o.name: o for o in config.objectives}
-    _check(config)
-    for name, objective in objectives.items():
-        parts = config.accumulate * getattr(objective, "microbatches", 1)
-        check_batch(name, objective.batch_size, parts, partitioning)
-    vocabulary = run_vocabulary()
-    _check_vocabulary(vocabulary, config)
-    needs = [need for o in objectives.values() for need in o.rows.datasets]
-    length = config.objectives[0].rows.length
-    needs += [DatasetSpec(h.mixture, h.split, length) for h in config.held_out]
-    first_process_first("caches", lambda: prepare(needs, config.cache, vocabulary, gin_flags))
-    streams = {
-        name: open_stream(o.rows, config.cache, config.seed, vocabulary)
-        for name, o in objectives.items()
-    }
-
-    # ---- Model, optimizer, step.
-    heads = _heads(objectives)
-    languages = _languages(streams, config)
-
-    def build() -> nnx.Module:
-        return build_model(config.encoder, heads, nnx.Rngs(config.seed))
-
-    abstract = params_lib.abstract(build)
-    info = params_lib.table(abstract.shapes, abstract.axes, partitioning)
-    say(f"\n{info}\n")
-    optimizer, schedule = make_optimizer(config.optimizer, config.steps, abstract.axes)
-    step_fn = make_train_step(
-        abstract.graph,
-        list(objectives.values()),
-        optimizer,
-        schedule,
-        partitioning,
-        abstract.shardings(partitioning),
-        config.accumulate,
-        config.optimizer.clip_norm,
+    # ---- Mesh, vocabulary, data, model, step.
+    setup = set_up(config, gin_flags)
+    feeds, description = setup.feeds, setup.description
+    say(f"\n{setup.parameter_table}\n")
+    held_out = make_held_out(
+        config,
+        setup.abstract.graph,
+        setup.partitioning,
+        setup.vocabulary,
+        description.all_languages,
     )
-    constants = {n: o.bind(vocabulary, streams[n], languages) for n, o in objectives.items()}
-    carry = state_lib.carry(objectives, constants)
-    constants = jax.device_put(constants, partitioning.sharding(()))
-    key = jax.random.key(config.seed)
-    held_out = make_held_out(config, abstract.graph, partitioning, vocabulary, languages)
-
-    def rates_at(rows: Mapping[str, int]) -> tuple[Any, ...]:
-        return tuple(o.rate_at(rows[name]) for name, o in objectives.items())
 
     # ---- What is there already: nothing, or this very run.
-    description = Description(
-        encoder=config.encoder,
-        heads=heads,
-        vocabulary=vocabulary.fingerprint,
-        languages={n: tuple(s.languages) for n, s in streams.items()},
-        objectives={n: o.description() for n, o in objectives.items()},
-    )
     if main_process and not dry_run:
         stack.enter_context(_alone(config.model_dir))
     progress = state_lib.progress_there(config.model_dir, description, config.seed)
     resumed = progress is not None
-    progress = progress or Progress(0, dict.fromkeys(objectives, 0), config.seed, {})
-    for name, stream in streams.items():
-        left = max(config.steps - progress.step, 0)
-        rows = progress.rows[name] + left * objectives[name].batch_size
-        say(f"\n{name}: {rows:,} rows of {stream.length} tokens from\n{stream.table(rows)}")
-    layout = state_lib.layout(abstract, optimizer, partitioning, carry)
+    if not resumed:
+        progress = Progress(0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT)
+    for name, feed in feeds.items():
+        feed.rows = progress.rows[name]
+        rows = feed.rows + max(config.steps - progress.step, 0) * feed.objective.batch_size
+        say(f"\n{name}: {rows:,} rows of {feed.stream.length} tokens from")
+        say(feed.stream.table(rows))
     if dry_run:
-        sharding = partitioning.sharding(("batch",))
-        batches = {
-            n: global_batch(s, 0, objectives[n].batch_size, sharding) for n, s in streams.items()
-        }
-        rates = rates_at(progress.rows)
-        compiled = step_fn.lower(layout, batches, constants, key, rates).compile()
-        memory = compiled.memory_analysis()
-        say(
-            f"dry run: the step compiles; per device {_mib(memory.argument_size_in_bytes)} of "
-            f"arguments and {_mib(memory.temp_size_in_bytes)} of temporaries. No step was run"
-        )
+        say(_compile(setup))
         return True
 
     # ---- State: resumed, or fresh, or with another checkpoint's parameters.
     manager = CheckpointManager(config.model_dir, config.keep_last, config.keep_every)
     if resumed:
-        state = state_lib.resume(manager, progress.step, layout)
+        state = state_lib.resume(manager, progress.step, setup.layout)
         say(f"resuming {config.model_dir} at step {progress.step:,}")
     else:
-        params = params_lib.create(build, partitioning)
+        params = params_lib.create(setup.build, setup.partitioning)
         if config.init_from:
             params, message = state_lib.init_from(params, config.init_from, description)
             say(message)
-        state = state_lib.fresh(params, optimizer, layout, carry)
+        streams = {name: feed.stream for name, feed in feeds.items()}
+        state = state_lib.fresh(params, setup.optimizer, setup.layout, setup.objectives, streams)
     if main_process:
         write_atomically(os.path.join(config.model_dir, "config.gin"), gin.config_str())
-        write_atomically(os.path.join(config.model_dir, "model-info.txt"), info + "\n")
+        table = setup.parameter_table + "\n"
+        write_atomically(os.path.join(config.model_dir, "model-info.txt"), table)
     barrier("model_dir")
 
     # ---- Train.
-    files = {vocabulary.file_name: vocabulary.content}
-    names = {n: s.languages for n, s in streams.items()}
     logger = Logger(config.model_dir, progress.step if resumed else -1, main_process)
     window = Window(progress.window)
-    speed = Speed(config.encoder, config.objectives)
+    speed = Speed(config.encoder, feeds, config.accumulate)
     say(speed.formula)
     preemption = Preemption()
-    rows = dict(progress.rows)
-    first, tracing = progress.step, False
+    trace = _Trace(config)
+    without_gradient = set(feeds)  # objectives that have not shown a gradient yet
+    first = progress.step
     pending = None  # metrics of the step before, read while this one runs
-
-    def profiled(step: int) -> bool:
-        return bool(config.profile) and config.profile[0] <= step < sum(config.profile)
 
     def record(step: int, metrics: dict[str, Any]) -> None:
         metrics = jax.device_get(metrics)
+        _check_gradients(metrics, without_gradient)
         window.add(metrics)
         if metrics["step"]["bad_streak"] >= config.max_bad_steps:
             raise UserError(
@@ -178,7 +116,7 @@ def _train(
                 "OptimizerConfig.learning_rate or lengthen its warm-up, and start again"
             )
         if step % config.log_every == 0 or step == config.steps:
-            values = window.means(names) | speed.values()
+            values = window.means(feeds) | speed.values()
             logger.write(step, values)
             eta = (config.steps - step) * speed.seconds_per_step
             say(console_line(step, config.steps, values, eta), flush=True)
@@ -186,11 +124,15 @@ def _train(
 
     def save(step: int) -> None:
         described = dataclasses.replace(description, step=step)
+        rows = {name: feed.rows for name, feed in feeds.items()}
         manager.save(
             state.params,
             state_lib.pack(state),
-            Progress(step, rows, config.seed, window.to_json()),
-            files | {"model.json": described.to_json()},
+            Progress(step, rows, config.seed, window.to_json(), PROGRESS_FORMAT),
+            {
+                setup.vocabulary.file_name: setup.vocabulary.content,
+                "model.json": described.to_json(),
+            },
         )
 
     def evaluate(step: int) -> None:
@@ -198,40 +140,28 @@ def _train(
         logger.write(step, values)
         say(held_out_line(step, values), flush=True)
 
-    def prefetch(name: str) -> Prefetcher:
-        size, sharding = objectives[name].batch_size, partitioning.sharding(("batch",))
-        return Prefetcher(
-            lambda row: global_batch(streams[name], row, size, sharding), rows[name], size
-        )
-
-    prefetchers = {name: prefetch(name) for name in objectives}
-    finished = True
     stack.callback(manager.close)
     stack.callback(logger.close)
-    for prefetcher in prefetchers.values():
-        stack.callback(prefetcher.close)
+    for feed in feeds.values():
+        feed.start()
+        stack.callback(feed.close)
     if not resumed and config.held_out:
         evaluate(0)
+    finished = True
     for step in range(first + 1, config.steps + 1):
-        if profiled(step) and not tracing:
-            jax.profiler.start_trace(os.path.join(config.model_dir, "profile"))
-            tracing = True
-        rates, batches = rates_at(rows), {}
-        for name, prefetcher in prefetchers.items():
-            batches[name], waited = prefetcher.next()
+        trace.before(step)
+        phases, batches = setup.phases(), {}
+        for name, feed in feeds.items():
+            batches[name], waited = feed.next()
             speed.waited(waited)
-            rows[name] += objectives[name].batch_size
-        state, metrics = step_fn(state, batches, constants, key, rates)
+        state, metrics = setup.step(state, batches, setup.buffers, setup.key, phases)
         if pending:
             record(step - 1, pending)
         pending = metrics
         speed.stepped()
         stopping = preemption.reached(step)
         last = step == config.steps
-        if tracing and (last or stopping or not profiled(step + 1)):
-            jax.block_until_ready(state)
-            jax.profiler.stop_trace()
-            tracing = False
+        trace.after(step, state, last or stopping)
         saving = last or stopping or step % config.checkpoint_every == 0
         evaluating = config.held_out and (last or step % config.eval_every == 0)
         if saving or evaluating:
@@ -252,6 +182,64 @@ def _train(
     return finished
 
 
+def _compile(setup: Setup) -> str:
+    """Compiles the step, runs none, and says how much memory it takes."""
+    batches = {name: feed.first_batch() for name, feed in setup.feeds.items()}
+    arguments = setup.layout, batches, setup.buffers, setup.key, setup.phases()
+    memory = setup.step.lower(*arguments).compile().memory_analysis()
+    return (
+        f"dry run: the step compiles; per device {_mib(memory.argument_size_in_bytes)} of "
+        f"arguments and {_mib(memory.temp_size_in_bytes)} of temporaries. No step was run"
+    )
+
+
+def _check_gradients(metrics: Mapping[str, Any], without_gradient: set[str]) -> None:
+    """Checks the first step in which an objective has something to learn.
+
+    Args:
+      metrics: of one step.
+      without_gradient: objectives that have not been checked; those that pass are removed.
+
+    Raises:
+      UserError: the gradient of an objective is exactly zero in every parameter.
+    """
+    for name in sorted(without_gradient):
+        if not metrics[name]["count"]:
+            continue  # a queue that fills first, say
+        if metrics[name]["grad_norm"] == 0:
+            raise UserError(
+                f"objective {name!r} has a loss of {float(metrics[name]['loss']):.4g}, whose "
+                "gradient is exactly zero in every parameter that is trained: it would learn "
+                "nothing. The gradient must flow from Loss.total; of what linear_cross_entropy "
+                "returns only `total` carries one (weights go in, see MaskedLM.slot_weights). "
+                "Or OptimizerConfig.rate_factors freezes all that the objective reaches"
+            )
+        without_gradient.remove(name)
+
+
+class _Trace:
+    """JAX's profiler on the steps that `TrainConfig.profile` names."""
+
+    def __init__(self, config: TrainConfig):
+        begin, count = config.profile or (0, 0)
+        self._steps = range(begin, begin + count)
+        self._folder = os.path.join(config.model_dir, "profile")
+        self._running = False
+
+    def before(self, step: int) -> None:
+        """Starts the profiler where it is to start."""
+        if step in self._steps and not self._running:
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+
+    def after(self, step: int, state: Any, ending: bool) -> None:
+        """Stops it after the last of its steps, or where the run ends."""
+        if self._running and (ending or step + 1 not in self._steps):
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._running = False
+
+
 @contextlib.contextmanager
 def _alone(model_dir: str) -> Iterator[None]:
     """Keeps other processes from training the same run at the same time.
@@ -270,56 +258,6 @@ def _alone(model_dir: str) -> Iterator[None]:
         except OSError as error:  # file systems without locks
             print(f"{model_dir} cannot be locked ({error.strerror})", file=sys.stderr)
         yield
-
-
-def _check(config: TrainConfig) -> None:
-    names = [o.name for o in config.objectives]
-    if not names or len(set(names)) < len(names):
-        raise UserError(
-            f"TrainConfig.objectives are named {names}: give at least one, each its own name"
-        )
-    if config.held_out and not any("mlm" in o.heads for o in config.objectives):
-        raise UserError(
-            "TrainConfig.held_out measures a masked-token loss, but no objective trains an MLM head"
-        )
-    for objective in config.objectives:
-        if objective.rows.length > config.encoder.max_positions:
-            raise UserError(
-                f"objective {objective.name!r}: rows of {objective.rows.length} tokens are longer "
-                f"than EncoderConfig.max_positions={config.encoder.max_positions}"
-            )
-
-
-def _heads(objectives: Mapping[str, Any]) -> dict[str, Any]:
-    heads = {name: settings for o in objectives.values() for name, settings in o.heads.items()}
-    for name, objective in objectives.items():
-        for head, settings in objective.heads.items():
-            if heads[head] != settings:
-                raise UserError(f"objective {name!r} and another one want different heads {head!r}")
-    return heads
-
-
-def _languages(streams: Mapping[str, Stream], config: TrainConfig) -> list[str]:
-    languages = sorted({language for s in streams.values() for language in s.languages})
-    if config.encoder.languages not in (0, len(languages)):
-        raise UserError(
-            f"EncoderConfig.languages = {config.encoder.languages}, but the objectives read "
-            f"{len(languages)} languages ({', '.join(languages)}); set it to {len(languages)}, or "
-            "to 0 for an encoder without language embeddings"
-        )
-    return languages
-
-
-def _check_vocabulary(vocabulary: Vocabulary, config: TrainConfig) -> None:
-    spare = config.encoder.vocab_size - vocabulary.size
-    # Tables are rounded up to a multiple of 64 or 128; that of a model which others published may
-    # have any number of rows to spare (XLM-R XL: 878).
-    if spare < 0 or (spare >= 512 and not config.init_from):
-        raise UserError(
-            f"the vocabulary {vocabulary.path} has {vocabulary.size:,} pieces, but "
-            f"EncoderConfig.vocab_size={config.encoder.vocab_size:,}; set it to the vocabulary's "
-            "size, or name another vocabulary"
-        )
 
 
 def _mib(size: int) -> str:

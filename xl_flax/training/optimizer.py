@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules, all from optax."""
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from xl_flax.errors import UserError
+from xl_flax.parallel import params as params_lib
 
 SCHEDULES = ("constant", "linear", "rsqrt", "cosine", "wsd")
 OPTIMIZERS = ("adamw", "muon")
@@ -31,6 +33,10 @@ class OptimizerConfig:
     eps: float = 1e-6
     weight_decay: float = 0.01  # decoupled; not applied to biases and norms
     clip_norm: float | None = 1.0  # global norm of the gradient
+    rate_factors: Sequence[tuple[str, float]] = ()
+    """Factors of the learning rate, [(pattern, factor), ...]: a regular expression that matches the
+    whole path of a parameter, as in "encoder/embeddings/.*"; the last one that matches counts. With
+    a factor of 0 the parameter is frozen: it has no gradient and no optimizer state."""
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -84,15 +90,70 @@ def make_optimizer(
         leaves are matrices.
 
     Raises:
-      UserError: an unknown optimizer or schedule.
+      UserError: an unknown optimizer or schedule, or factors that make no sense.
     """
     schedule = make_schedule(config, steps)
+    optimizer = _base_optimizer(config, schedule, axes)
+    if not config.rate_factors:
+        return optimizer, schedule
+    factors = rate_factors(config, axes)
+
+    def scaled(updates: Any, params: Any) -> Any:
+        del params
+        # A frozen parameter's update is a placeholder of optax here.
+        return jax.tree.map(lambda f, u: u * f if f else u, factors, updates)
+
+    labels = jax.tree.map(lambda factor: "trained" if factor else "frozen", factors)
+    kinds = {"trained": optimizer, "frozen": optax.set_to_zero()}
+    optimizer = optax.partition(kinds, labels)
+    if any(factor not in (0, 1) for factor in jax.tree.leaves(factors)):
+        optimizer = optax.chain(optimizer, optax.stateless(scaled))
+    return optimizer, schedule
+
+
+def rate_factors(config: OptimizerConfig, axes: Any) -> Any:
+    """The factor of the learning rate of each parameter, as a float at each leaf of `axes`.
+
+    Raises:
+      UserError: a pattern that is no regular expression or matches no parameter, or a factor below
+        0, or nothing is left to train.
+    """
+    is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
+    paths = [path for path, _ in params_lib.flat(axes, is_leaf=is_axes)]
+    factors = dict.fromkeys(paths, 1.0)
+    for pattern, factor in config.rate_factors:
+        where = f"OptimizerConfig.rate_factors: ({pattern!r}, {factor!r})"
+        try:
+            matching = [path for path in paths if re.fullmatch(pattern, path)]
+        except re.error as error:
+            raise UserError(f"{where}: no regular expression ({error})") from None
+        if not matching:
+            raise UserError(f"{where} matches no parameter; paths look like {', '.join(paths[:3])}")
+        if not factor >= 0:
+            raise UserError(f"{where}: a factor must be at least 0")
+        factors |= dict.fromkeys(matching, float(factor))
+    if not any(factors.values()):
+        raise UserError("OptimizerConfig.rate_factors freezes every parameter")
+    return jax.tree.unflatten(jax.tree.structure(axes, is_leaf=is_axes), list(factors.values()))
+
+
+def frozen_params(config: OptimizerConfig, axes: Any) -> Any:
+    """Which parameters are never updated, a bool at each leaf of `axes`; None: all are trained."""
+    if not config.rate_factors:
+        return None
+    return jax.tree.map(lambda factor: not factor, rate_factors(config, axes))
+
+
+def _base_optimizer(
+    config: OptimizerConfig, schedule: Callable[[jax.Array], jax.Array], axes: Any
+) -> optax.GradientTransformation:
+    """The optimizer with one learning rate for all parameters."""
     is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
     matrices = jax.tree.map(_is_matrix, axes, is_leaf=is_axes)
     if config.name == "adamw":
         return optax.adamw(
             schedule, config.b1, config.b2, config.eps, 0.0, None, config.weight_decay, matrices
-        ), schedule
+        )
     if config.name == "muon":
         # The layers' matrices; embeddings and heads stay with AdamW (Jordan et al. 2024).
         # A leaf is a batch of matrices from or to the "embed" axis: the stack of layers and unnamed
@@ -115,7 +176,7 @@ def make_optimizer(
         )
         # Its updates already point downhill, hence the sign of the decay.
         decay = optax.add_decayed_weights(-config.weight_decay, matrices)
-        return optax.chain(muon, decay, optax.scale_by_schedule(schedule)), schedule
+        return optax.chain(muon, decay, optax.scale_by_schedule(schedule))
     raise UserError(f"OptimizerConfig.name={config.name!r} is none of {', '.join(OPTIMIZERS)}")
 
 

@@ -2,28 +2,29 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import jax
 
 from xl_flax.models.config import EncoderConfig
-from xl_flax.training.flops import describe, flops_per_token, peak_flops
+from xl_flax.training.feeds import Feed
+from xl_flax.training.flops import describe, peak_flops
 
 
 class Speed:
     """Clock-derived values of a window: tokens and FLOPs per second, time waited for input."""
 
-    def __init__(self, encoder: EncoderConfig, objectives: Sequence[Any]) -> None:
+    def __init__(self, encoder: EncoderConfig, feeds: Mapping[str, Feed], accumulate: int) -> None:
         self._tokens = self._flops = 0.0
         self.formula = ""
-        for objective in objectives:
-            length = objective.rows.length
-            tokens = objective.batch_size * length
-            parts = flops_per_token(encoder, length, objective.slots(length))
+        for name, feed in feeds.items():
+            objective, stream = feed.objective, feed.stream
+            tokens = objective.batch_size * stream.length
+            two_passes = objective.compares_rows and accumulate * objective.microbatches > 1
+            parts = objective.flops(encoder, stream, two_passes)
             self._tokens += tokens
             self._flops += tokens * sum(parts.values())
-            self.formula += f"{objective.name}: {describe(parts)} FLOPs per token; "
+            self.formula += f"{name}: {describe(parts)} FLOPs per token; "
         self._peak = peak_flops(jax.devices()[0])
         kind = jax.devices()[0].device_kind
         peak = f"{self._peak / 1e12:,.0f} TFLOP/s in bf16" if self._peak else "not known: no MFU"

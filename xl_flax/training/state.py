@@ -1,6 +1,7 @@
 """The state of a run before its first step: fresh, from another checkpoint, or resumed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,8 +15,15 @@ from xl_flax.checkpoints.load import (
     replace_params,
     vocabulary_path,
 )
-from xl_flax.checkpoints.manager import CheckpointManager, Progress, read_progress
+from xl_flax.checkpoints.manager import (
+    PROGRESS_FORMAT,
+    CheckpointManager,
+    Progress,
+    read_progress,
+)
+from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
+from xl_flax.objectives.base import Objective
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.params import Abstract
 from xl_flax.parallel.rules import Partitioning
@@ -26,81 +34,115 @@ from xl_flax.training.step import TrainState
 LANGUAGE_TABLE = "encoder/embeddings/languages"
 TOKEN_TABLES = ("encoder/embeddings/tokens", "heads/mlm/table", "heads/mlm/bias")
 
-QUEUES = ("queue", "filled")  # what objectives carry with a place for each row of a batch
-
 
 def fresh(
     params: Any,
     optimizer: optax.GradientTransformation,
     layout: TrainState,
-    carry: Callable[[Any], dict[str, Any]] = lambda params: {},
+    objectives: Sequence[Objective] = (),
+    streams: Mapping[str, Stream] = MappingProxyType({}),
 ) -> TrainState:
     """The state of step 0; its arrays are made in the layout they are to have."""
-    shardings = jax.tree.map(lambda s: s.sharding, (layout.optimizer, layout.carried))
-    make = lambda params: (optimizer.init(params), carry(params))  # noqa: E731
-    opt_state, carried = jax.jit(make, out_shardings=shardings)(params)
+    shardings = jax.tree.map(lambda s: s.sharding, (layout.optimizer, layout.objectives))
+    make = lambda p: (optimizer.init(p), _init_objectives(p, objectives, streams))  # noqa: E731
+    opt_state, states = jax.jit(make, out_shardings=shardings)(params)
     # Distinct buffers: the step donates them.
     zero = lambda like: jax.device_put(jnp.zeros((), jnp.int32), like.sharding)  # noqa: E731
     return TrainState(
         params,
         opt_state,
-        carried,
+        states,
         updates=zero(layout.updates),
         skipped=zero(layout.skipped),
         bad_streak=zero(layout.bad_streak),
     )
 
 
-def carry(objectives: Mapping[str, Any], constants: Mapping[str, Any]) -> Callable:
-    """A function from parameters to what the objectives hand on from step to step, by name."""
-    having = {name: o for name, o in objectives.items() if hasattr(o, "carry")}
-    return lambda params: {n: o.carry(params, constants[n]) for n, o in having.items()}
+def _init_objectives(
+    params: Any, objectives: Sequence[Objective], streams: Mapping[str, Stream]
+) -> dict[str, Any]:
+    """The states of the objectives that have one, by name."""
+    states = {o.name: o.init_state(params, streams[o.name]) for o in objectives}
+    return {name: state for name, state in states.items() if state is not None}
 
 
 def layout(
     abstract: Abstract,
     optimizer: optax.GradientTransformation,
     partitioning: Partitioning,
-    carry: Callable[[Any], dict[str, Any]] = lambda params: {},
+    objectives: Sequence[Objective] = (),
+    streams: Mapping[str, Stream] = MappingProxyType({}),
 ) -> TrainState:
     """Shapes, dtypes and shardings of the whole state.
 
-    The optimizer's moments and the copies of parameters that objectives carry lie as the parameters
-    do, a queue as the batch, everything else on each device.
+    The optimizer's moments lie as their parameters do, the objectives' states as their `state_axes`
+    say, everything else on each device.
+
+    Raises:
+      UserError: the axes of an objective's state do not fit it.
     """
     params = abstract.layout(partitioning)
     whole = partitioning.sharding(())
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     like = dict(params_lib.flat(params))
-    heads = {n.split("/", 2)[2]: s for n, s in like.items() if n.startswith("heads/")}
 
-    def lay_out(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
-        # The path of a moment or a copy ends with that of its parameter, or of a head's own.
+    def moment(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
+        # The path of a moment ends with that of its parameter.
         parts = path.split("/")
-        names = ["/".join(parts[i:]) for i in range(len(parts))]
-        found = (table.get(name) for name in names for table in (like, heads))
-        sharding = next((s.sharding for s in found if s and s.shape == leaf.shape), whole)
-        if parts[-1] in QUEUES:
-            sharding = partitioning.sharding(("batch",), leaf.shape)
+        named = (like.get("/".join(parts[i:])) for i in range(len(parts)))
+        sharding = next((s.sharding for s in named if s and s.shape == leaf.shape), whole)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    shapes = jax.eval_shape(lambda params: (optimizer.init(params), carry(params)), params)
+    opt_state = jax.eval_shape(optimizer.init, params)
+    leaves = [moment(path, leaf) for path, leaf in params_lib.flat(opt_state)]
+    opt_state = jax.tree.unflatten(jax.tree.structure(opt_state), leaves)
+
+    shapes = jax.eval_shape(lambda params: _init_objectives(params, objectives, streams), params)
+    states = {
+        o.name: _lay_out(o, shapes[o.name], o.state_axes(abstract.axes), partitioning)
+        for o in objectives
+        if o.name in shapes
+    }
+    return TrainState(params, opt_state, states, updates=scalar, skipped=scalar, bad_streak=scalar)
+
+
+def _lay_out(objective: Objective, shapes: Any, axes: Any, partitioning: Partitioning) -> Any:
+    """Shapes with the shardings that an objective declares for its state."""
+    is_axes = lambda x: isinstance(x, tuple) and all(isinstance(a, str | None) for a in x)  # noqa: E731
+    named = dict(params_lib.flat(axes, is_leaf=is_axes))
+
+    def lay_out(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
+        if len(named.get(path) or ()) != leaf.ndim:
+            raise UserError(
+                f"objective {objective.name!r}: {type(objective).__name__}.state_axes gives no "
+                f"axis names for {path!r} of shape {leaf.shape}: it must return the state's tree "
+                "with one name or None per axis at each leaf"
+            )
+        sharding = partitioning.sharding(named[path], leaf.shape)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
     leaves = [lay_out(path, leaf) for path, leaf in params_lib.flat(shapes)]
-    opt_state, carried = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-    return TrainState(params, opt_state, carried, updates=scalar, skipped=scalar, bad_streak=scalar)
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def progress_there(model_dir: str, description: Description, seed: int) -> Progress | None:
     """Where the run in this folder is; None if no checkpoint is there. Changes nothing.
 
     Raises:
-      UserError: the folder belongs to another model, vocabulary, objectives or seed.
+      UserError: the folder belongs to another model, vocabulary, objectives or seed, or to a
+        version of this project with other random keys.
     """
-    found = complete_checkpoints(model_dir)
-    if not found:
+    checkpoints = complete_checkpoints(model_dir)
+    if not checkpoints:
         return None
-    progress = read_progress(found[-1])
-    lines = read_description(found[-1]).differences(description)
+    progress = read_progress(checkpoints[-1])
+    if progress.format != PROGRESS_FORMAT:
+        raise UserError(
+            f"{model_dir} holds a run of another version of XL-Flax, whose random keys and states "
+            "of objectives were others: finish it with that version, or begin a new run from its "
+            f"weights (another MODEL_DIR, and InitFrom.checkpoint={model_dir!r})"
+        )
+    lines = read_description(checkpoints[-1]).differences(description)
     if progress.seed != seed:
         lines.append(f"TrainConfig.seed was {progress.seed} and is now {seed}")
     if lines:
@@ -122,7 +164,7 @@ def pack(state: TrainState) -> dict[str, Any]:
     """What is saved beside the parameters."""
     return {
         "optimizer": state.optimizer,
-        "carried": state.carried,
+        "objectives": state.objectives,
         "updates": state.updates,
         "skipped": state.skipped,
         "bad_streak": state.bad_streak,

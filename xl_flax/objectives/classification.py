@@ -1,0 +1,208 @@
+"""Classification of sequences and of tokens, with labels that the examples carry.
+
+Shapes: Batch, Length, E examples per row, K texts of an example, D = width, C labels.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from xl_flax.data.stream import Stream
+from xl_flax.data.vocabulary import Vocabulary
+from xl_flax.errors import UserError
+from xl_flax.models.config import EncoderConfig
+from xl_flax.models.flops import encoder_flops
+from xl_flax.models.heads import HeadSettings, Model
+from xl_flax.objectives.base import Batch, Inputs, Loss, Mean, Objective, row_keys
+from xl_flax.ops.languages import language_rows, language_sums
+from xl_flax.ops.segments import join_texts, present_examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Objective):
+    """Cross-entropy of a classification head, named as the objective.
+
+    The texts of an example are read as one segment, [CLS] a [SEP] b [SEP]. Examples without a label
+    (-1) do not count; a feature "weight" of the examples weights their losses.
+
+    Raises:
+      UserError: a setting that makes no sense.
+    """
+
+    feature: str = "label"  # of the examples: which one to predict
+    dense: str | None = None  # of the head, before the scores: "tanh", "gelu" or "gelu_norm"
+    double_separator: bool = False  # </s></s> between texts, as in XLM-R
+
+    label_kind: ClassVar[str]  # kind of the feature
+    metrics: ClassVar[Mapping[str, Mean]] = {
+        "loss": Mean("loss", by_language=True),
+        "accuracy": Mean("correct", "labels", by_language=True),
+        "fill": Mean("tokens", "positions"),
+    }
+
+    def head_settings(self) -> dict[str, Any]:
+        """The settings of the head, but for its labels."""
+        return {"kind": "classification", "dense": self.dense}
+
+    def heads(self, stream: Stream) -> Mapping[str, HeadSettings]:
+        """The classification head with the labels of the task."""
+        labels = list(stream.features[self.feature].labels)
+        return {self.name: self.head_settings() | {"labels": labels}}
+
+    def check(self, stream: Stream) -> None:
+        """Raises UserError unless examples have this feature, with labels."""
+        spec = stream.features.get(self.feature)
+        if spec is None or spec.kind != self.label_kind or not spec.labels:
+            features = ", ".join(f"{k} ({s.kind})" for k, s in stream.features.items()) or "none"
+            raise UserError(
+                f"objective {self.name!r} predicts the feature {self.feature!r}, labels of kind "
+                f"{self.label_kind!r}, but the features of {', '.join(stream.tasks[:3])} are: "
+                f"{features}"
+            )
+
+    def buffers(
+        self, vocabulary: Vocabulary, stream: Stream, languages: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Ids of the separator and of padding, and rows of the encoder's language table."""
+        return {
+            "sep_id": np.int32(vocabulary.special.sep),
+            "pad_id": np.int32(vocabulary.special.pad),
+            "language_rows": language_rows(stream.languages, languages),
+        }
+
+    def scores(
+        self, model: Model, batch: Batch, inputs: Inputs
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The head's scores, float32[B, E, C] or [B, L, C], and the rows as they were read."""
+        rows = joined_texts(batch, inputs, self.double_separator)
+        has_types = model.encoder.config.token_types > 1
+        hidden_BxLxD = model.encoder(
+            rows["tokens"],
+            segment_ids=rows["segment_ids"],
+            positions=rows["positions"],
+            token_types=jnp.minimum(rows["text_rank"], 1) if has_types else None,
+            languages=inputs.buffers["language_rows"][rows["token_languages"]],
+            dropout_keys=row_keys(inputs.key, batch["row_id"]) if inputs.train else None,
+        )
+        examples = inputs.stream.examples_per_row
+        return model.heads[self.name](hidden_BxLxD, rows["segment_ids"], examples), rows
+
+    def label_loss(
+        self,
+        scores_xC: jax.Array,
+        labels_x: jax.Array,
+        weights_x: jax.Array,
+        languages_x: jax.Array,
+        batch: Batch,
+        inputs: Inputs,
+    ) -> Loss:
+        """Weighted cross-entropies in nats, with sums for the metrics.
+
+        Args:
+          scores_xC: float32, of every place that may have a label.
+          labels_x: int32, -1 where there is none.
+          weights_x: float32.
+          languages_x: int32, indices into the stream's languages.
+          batch: of the objective.
+          inputs: of the objective.
+        """
+        labelled_x = (labels_x >= 0).astype(jnp.float32)
+        losses_x = labelled_x * optax.softmax_cross_entropy_with_integer_labels(
+            scores_xC, jnp.maximum(labels_x, 0)
+        )
+        correct_x = labelled_x * (scores_xC.argmax(axis=-1) == labels_x)
+        weights_x = weights_x * labelled_x
+        values = {"loss": losses_x, "count": labelled_x, "correct": correct_x, "labels": labelled_x}
+        sums = {
+            "count": weights_x.sum(),
+            "labels": labelled_x.sum(),
+            "correct": correct_x.sum(),
+            "tokens": jnp.sum(batch["segment_ids"] != 0, dtype=jnp.float32),
+            "positions": jnp.float32(batch["segment_ids"].size),
+            **language_sums(len(inputs.stream.languages), languages_x, **values),
+        }
+        return Loss(jnp.sum(weights_x * losses_x), sums)
+
+    def flops(self, encoder: EncoderConfig, stream: Stream, two_passes: bool) -> dict[str, float]:
+        """One pass through the encoder; scores of a few labels cost nothing beside it."""
+        del two_passes
+        return encoder_flops(encoder, stream.length)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class SequenceClassification(Classification):
+    """A label for each example, a sentence or a pair as in NLI (Devlin et al. 2019, BERT, §4)."""
+
+    pooling: str = "cls"  # "cls", "mean", "mean_all", or "scores" for the mean of tokens' scores
+    name: str = "sequence"
+
+    label_kind: ClassVar[str] = "example"
+
+    def head_settings(self) -> dict[str, Any]:
+        """With the pooling of a sequence's states."""
+        return super().head_settings() | {"pooling": self.pooling}
+
+    def loss(self, model: Model, batch: Batch, inputs: Inputs) -> Loss:
+        """The cross-entropy of each example's label; its language is that of its first text."""
+        scores_BxExC, _ = self.scores(model, batch, inputs)
+        labels_BxE, stream = batch[self.feature], inputs.stream
+        present_BxE = present_examples(
+            batch["segment_ids"], stream.examples_per_row, stream.num_texts
+        )
+        labels_BxE = jnp.where(present_BxE, labels_BxE, -1)
+        weights_BxE = batch.get("weight", jnp.ones(labels_BxE.shape))
+        languages_BxE = jnp.broadcast_to(batch["languages"][:, :1], labels_BxE.shape)
+        return self.label_loss(scores_BxExC, labels_BxE, weights_BxE, languages_BxE, batch, inputs)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class TokenClassification(Classification):
+    """A label for each word, at its first piece (Devlin et al. 2019, BERT, §5.3), or each token."""
+
+    name: str = "tokens"
+
+    label_kind: ClassVar[str] = "token"
+
+    def head_settings(self) -> dict[str, Any]:
+        """A head on each token."""
+        return super().head_settings() | {"pooling": "tokens"}
+
+    def loss(self, model: Model, batch: Batch, inputs: Inputs) -> Loss:
+        """The cross-entropy of each token that has a label; an example's weight is its tokens'."""
+        scores_BxLxC, rows = self.scores(model, batch, inputs)
+        labels_BxL = jnp.take_along_axis(batch[self.feature], rows["source"], axis=1)
+        labels_BxL = jnp.where(rows["segment_ids"] != 0, labels_BxL, -1)
+        weights_BxL = jnp.ones(labels_BxL.shape)
+        if "weight" in batch:
+            example_BxL = jnp.maximum(rows["segment_ids"] - 1, 0)
+            weights_BxL = jnp.take_along_axis(batch["weight"], example_BxL, axis=1)
+        languages_BxL = jnp.broadcast_to(rows["token_languages"], labels_BxL.shape)
+        return self.label_loss(scores_BxLxC, labels_BxL, weights_BxL, languages_BxL, batch, inputs)
+
+
+def joined_texts(batch: Batch, inputs: Inputs, double_separator: bool) -> dict[str, jax.Array]:
+    """Rows whose examples are one segment each, texts in their order; see `JoinedRows`."""
+    shape, num_texts = batch["tokens"].shape, inputs.stream.num_texts
+    if num_texts == 1:
+        return batch | {
+            "token_languages": batch["languages"],
+            "text_rank": jnp.zeros(shape, jnp.int32),
+            "source": jnp.broadcast_to(jnp.arange(shape[1]), shape),
+        }
+    order = (shape[0], inputs.stream.examples_per_row, num_texts)
+    return join_texts(
+        batch,
+        jnp.broadcast_to(jnp.arange(num_texts), order),
+        sep_id=inputs.buffers["sep_id"],
+        pad_id=inputs.buffers["pad_id"],
+        reset_positions=False,
+        double_separator=double_separator,
+    )._asdict()

@@ -1,0 +1,81 @@
+"""What belongs to one objective of a run: its rows, its buffers, and how far it has read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from xl_flax.data.batches import Batch, Prefetcher, global_batch
+from xl_flax.data.stream import Stream
+from xl_flax.data.vocabulary import Vocabulary
+from xl_flax.errors import UserError
+from xl_flax.objectives.base import Objective
+from xl_flax.parallel.rules import Partitioning
+
+
+class Feed:
+    """An objective with the stream that it reads.
+
+    Attributes:
+      objective: the objective.
+      stream: its rows.
+      buffers: its constant arrays, a copy on each device.
+      rows: how many it has consumed, which a checkpoint remembers.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        stream: Stream,
+        vocabulary: Vocabulary,
+        languages: Sequence[str],
+        partitioning: Partitioning,
+    ):
+        objective.check(stream)
+        self.objective, self.stream, self.rows = objective, stream, 0
+        buffers = objective.buffers(vocabulary, stream, languages)
+        self.buffers = jax.device_put(buffers, partitioning.sharding(()))
+        self._sharding = partitioning.sharding(("batch",))
+        self._prefetcher: Prefetcher | None = None
+
+    def phase(self) -> Any:
+        """The static value of the next batch, as a masking rate."""
+        return self.objective.phase_at(self.rows)
+
+    def first_batch(self) -> Batch:
+        """The batch at which the stream begins, read here and now."""
+        return self._read(0)
+
+    def start(self) -> None:
+        """Begins to read batches ahead, from `rows` on."""
+        self._prefetcher = Prefetcher(self._read, self.rows, self.objective.batch_size)
+
+    def _read(self, row: int) -> Batch:
+        return global_batch(self.stream, row, self.objective.batch_size, self._sharding)
+
+    def next(self) -> tuple[Batch, float]:
+        """The next batch, and the seconds spent waiting for it."""
+        batch, waited = self._prefetcher.next()
+        self.rows += self.objective.batch_size
+        return batch, waited
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+
+
+def all_heads(objectives: Sequence[Objective], streams: Mapping[str, Stream]) -> dict[str, Any]:
+    """The heads that the objectives train, by name.
+
+    Raises:
+      UserError: two objectives want different heads of one name.
+    """
+    heads: dict[str, Any] = {}
+    for objective in objectives:
+        for head, settings in objective.heads(streams[objective.name]).items():
+            if heads.setdefault(head, settings) != settings:
+                raise UserError(
+                    f"objective {objective.name!r} and another one want different heads {head!r}"
+                )
+    return heads

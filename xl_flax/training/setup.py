@@ -1,0 +1,172 @@
+"""A run before its first step: what follows from its configuration and data, and has no state yet.
+
+Cheap checks come first; caches are built where they are missing.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from xl_flax.checkpoints.description import Description
+from xl_flax.data.prepare import DatasetSpec, prepare
+from xl_flax.data.stream import open_stream
+from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
+from xl_flax.errors import UserError
+from xl_flax.models.heads import build_model
+from xl_flax.objectives.base import Objective
+from xl_flax.parallel import params as params_lib
+from xl_flax.parallel.distributed import first_process_first
+from xl_flax.parallel.mesh import check_batch, make_partitioning
+from xl_flax.parallel.params import Abstract
+from xl_flax.parallel.rules import Partitioning
+from xl_flax.training import state as state_lib
+from xl_flax.training.config import TrainConfig
+from xl_flax.training.feeds import Feed, all_heads
+from xl_flax.training.optimizer import frozen_params, make_optimizer
+from xl_flax.training.step import TrainState, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a run is made of."""
+
+    partitioning: Partitioning
+    vocabulary: Vocabulary
+    feeds: dict[str, Feed]  # by the objective's name
+    build: Callable[[], nnx.Module]  # makes the model
+    abstract: Abstract  # the model without its values
+    optimizer: optax.GradientTransformation
+    step: Callable[..., Any]  # from `make_train_step`
+    layout: TrainState  # shapes and shardings of the whole state
+    key: jax.Array  # of masks and dropout
+    description: Description  # of the model and what it is trained on
+    parameter_table: str
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """In the order of the configuration."""
+        return [feed.objective for feed in self.feeds.values()]
+
+    @property
+    def buffers(self) -> dict[str, Any]:
+        """The objectives' constant arrays."""
+        return {name: feed.buffers for name, feed in self.feeds.items()}
+
+    def phases(self) -> tuple[Any, ...]:
+        """The static values of the next step, in the order of the objectives."""
+        return tuple(feed.phase() for feed in self.feeds.values())
+
+
+def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
+    """Opens the data and builds the step of a run.
+
+    Args:
+      config: the run.
+      gin_flags: the Gin flags of this command, for the process that builds caches.
+
+    Raises:
+      UserError: anything that the user can mend; see its message.
+    """
+    partitioning = make_partitioning(config.mesh)
+    objectives = list(config.objectives)
+    _check(config)
+    for objective in objectives:
+        parts = config.accumulate * objective.microbatches
+        check_batch(objective.name, objective.batch_size, parts, partitioning)
+    vocabulary = run_vocabulary()
+    _check_vocabulary(vocabulary, config)
+    specs = [spec for objective in objectives for spec in objective.rows.datasets]
+    length = objectives[0].rows.length
+    specs += [DatasetSpec(h.mixture, h.split, length) for h in config.held_out]
+    first_process_first("caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags))
+    streams = {
+        o.name: open_stream(o.rows, config.cache, config.seed, vocabulary) for o in objectives
+    }
+    languages = sorted({language for s in streams.values() for language in s.languages})
+    _check_languages(languages, config)
+    feeds = {
+        o.name: Feed(o, streams[o.name], vocabulary, languages, partitioning) for o in objectives
+    }
+
+    heads = all_heads(objectives, streams)
+
+    def build() -> nnx.Module:
+        return build_model(config.encoder, heads, nnx.Rngs(config.seed))
+
+    abstract = params_lib.abstract(build)
+    optimizer, schedule = make_optimizer(config.optimizer, config.steps, abstract.axes)
+    step = make_train_step(
+        abstract.graph,
+        objectives,
+        streams,
+        optimizer,
+        schedule,
+        partitioning,
+        abstract.shardings(partitioning),
+        config.accumulate,
+        config.optimizer.clip_norm,
+        frozen_params(config.optimizer, abstract.axes),
+    )
+    return Setup(
+        partitioning=partitioning,
+        vocabulary=vocabulary,
+        feeds=feeds,
+        build=build,
+        abstract=abstract,
+        optimizer=optimizer,
+        step=step,
+        layout=state_lib.layout(abstract, optimizer, partitioning, objectives, streams),
+        key=jax.random.key(config.seed),
+        description=Description(
+            encoder=config.encoder,
+            heads=heads,
+            vocabulary=vocabulary.fingerprint,
+            languages={name: tuple(s.languages) for name, s in streams.items()},
+            objectives={o.name: o.description() for o in objectives},
+        ),
+        parameter_table=params_lib.table(abstract.shapes, abstract.axes, partitioning),
+    )
+
+
+def _check(config: TrainConfig) -> None:
+    for objective in config.objectives:
+        if not isinstance(objective, Objective):
+            raise UserError(
+                f"TrainConfig.objectives: {objective!r} is no objective; give instances of "
+                "subclasses of xl_flax.objectives.base.Objective, as in [@MaskedLM()]"
+            )
+        if objective.rows.length > config.encoder.max_positions:
+            raise UserError(
+                f"objective {objective.name!r}: rows of {objective.rows.length} tokens are longer "
+                f"than EncoderConfig.max_positions={config.encoder.max_positions}"
+            )
+    names = [objective.name for objective in config.objectives]
+    if not names or len(set(names)) < len(names):
+        raise UserError(
+            f"TrainConfig.objectives are named {names}: give at least one, each its own name"
+        )
+
+
+def _check_languages(languages: Sequence[str], config: TrainConfig) -> None:
+    if config.encoder.languages not in (0, len(languages)):
+        raise UserError(
+            f"EncoderConfig.languages = {config.encoder.languages}, but the objectives read "
+            f"{len(languages)} languages ({', '.join(languages)}); set it to {len(languages)}, or "
+            "to 0 for an encoder without language embeddings"
+        )
+
+
+def _check_vocabulary(vocabulary: Vocabulary, config: TrainConfig) -> None:
+    spare = config.encoder.vocab_size - vocabulary.size
+    # Tables are rounded up to a multiple of 64 or 128; that of a model which others published may
+    # have any number of rows to spare (XLM-R XL: 878).
+    if spare < 0 or (spare >= 512 and not config.init_from):
+        raise UserError(
+            f"the vocabulary {vocabulary.path} has {vocabulary.size:,} pieces, but "
+            f"EncoderConfig.vocab_size={config.encoder.vocab_size:,}; set it to the vocabulary's "
+            "size, or name another vocabulary"
+        )
