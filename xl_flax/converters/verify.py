@@ -171,7 +171,7 @@ def _sentences(
     def embed(params: Any, tokens: jax.Array, segments: jax.Array) -> jax.Array:
         merged = nnx.merge(graph, params)
         module = merged.heads[head]
-        hidden = merged.encoder(tokens, segment_ids=segments, layer=module.layer)
+        (hidden,) = merged.encoder(tokens, segment_ids=segments, layers=(module.layer,))
         return module(pool(hidden, segments, 1, module.pooling))[:, 0]
 
     theirs_model = st.SentenceTransformer(folder, device="cpu")

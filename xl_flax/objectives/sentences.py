@@ -57,13 +57,13 @@ def encode(
       key: of dropout; a row's own comes from it and the row's id, so that no mesh changes it.
     """
     module = model.heads[head]
-    hidden_RxLxD = model.encoder(
+    (hidden_RxLxD,) = model.encoder(
         batch["tokens"],
         segment_ids=batch["segment_ids"],
         positions=batch["positions"],
         languages=languages[token_languages(batch["segment_ids"], batch["languages"])],
         dropout_keys=jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row_id"]),
-        layer=module.layer,
+        layers=(module.layer,),
     )
     return module(pool(hidden_RxLxD, batch["segment_ids"], sentences, module.pooling))
 
