@@ -12,7 +12,7 @@ from flax import nnx
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.encoder import stretches
-from xl_flax.models.heads import build_model, token_table
+from xl_flax.models.heads import build_model, mlm_prediction
 from xl_flax.models.layers import Layer
 
 SIZES = {"vocab_size": 61, "num_layers": 4, "width": 32, "num_heads": 2, "mlp_width": 48}
@@ -162,10 +162,11 @@ def test_parameters_carry_logical_axis_names_and_are_created_abstractly():
 def test_token_table_is_the_encoders_or_the_heads_own(tie):
     config = dataclasses.replace(BERT, tie_head=tie)
     model = nnx.merge(*make(config))
-    own = model.heads["mlm"].table
-    assert (own is None) == tie
-    expected = model.encoder.embeddings.tokens if tie else own
-    np.testing.assert_array_equal(token_table(model), expected[...])
+    head, table, bias = mlm_prediction(model)
+    assert head is model.heads["mlm"] and (head.table is None) == tie
+    expected = model.encoder.embeddings.tokens if tie else head.table
+    np.testing.assert_array_equal(table, expected[...])
+    np.testing.assert_array_equal(bias, head.bias[...])
 
 
 def test_initial_weights_are_cut_at_two_deviations_and_smaller_into_the_residual():

@@ -14,7 +14,7 @@ import numpy as np
 from xl_flax.data.stream import Rows, Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
-from xl_flax.models.heads import Model, token_bias, token_table
+from xl_flax.models.heads import MLM_HEAD, Model, mlm_prediction
 from xl_flax.ops.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.ops.languages import language_rows, language_sums
 from xl_flax.ops.masking import corrupt, select_slots, slot_count
@@ -46,7 +46,7 @@ class MaskedLM:
     weight: float = 1.0  # of this loss beside other objectives'
     name: str = "mlm"
 
-    heads = {"mlm": {}}  # noqa: RUF012
+    heads = {MLM_HEAD: {}}  # noqa: RUF012
 
     def __post_init__(self):
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
@@ -233,7 +233,7 @@ class MaskedLM:
         # Only the slots meet the head. Empty ones read the row's last token and weigh nothing.
         at_BxK = jnp.minimum(chosen.positions_K, length - 1)
         hidden_BxKxD = jnp.take_along_axis(hidden_BxLxD, at_BxK[..., None], axis=1)
-        head, table_VxD = model.heads["mlm"], token_table(model)
+        head, table_VxD, bias_V = mlm_prediction(model)
         # How many blocks of rows lie on different devices, and how much of the logits on one.
         vocab_size = table_VxD.shape[0]
         local_rows, local_vocab = local_shape(("batch", "vocab"), (size, vocab_size))
@@ -243,7 +243,7 @@ class MaskedLM:
         result = linear_cross_entropy(
             constrain(head.features(hidden_BxKxD), ("batch", None, None)),
             table_VxD,
-            token_bias(model),
+            bias_V,
             jnp.take_along_axis(tokens_BxL, at_BxK, axis=1),
             chosen.filled_K.astype(jnp.float32),
             chunk=chunk_size(expected, 4 * local_vocab, self.logits_mib),

@@ -20,7 +20,7 @@ from xl_flax.data.stream import Stream, open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.files import write_atomically
-from xl_flax.models.heads import build_model
+from xl_flax.models.heads import MLM_HEAD, build_model
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier, first_process_first
 from xl_flax.parallel.mesh import check_batch, make_partitioning
@@ -278,7 +278,7 @@ def _check(config: TrainConfig) -> None:
         raise UserError(
             f"TrainConfig.objectives are named {names}: give at least one, each its own name"
         )
-    if config.held_out and not any("mlm" in o.heads for o in config.objectives):
+    if config.held_out and not any(MLM_HEAD in o.heads for o in config.objectives):
         raise UserError(
             "TrainConfig.held_out measures a masked-token loss, but no objective trains an MLM head"
         )

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from xl_flax.models.config import EncoderConfig
-from xl_flax.training.flops import describe, flops_per_token, peak_flops
+from xl_flax.models.flops import describe, encoder_flops, mlm_head_flops
+from xl_flax.training.flops import peak_flops
 
 
 class Speed:
@@ -20,7 +21,8 @@ class Speed:
         for objective in objectives:
             length = objective.rows.length
             tokens = objective.batch_size * length
-            parts = flops_per_token(encoder, length, objective.slots(length))
+            parts = encoder_flops(encoder, length)
+            parts |= mlm_head_flops(encoder, length, objective.slots(length))
             self._tokens += tokens
             self._flops += tokens * sum(parts.values())
             self.formula += f"{objective.name}: {describe(parts)} FLOPs per token; "
