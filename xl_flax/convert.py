@@ -39,6 +39,7 @@ from xl_flax.converters.folders import new_folder
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import MLM_HEAD
 from xl_flax.text_table import table
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -86,7 +87,9 @@ def to_ours(source: str, args: argparse.Namespace) -> None:
             params[f"heads/{sentence_transformers.HEAD}/{name}"] = value
         for path in params if dtype else ():
             params[path] = params[path].astype(dtype, copy=False)
-        description = _remembered(model, read.describe(model, vocabulary.fingerprint, heads))
+        description = _original_description(
+            model, read.describe(model, vocabulary.fingerprint, heads)
+        )
         files = {"model.json": description.to_json(), vocabulary.file_name: vocabulary.content}
         save_checkpoint(folder, unflatten(params), files)
         with open(os.path.join(folder, "model.gin"), "w", encoding="utf-8") as file:
@@ -204,7 +207,7 @@ def _open(source: str):
     return model, heads, params
 
 
-def _vocabulary(model: read.Foreign, path: str | None) -> Vocabulary:
+def _vocabulary(model: read.HuggingFaceModel, path: str | None) -> Vocabulary:
     vocabulary = load_vocabulary(path) if path else tokenizer.read(model.folder)
     if vocabulary.size > model.encoder.vocab_size:
         raise UserError(
@@ -214,7 +217,7 @@ def _vocabulary(model: read.Foreign, path: str | None) -> Vocabulary:
     return vocabulary
 
 
-def _remembered(model: read.Foreign, description: Description) -> Description:
+def _original_description(model: read.HuggingFaceModel, description: Description) -> Description:
     """The description that the folder was written from, if it is still that model."""
     path = os.path.join(model.folder, write.DESCRIPTION)
     if not os.path.exists(path):
@@ -228,12 +231,12 @@ def _remembered(model: read.Foreign, description: Description) -> Description:
 
 
 def _sentence_head(description: Description, heads: Sequence[str] | None) -> str:
-    found = [n for n, s in description.heads.items() if s.get("kind", n) == "sentence"]
-    chosen = [n for n in found if not heads or n in heads]
+    sentence_heads = [n for n, s in description.heads.items() if s.get("kind", n) == "sentence"]
+    chosen = [n for n in sentence_heads if not heads or n in heads]
     if len(chosen) != 1:
         raise UserError(
             "--format=sentence-transformers needs one sentence head; the checkpoint has "
-            + (", ".join(found) or "none")
+            + (", ".join(sentence_heads) or "none")
             + ("; choose with --heads=NAME" if chosen else "")
         )
     settings = dict(description.heads[chosen[0]])
@@ -255,7 +258,7 @@ def _gin(
         f"VOCAB_SIZE = {encoder.vocab_size}",
         "",
     ]
-    if "mlm" not in heads:
+    if MLM_HEAD not in heads:
         lines.insert(4, "InitFrom.include = 'encoder/.*'  # it has no MLM head: a fresh one")
     for name, value in encoder.to_dict().items():  # all, whatever was bound before
         if (name not in RUNTIME_FIELDS or name.endswith("dropout")) and name != "vocab_size":

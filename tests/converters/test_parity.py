@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from xl_flax.converters import read, tensors
 from xl_flax.converters.verify import make_outputs
-from xl_flax.models.heads import token_bias, token_table
+from xl_flax.models.heads import mlm_prediction
 from xl_flax.parallel import params as params_lib
 
 torch = pytest.importorskip("torch")
@@ -83,7 +83,8 @@ def test_gradients_equal_those_of_transformers(zoo, family, tmp_path):
     def gradient(params):
         merged = nnx.merge(graph, params)
         hidden = merged.encoder(jnp.asarray(tokens), segment_ids=jnp.asarray(real.astype(np.int32)))
-        logits = merged.heads["mlm"].features(hidden) @ token_table(merged).T + token_bias(merged)
+        head, table_VxD, bias_V = mlm_prediction(merged)
+        logits = head.features(hidden) @ table_VxD.T + bias_V
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
         return (losses * real).sum() / real.sum()
 

@@ -1,4 +1,7 @@
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -9,6 +12,7 @@ from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.evaluation import embed as embed_lib
 from xl_flax.evaluation.embed import Encoding, embed, make_pool, plan_rows, sentences_per_row
 from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import build_model
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 
 SPECIAL = SpecialIds(pad=1, unk=3, cls=0, sep=2, mask=49)
@@ -46,7 +50,7 @@ def run(model, sentences, encoding, devices=1):
 
 @nnx.jit
 def every_layer(model, tokens):
-    return model.encoder(tokens, all_layers=True)
+    return jnp.stack(model.encoder(tokens, layers=(0, 1, 2)))
 
 
 def directly(model, sentence, pooling):
@@ -66,25 +70,40 @@ def directly(model, sentence, pooling):
 def test_packed_rows_give_what_each_sentence_gives_by_itself(
     model, sentences, devices, pooling, small_batches
 ):
-    found = run(model, sentences, Encoding((0, 1, 2), pooling), devices)
+    vectors = run(model, sentences, Encoding((0, 1, 2), pooling), devices)
     expected = np.stack([directly(model, s, pooling) for s in sentences], axis=1)
-    np.testing.assert_allclose(found, expected, atol=3e-6)
+    np.testing.assert_allclose(vectors, expected, atol=3e-6)
 
 
 def test_a_trained_head_projects_what_its_layer_pools(model, sentences):
-    (found,) = run(model, sentences, Encoding((1,), "mean", "translation"))
+    (vectors,) = run(model, sentences, Encoding((1,), "mean", "translation"))
     pooled = np.stack([directly(model, s, "mean")[1] for s in sentences])
     expected = pooled @ np.asarray(model.heads["translation"].out[...])
     expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-12)
-    assert found.shape == (len(sentences), 5)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert vectors.shape == (len(sentences), 5)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 def test_chosen_layers_come_in_the_order_asked_for(model, sentences):
     everything = run(model, sentences[:1], Encoding((0, 1, 2), "mean"))
-    for layers in [(2,), (0, 2)]:
-        found = run(model, sentences[:1], Encoding(layers, "mean"))
-        np.testing.assert_allclose(found, everything[list(layers)], atol=2e-6)
+    for layers in [(2,), (0, 2), (1, 0)]:
+        vectors = run(model, sentences[:1], Encoding(layers, "mean"))
+        np.testing.assert_allclose(vectors, everything[list(layers)], atol=2e-6)
+
+
+def test_no_layer_below_the_deepest_one_asked_for_is_run(model):
+    config = dataclasses.replace(model.encoder.config, scan="unroll")
+    graph, state = nnx.split(nnx.eval_shape(lambda: build_model(config, {}, nnx.Rngs(0))))
+    partitioning = make_partitioning(MeshConfig(), jax.devices()[:1])
+    row = np.zeros((1, 64), np.int32)
+
+    def flops(*layers):
+        pool = make_pool(graph, Encoding(layers, "mean"), partitioning)
+        lowered = pool.lower(nnx.to_pure_dict(state), row, row, row, row)
+        return lowered.cost_analysis()["flops"] / 1e5
+
+    assert flops(2) - flops(1) == pytest.approx(flops(1) - flops(0), rel=0.05)
+    assert flops(0) < flops(0, 1) < flops(2)
 
 
 def test_shapes_do_not_depend_on_the_sentences(model, small_batches):

@@ -10,7 +10,7 @@ from flax import nnx
 from xl_flax.evaluation import masked_lm
 from xl_flax.evaluation.masked_lm import evaluate, make_score, unigram_scores
 from xl_flax.models.config import EncoderConfig
-from xl_flax.models.heads import token_table
+from xl_flax.models.heads import mlm_prediction
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 
 V, LENGTH, PAD, CLS, SEP, MASK = 40, 16, 1, 0, 2, 39
@@ -80,8 +80,8 @@ def scores_on(model, vocabulary, devices, rate=0.3):
 def plain_logits(model, batch, hidden):
     tokens = jnp.where(hidden, MASK, batch["tokens"])
     places = {name: batch[name] for name in ("segment_ids", "positions")}
-    head = model.heads["mlm"]
-    return head.features(model.encoder(tokens, **places)) @ token_table(model).T + head.bias[...]
+    head, table_VxD, bias_V = mlm_prediction(model)
+    return head.features(model.encoder(tokens, **places)) @ table_VxD.T + bias_V
 
 
 @pytest.mark.parametrize("devices, tokens", [(1, 8192), (1, 64), (8, 16)])

@@ -1,4 +1,4 @@
-"""The encoder's settings change how it is computed, never what; rows and segments are islands."""
+"""The encoder: settings change how it is computed, never what; packing; states of chosen layers."""
 
 import dataclasses
 import functools
@@ -11,7 +11,8 @@ from flax import nnx
 
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
-from xl_flax.models.heads import build_model, token_table
+from xl_flax.models.encoder import stretches
+from xl_flax.models.heads import build_model, mlm_prediction
 from xl_flax.models.layers import Layer
 
 SIZES = {"vocab_size": 61, "num_layers": 4, "width": 32, "num_heads": 2, "mlp_width": 48}
@@ -30,7 +31,10 @@ BERT = EncoderConfig(**SIZES | {"num_layers": 2}, max_positions=64, token_types=
 MODERN = EncoderConfig(**SIZES, max_positions=64, **MODERNBERT)
 TOKENS = np.random.default_rng(0).integers(0, 61, (2, 32))
 SEGMENTS = np.repeat([[1, 2, 0], [1, 1, 2]], [14, 14, 4], axis=1)
-
+CONFIGS = {"bert": dataclasses.replace(BERT, num_layers=4), "modernbert": MODERN}
+DEEP = dataclasses.replace(BERT, num_layers=12, max_positions=256)
+LONG = np.zeros((4, 256), np.int32)
+STATE = 4 * LONG.size * DEEP.width  # bytes of one state in float32
 
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
@@ -121,20 +125,6 @@ def test_local_layers_see_half_a_window_to_each_side():
     assert np.flatnonzero(touched).tolist() == list(range(12, 21))
 
 
-@pytest.mark.parametrize("scan", ["scan", "unroll"])
-def test_all_layers_end_in_the_output(scan):
-    config = dataclasses.replace(MODERN, scan=scan)
-    graph, params = make(config)
-    last, states = encode(config)(params, TOKENS), encode(config, all_layers=True)(params, TOKENS)
-    assert states.shape == (5, 2, 32, 32)
-    np.testing.assert_allclose(states[-1], last, atol=1e-5)
-    embedded = nnx.merge(graph, params).encoder.embeddings(
-        TOKENS, jnp.arange(32)[None], None, None, None
-    )
-    np.testing.assert_allclose(states[0], embedded, atol=1e-6)
-    assert min(np.abs(states[i] - states[i + 1]).max() for i in range(4)) > 1e-3
-
-
 def test_bfloat16_is_close_and_parameters_stay_float32():
     config = dataclasses.replace(MODERN, dtype="bfloat16")
     _, params = make(config)
@@ -172,10 +162,11 @@ def test_parameters_carry_logical_axis_names_and_are_created_abstractly():
 def test_token_table_is_the_encoders_or_the_heads_own(tie):
     config = dataclasses.replace(BERT, tie_head=tie)
     model = nnx.merge(*make(config))
-    own = model.heads["mlm"].table
-    assert (own is None) == tie
-    expected = model.encoder.embeddings.tokens if tie else own
-    np.testing.assert_array_equal(token_table(model), expected[...])
+    head, table, bias = mlm_prediction(model)
+    assert head is model.heads["mlm"] and (head.table is None) == tie
+    expected = model.encoder.embeddings.tokens if tie else head.table
+    np.testing.assert_array_equal(table, expected[...])
+    np.testing.assert_array_equal(bias, head.bias[...])
 
 
 def test_initial_weights_are_cut_at_two_deviations_and_smaller_into_the_residual():
@@ -218,3 +209,164 @@ def test_too_long_a_row_names_the_limit():
 def test_unknown_head_lists_the_known_ones():
     with pytest.raises(UserError, match="unknown heads qa; there are classification, mlm"):
         build_model(BERT, {"qa": {}}, nnx.Rngs(0))
+
+
+@functools.cache
+def reference(name):
+    """The states of all layers, one layer after the other, and the output of the default call."""
+    graph, params = make(CONFIGS[name])
+
+    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
+    def run(params):
+        encoder = nnx.merge(graph, params).encoder
+        positions = jnp.arange(TOKENS.shape[1])[None]
+        states = [encoder.embeddings(TOKENS, positions, None, None, None)]
+        apply = encoder._layer_function(SEGMENTS, positions, None)
+        stacked = nnx.split(encoder.layers)
+        outside = encoder.config.num_layers - len(jax.tree.leaves(stacked[1])[0])
+        for i in range(encoder.config.num_layers):
+            layer = encoder.first
+            if i >= outside:
+                at = i - outside
+                layer = nnx.merge(stacked[0], jax.tree.map(lambda p, at=at: p[at], stacked[1]))
+            states.append(apply(layer, i, encoder.config.window(i) is None, states[-1]))
+        if encoder.final_norm is not None:
+            states[-1] = encoder.final_norm(states[-1])
+        return states
+
+    return run(params), encode(CONFIGS[name])(params, TOKENS, segment_ids=SEGMENTS)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("scan", ["scan", "unroll"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_states_are_those_of_a_full_run(name, scan, remat):
+    states, last = reference(name)
+    np.testing.assert_allclose(states[-1], last, atol=1e-5)
+    config = dataclasses.replace(CONFIGS[name], scan=scan, remat=remat)
+    chosen = [(0, 1, 2, 3, 4), (-1, 0, -4, 3)] if remat == "none" else [(1, 4)]
+    for layers in chosen:
+        got = encode(config, layers=layers)(make(config)[1], TOKENS, segment_ids=SEGMENTS)
+        assert isinstance(got, tuple) and len(got) == len(layers)
+        for layer, state in zip(layers, got, strict=True):
+            np.testing.assert_allclose(state, states[layer], atol=2e-5, err_msg=str(layer))
+
+
+def test_the_final_norm_belongs_to_the_last_layer_alone():
+    params = make(MODERN)[1]
+    without = dataclasses.replace(MODERN, final_norm=False)
+    (inner,) = encode(MODERN, layers=[3])(params, TOKENS)
+    again, last = encode(MODERN, layers=[3, 4])(params, TOKENS)
+    plain = encode(without, layers=[3, 4])(make(without)[1], TOKENS)
+    np.testing.assert_allclose(inner, again, atol=1e-5)
+    assert np.abs(last - plain[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("scan", ["scan", "unroll"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_are_those_of_a_full_run(name, scan):
+    config = dataclasses.replace(CONFIGS[name], scan=scan)
+    graph, params = make(config)
+    weights = np.sin(np.arange(TOKENS.size * config.width)).reshape(*TOKENS.shape, config.width)
+
+    def loss(params, layers, chosen):
+        states = nnx.merge(graph, params).encoder(TOKENS, layers=layers)
+        return sum(jnp.sum(states[i] * weights * (i + 1)) for i in chosen)
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=(1, 2), compiler_options=FAST_COMPILE)
+    got, expected = gradient(params, (1, 3), (0, 1)), gradient(params, (1, 3, 4), (0, 1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4), got, expected)
+    unused = got["encoder"]["layers"]["up"][...]
+    assert np.abs(unused[:-1]).max(axis=tuple(range(1, unused.ndim))).min() > 0
+    assert not np.any(unused[-1])
+
+
+def lowered(config, layers, backward=False):
+    """The forward pass, or the gradient of the sum of all its states' squares, not compiled yet."""
+    graph, params = make(config)
+
+    def run(params):
+        return nnx.merge(graph, params).encoder(LONG, segment_ids=LONG, layers=layers)
+
+    def loss(params):
+        return sum(jnp.square(state).sum() for state in run(params))
+
+    function = jax.grad(loss) if backward else run
+    return jax.jit(function).lower(params)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_two_of_twelve_layers_cost_a_sixth(backward):
+    config = dataclasses.replace(DEEP, scan="unroll")
+    flops = {
+        layers: lowered(config, layers, backward).cost_analysis()["flops"]
+        for layers in ((0,), (2,), (12,))
+    }
+    part, full = flops[2,] - flops[0,], flops[12,] - flops[0,]
+    assert part / full == pytest.approx(2 / 12, rel=0.05)
+
+
+def scanned(config, layers):
+    """(length, shapes of stacked outputs) of each scan in the traced program."""
+    graph, params = make(config)
+    run = lambda params: nnx.merge(graph, params).encoder(LONG, layers=layers)  # noqa: E731
+    scans = [e for e in jax.make_jaxpr(run)(params).eqns if e.primitive.name == "scan"]
+    return [
+        (e.params["length"], [v.aval.shape[0] for v in e.outvars[e.params["num_carry"] :]])
+        for e in scans
+    ]
+
+
+def test_a_scan_has_outputs_only_where_contiguous_layers_are_wanted():
+    assert scanned(DEEP, None) == [(12, [])]
+    assert scanned(DEEP, (2,)) == [(2, [])]
+    assert scanned(DEEP, (4, 8)) == [(4, []), (4, [])]
+    assert scanned(DEEP, tuple(range(13))) == [(12, [12])]
+    assert scanned(DEEP, (0, 6, 7, 8)) == [(6, []), (2, [2])]
+    assert scanned(dataclasses.replace(MODERN, num_layers=7, max_positions=256), (1, 3)) == [
+        (2, [])
+    ]
+
+
+def test_stretches_cover_all_layers_once():
+    assert list(stretches(0, {0})) == [] and list(stretches(1, {1})) == []
+    assert list(stretches(0, {1, 3, 4, 9})) == [
+        (0, 1, False),
+        (1, 3, False),
+        (3, 4, False),
+        (4, 9, False),
+    ]
+    assert list(stretches(1, {1, 2, 3, 6})) == [(1, 3, True), (3, 6, False)]
+
+
+def memory(config, layers, backward=False):
+    """Bytes of temporaries and outputs."""
+    analysis = lowered(config, layers, backward).compile(FAST_COMPILE).memory_analysis()
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_two_states_are_kept_and_no_others(backward):
+    config = dataclasses.replace(DEEP, remat="full")
+    one, two = (memory(config, layers, backward) for layers in ((8,), (4, 8)))
+    assert two - one < 3 * STATE
+    if not backward:
+        assert memory(config, tuple(range(9))) - one > 7 * STATE
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((3,), r"layers: there is no layer 3; the encoder has 0 \(the embeddings\) to 2, or -3"),
+        ((1, -4), "there is no layer -4"),
+        ((1.0,), "there is no layer 1.0"),
+        ((True,), "there is no layer True"),
+        (1, "layers = 1: give a sequence"),
+        ("all", "layers = 'all': give a sequence"),
+        ((), r"layers = \(\): give a sequence"),
+    ],
+)
+def test_layers_that_are_not_there_are_named(layers, message):
+    graph, params = make(BERT)
+    with pytest.raises(UserError, match=message):
+        nnx.merge(graph, params).encoder(TOKENS, layers=layers)

@@ -59,7 +59,7 @@ def test_only_what_is_trained_is_a_parameter():
     assert module.bias[...] == -10
 
 
-@pytest.mark.parametrize(("layer", "expected"), [(-1, 2), (0, 0), (1, 1), (2, 2)])
+@pytest.mark.parametrize(("layer", "expected"), [(-1, 2), (-2, 1), (0, 0), (1, 1), (2, 2)])
 def test_layers_are_counted_from_the_embeddings(layer, expected):
     assert head(layer=layer).layer == expected
 
@@ -80,8 +80,8 @@ def test_several_heads_of_a_kind_have_their_own_parameters():
     [
         ({"pooling": "max"}, "pooling = 'max'"),
         ({"projection": "conv"}, "projection = 'conv'"),
-        ({"layer": 3}, "layer = 3 .* 0 to 2"),
-        ({"layer": -2}, "layer = -2"),
+        ({"layer": 3}, "layer of a sentence head: there is no layer 3; .*to 2"),
+        ({"layer": -4}, "there is no layer -4"),
         ({"width": 4}, "width = 4 .* encoder's 8.*projection"),
         ({"scale": 0.0}, "scale = 0.0 .*positive"),
     ],

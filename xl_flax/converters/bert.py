@@ -6,6 +6,7 @@ from typing import Any
 from xl_flax.converters import config as configs
 from xl_flax.converters.weights import LAYER, Weight, attention, linear, norm, same
 from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import MLM_HEAD, MLM_PARAMS
 
 MODEL_TYPES = ("bert",)
 PREFIX = "bert."  # of what is not a head; a folder without heads lacks it
@@ -48,10 +49,10 @@ TOKENS = [
 
 BODY = [*EMBEDDINGS, *BLOCKS, *NORMS, *POOLER, *linear("heads/sequence/dense", "pooler.dense")]
 HEADS = [
-    *linear("heads/mlm/dense", "cls.predictions.transform.dense"),
-    *norm("heads/mlm/norm", "cls.predictions.transform.LayerNorm"),
-    same("heads/mlm/bias", "cls.predictions.bias"),
-    same("heads/mlm/table", "cls.predictions.decoder.weight"),
+    *linear(MLM_PARAMS + "dense", "cls.predictions.transform.dense"),
+    *norm(MLM_PARAMS + "norm", "cls.predictions.transform.LayerNorm"),
+    same(MLM_PARAMS + "bias", "cls.predictions.bias"),
+    same(MLM_PARAMS + "table", "cls.predictions.decoder.weight"),
     Weight("heads/sequence/out", ("classifier.weight",), 1),
     same("heads/sequence/bias", "classifier.bias"),
     *TOKENS,
@@ -91,19 +92,19 @@ def read_config(config: configs.Config) -> EncoderConfig:
 
 def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]:
     """The heads that a folder's tensors make."""
-    found: dict[str, Any] = {}
+    heads: dict[str, Any] = {}
     if "cls.predictions.bias" in names:
-        found["mlm"] = {}
+        heads[MLM_HEAD] = {}
     if "classifier.weight" in names:
         if configs.architecture(config).endswith("ForTokenClassification"):
-            found["tokens"] = configs.classification(config, "tokens")
+            heads["tokens"] = configs.classification(config, "tokens")
         else:
-            found["sequence"] = configs.classification(config, "cls", dense="tanh")
+            heads["sequence"] = configs.classification(config, "cls", dense="tanh")
     if "qa_outputs.weight" in names:
-        found["question"] = configs.classification(config, "tokens")
-    if PREFIX + "pooler.dense.weight" in names and "sequence" not in found:
-        found["pooler"] = {}
-    return found
+        heads["question"] = configs.classification(config, "tokens")
+    if PREFIX + "pooler.dense.weight" in names and "sequence" not in heads:
+        heads["pooler"] = {}
+    return heads
 
 
 def write_sizes(encoder: EncoderConfig) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]
         "sequence": "BertForSequenceClassification",
         "tokens": "BertForTokenClassification",
         "question": "BertForQuestionAnswering",
-        "mlm": "BertForMaskedLM",
+        MLM_HEAD: "BertForMaskedLM",
     }
     return {
         "model_type": "bert",

@@ -8,6 +8,7 @@ from xl_flax.converters import config as configs
 from xl_flax.converters.weights import LAYER, Weight, attention, linear, norm, same
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import MLM_HEAD, MLM_PARAMS
 
 MODEL_TYPES = ("eurobert",)
 PREFIX = "model."
@@ -31,8 +32,8 @@ BODY = [
     *norm("encoder/final_norm", "norm"),
 ]
 HEADS = [
-    same("heads/mlm/table", "lm_head.weight"),
-    same("heads/mlm/bias", "lm_head.bias"),
+    same(MLM_PARAMS + "table", "lm_head.weight"),
+    same(MLM_PARAMS + "bias", "lm_head.bias"),
     *linear("heads/sequence/dense", "dense"),
     Weight("heads/sequence/out", ("classifier.weight",), 1),
     same("heads/sequence/bias", "classifier.bias"),
@@ -88,7 +89,7 @@ def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]
         return {"tokens": configs.classification(config, "tokens")}
     tied = config.get("tie_word_embeddings", False)
     masked = configs.architecture(config).endswith("ForMaskedLM")
-    return {"mlm": {}} if "lm_head.weight" in names or (tied and masked) else {}
+    return {MLM_HEAD: {}} if "lm_head.weight" in names or (tied and masked) else {}
 
 
 def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]
     names = {
         "sequence": "EuroBertForSequenceClassification",
         "tokens": "EuroBertForTokenClassification",
-        "mlm": "EuroBertForMaskedLM",
+        MLM_HEAD: "EuroBertForMaskedLM",
     }
     pooling = {ours: theirs for theirs, ours in POOLING.items()}
     return {

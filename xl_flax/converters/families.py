@@ -11,11 +11,12 @@ from xl_flax.converters.config import Config, Heads
 from xl_flax.converters.weights import Weight
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import MLM_HEAD
 
 FAMILIES: tuple[ModuleType, ...] = (bert, roberta, xlm_roberta_xl, xlm, modernbert, eurobert)
 
 # Heads that Transformers has classes for; a sentence head belongs to sentence-transformers.
-HEADS = ("mlm", "pooler", "sequence", "tokens", "question")
+HEADS = (MLM_HEAD, "pooler", "sequence", "tokens", "question")
 
 
 def for_config(config: Config, path: str) -> ModuleType:

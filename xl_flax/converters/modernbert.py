@@ -7,6 +7,7 @@ from xl_flax.converters import config as configs
 from xl_flax.converters.weights import LAYER, Weight, linear, norm, same
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import MLM_HEAD, MLM_PARAMS
 
 MODEL_TYPES = ("modernbert",)
 PREFIX = "model."
@@ -28,10 +29,10 @@ BODY = [
     *norm("encoder/final_norm", "final_norm"),
 ]
 HEADS = [
-    same("heads/mlm/bias", "decoder.bias"),
-    same("heads/mlm/table", "decoder.weight"),
-    *[w for name in ("mlm", *CLASSIFIERS) for w in linear(f"heads/{name}/dense", "head.dense")],
-    *[w for name in ("mlm", *CLASSIFIERS) for w in norm(f"heads/{name}/norm", "head.norm")],
+    same(MLM_PARAMS + "bias", "decoder.bias"),
+    same(MLM_PARAMS + "table", "decoder.weight"),
+    *[w for name in (MLM_HEAD, *CLASSIFIERS) for w in linear(f"heads/{name}/dense", "head.dense")],
+    *[w for name in (MLM_HEAD, *CLASSIFIERS) for w in norm(f"heads/{name}/norm", "head.norm")],
     *[Weight(f"heads/{name}/out", ("classifier.weight",), 1) for name in CLASSIFIERS],
     *[same(f"heads/{name}/bias", "classifier.bias") for name in CLASSIFIERS],
 ]
@@ -110,7 +111,7 @@ def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]
             return {"question": configs.classification(config, "tokens", **settings)}
         pooling = {"cls": "cls", "mean": "mean_all"}[config.get("classifier_pooling", "cls")]
         return {"sequence": configs.classification(config, pooling, **settings)}
-    return {"mlm": {}} if "head.dense.weight" in names else {}
+    return {MLM_HEAD: {}} if "head.dense.weight" in names else {}
 
 
 def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]
         "sequence": "ModernBertForSequenceClassification",
         "tokens": "ModernBertForTokenClassification",
         "question": "ModernBertForQuestionAnswering",
-        "mlm": "ModernBertForMaskedLM",
+        MLM_HEAD: "ModernBertForMaskedLM",
     }
     mean = heads.get("sequence", {}).get("pooling") == "mean_all"
     ropes = {GLOBAL: encoder.rotary_base, LOCAL: encoder.local_rotary_base}

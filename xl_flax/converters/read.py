@@ -27,11 +27,11 @@ CONFIG = "config.json"
 LISTED = 8  # names in an error
 TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 # What the first published BERTs, multilingual ones among them, call weight and bias.
-NORMS_BEFORE = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+OLD_NORM_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Foreign:
+class HuggingFaceModel:
     """A model's folder, understood but not read yet."""
 
     folder: str
@@ -48,7 +48,7 @@ class Foreign:
     def languages(self) -> list[str]:
         """Names of the rows of the language table."""
         rows = self.encoder.languages
-        with _named(os.path.join(self.folder, CONFIG)):
+        with _errors_naming(os.path.join(self.folder, CONFIG)):
             by_name = self.config.get("lang2id") or {f"{i:04}": i for i in range(rows)}
             names = sorted(by_name, key=by_name.get)
         if rows and (len(names) != rows or names != sorted(names)):
@@ -59,7 +59,7 @@ class Foreign:
         return names if rows else []
 
 
-def open_model(folder: str) -> Foreign:
+def open_model(folder: str) -> HuggingFaceModel:
     """Understands a folder: its family, sizes, heads, and where each tensor belongs.
 
     Args:
@@ -71,7 +71,7 @@ def open_model(folder: str) -> Foreign:
     path = os.path.join(folder, CONFIG)
     config = read_json(path)
     family = families.for_config(config, path)
-    with _named(path):
+    with _errors_naming(path):
         encoder = family.read_config(config)
     tensors = {_renamed(name): tensor for name, tensor in open_folder(folder).items()}
     if not families.is_prefixed(family, tensors):
@@ -91,16 +91,18 @@ def open_model(folder: str) -> Foreign:
     if encoder.token_types == 1 and types is not None and not types.read().any():
         encoder = dataclasses.replace(encoder, token_types=0)
         del tensors[family.PREFIX + TOKEN_TYPES]
-    with _named(path):
-        found = family.read_heads(config, tensors)
-    shapes = param_shapes(encoder, found)
+    with _errors_naming(path):
+        heads = family.read_heads(config, tensors)
+    shapes = param_shapes(encoder, heads)
     placed = places(families.weights(family, encoder), shapes, encoder)
     ignored = _check(folder, family, placed, shapes, tensors)
-    return Foreign(folder, config, family, encoder, found, tensors, placed, shapes, ignored)
+    return HuggingFaceModel(
+        folder, config, family, encoder, heads, tensors, placed, shapes, ignored
+    )
 
 
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
+def _errors_naming(path: str) -> Iterator[None]:
     """What a value of a wrong type or range leads to becomes an error that names the file."""
     try:
         yield
@@ -113,7 +115,7 @@ def _named(path: str) -> Iterator[None]:
 
 
 def _renamed(name: str) -> str:
-    for before, now in NORMS_BEFORE.items():
+    for before, now in OLD_NORM_NAMES.items():
         if name.endswith(before):
             return name.removesuffix(before) + now
     return name
@@ -165,34 +167,34 @@ def _promoted(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype.name == "bfloat16" else dtype
 
 
-def read_params(model: Foreign, tell: Callable[[int], Any]) -> dict[str, np.ndarray]:
+def read_params(model: HuggingFaceModel, progress: Callable[[int], Any]) -> dict[str, np.ndarray]:
     """Our parameters, by path, in the dtype that they have there.
 
     Nothing is held twice: each tensor goes to its place and is forgotten.
 
     Args:
       model: from `open_model`.
-      tell: called with the bytes of each tensor that was read.
+      progress: called with the bytes of each tensor that was read.
     """
     params: dict[str, np.ndarray] = {}
     by_path = lambda place: place.ours  # noqa: E731
     for path, group in itertools.groupby(sorted(model.places, key=by_path), key=by_path):
-        found = list(group)
-        if len(found) == 1 and not found[0].inputs:  # a table, the largest of all: not copied
-            params[path] = model.tensors[found[0].theirs].read().reshape(model.shapes[path])
-            tell(params[path].nbytes)
+        parts = list(group)
+        if len(parts) == 1 and not parts[0].inputs:  # a table, the largest of all: not copied
+            params[path] = model.tensors[parts[0].theirs].read().reshape(model.shapes[path])
+            progress(params[path].nbytes)
             continue
-        dtypes = {model.tensors[place.theirs].dtype for place in found}
+        dtypes = {model.tensors[place.theirs].dtype for place in parts}
         dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
         params[path] = np.empty(model.shapes[path], dtype)
-        for place in found:
+        for place in parts:
             tensor = model.tensors[place.theirs]
             place.to_ours(tensor.read(), params[path])
-            tell(tensor.nbytes)
+            progress(tensor.nbytes)
     return params
 
 
-def describe(model: Foreign, vocabulary: str, heads: Mapping[str, Any]) -> Description:
+def describe(model: HuggingFaceModel, vocabulary: str, heads: Mapping[str, Any]) -> Description:
     """The description of a converted checkpoint, which no objective has trained yet."""
     languages = {"converted": tuple(model.languages)} if model.languages else {}
     return Description(model.encoder, dict(model.heads) | dict(heads), vocabulary, languages, {})

@@ -7,6 +7,7 @@ from xl_flax.converters import bert
 from xl_flax.converters import config as configs
 from xl_flax.converters.weights import Weight, linear, norm, same
 from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import MLM_HEAD, MLM_PARAMS
 
 MODEL_TYPES = ("xlm-roberta", "roberta", "camembert")
 PREFIX = "roberta."
@@ -18,10 +19,10 @@ UNTIED = {"lm_head.bias": "lm_head.decoder.bias"}
 OFFSET = 2  # the first position that is used; the pad token's id, 1, and 0 stand before it
 
 HEADS = [
-    *linear("heads/mlm/dense", "lm_head.dense"),
-    *norm("heads/mlm/norm", "lm_head.layer_norm"),
-    same("heads/mlm/bias", "lm_head.bias"),
-    same("heads/mlm/table", "lm_head.decoder.weight"),
+    *linear(MLM_PARAMS + "dense", "lm_head.dense"),
+    *norm(MLM_PARAMS + "norm", "lm_head.layer_norm"),
+    same(MLM_PARAMS + "bias", "lm_head.bias"),
+    same(MLM_PARAMS + "table", "lm_head.decoder.weight"),
     *linear("heads/sequence/dense", "classifier.dense"),
     Weight("heads/sequence/out", ("classifier.out_proj.weight",), 1),
     same("heads/sequence/bias", "classifier.out_proj.bias"),
@@ -50,18 +51,18 @@ def read_sizes(config: configs.Config) -> dict[str, Any]:
 
 def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]:
     """The heads that a folder's tensors make."""
-    found: dict[str, Any] = {}
+    heads: dict[str, Any] = {}
     if "lm_head.bias" in names:
-        found["mlm"] = {}
+        heads[MLM_HEAD] = {}
     if "classifier.out_proj.weight" in names:
-        found["sequence"] = configs.classification(config, "cls", dense="tanh")
+        heads["sequence"] = configs.classification(config, "cls", dense="tanh")
     if "classifier.weight" in names:
-        found["tokens"] = configs.classification(config, "tokens")
+        heads["tokens"] = configs.classification(config, "tokens")
     if "qa_outputs.weight" in names:
-        found["question"] = configs.classification(config, "tokens")
+        heads["question"] = configs.classification(config, "tokens")
     if PREFIX + "pooler.dense.weight" in names:
-        found["pooler"] = {}
-    return found
+        heads["pooler"] = {}
+    return heads
 
 
 def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def write_as(
         "sequence": f"{name}ForSequenceClassification",
         "tokens": f"{name}ForTokenClassification",
         "question": f"{name}ForQuestionAnswering",
-        "mlm": f"{name}ForMaskedLM",
+        MLM_HEAD: f"{name}ForMaskedLM",
     }
     return {
         "model_type": model_type,

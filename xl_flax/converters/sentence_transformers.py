@@ -189,14 +189,16 @@ def write(
 
 def notes(folder: str, encoder_folder: str, longest: int) -> list[str]:
     """What a folder of sentence-transformers does to a text, and a checkpoint of ours does not."""
-    found = []
+    remarks = []
     settings = optional_json(encoder_folder, "sentence_bert_config.json")
     length = settings.get("max_seq_length")
     if length is not None and length != longest:
-        found.append(f"there, a text is cut after {length} tokens, and here after {longest}")
+        remarks.append(f"there, a text is cut after {length} tokens, and here after {longest}")
     if settings.get("do_lower_case"):
-        found.append("there, a text becomes lower case before the tokenizer sees it, and not here")
+        remarks.append(
+            "there, a text becomes lower case before the tokenizer sees it, and not here"
+        )
     prompts = optional_json(folder, "config_sentence_transformers.json").get("prompts") or {}
     if used := {name: text for name, text in prompts.items() if text}:
-        found.append(f"what comes before a text is not known here; write it yourself: {used}")
-    return found
+        remarks.append(f"what comes before a text is not known here; write it yourself: {used}")
+    return remarks

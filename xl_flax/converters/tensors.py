@@ -123,7 +123,7 @@ def open_file(path: str) -> dict[str, Tensor]:
 
 
 def write_folder(
-    folder: str, tensors: Mapping[str, Tensor], shard_bytes: int, tell: Callable[[int], Any]
+    folder: str, tensors: Mapping[str, Tensor], shard_bytes: int, progress: Callable[[int], Any]
 ) -> None:
     """Writes `model.safetensors`, or shards of at most `shard_bytes` and their index.
 
@@ -131,7 +131,7 @@ def write_folder(
       folder: where to.
       tensors: by name; each is read when its turn comes.
       shard_bytes: of one file; a larger tensor has a file of its own.
-      tell: called with the bytes of each tensor that was written.
+      progress: called with the bytes of each tensor that was written.
     """
     shards: list[dict[str, Tensor]] = [{}]
     held = 0  # bytes of the last shard
@@ -142,11 +142,11 @@ def write_folder(
         shards[-1][name] = tensor
         held += tensor.nbytes
     if len(shards) == 1:
-        return _write_file(os.path.join(folder, FILE), shards[0], tell)
+        return _write_file(os.path.join(folder, FILE), shards[0], progress)
     where = {}
     for i, shard in enumerate(shards, 1):
         file = FILE.replace(".", f"-{i:05}-of-{len(shards):05}.", 1)
-        _write_file(os.path.join(folder, file), shard, tell)
+        _write_file(os.path.join(folder, file), shard, progress)
         where |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
     with open(os.path.join(folder, INDEX), "w") as file:
@@ -154,7 +154,7 @@ def write_folder(
     return None
 
 
-def _write_file(path: str, tensors: Mapping[str, Tensor], tell: Callable[[int], Any]) -> None:
+def _write_file(path: str, tensors: Mapping[str, Tensor], progress: Callable[[int], Any]) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # what Transformers looks for
     at = 0
     for name, tensor in tensors.items():
@@ -171,7 +171,7 @@ def _write_file(path: str, tensors: Mapping[str, Tensor], tell: Callable[[int], 
         for tensor in tensors.values():
             # Not `tofile`, whose errors do not say what went wrong.
             file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
-            tell(tensor.nbytes)
+            progress(tensor.nbytes)
 
 
 def _open_shards(index: str, read: Callable[[str], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -180,7 +180,7 @@ def _open_shards(index: str, read: Callable[[str], dict[str, Tensor]]) -> dict[s
             where = dict(json.load(file)["weight_map"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{index} is damaged ({error}); fetch it again") from error
-    folder, found = os.path.dirname(index), {}
+    folder, tensors = os.path.dirname(index), {}
     # A name is data from elsewhere: it must not lead out of the folder.
     for name in where.values():
         if not isinstance(name, str) or os.path.basename(name) != name or name in ("", ".", ".."):
@@ -188,10 +188,10 @@ def _open_shards(index: str, read: Callable[[str], dict[str, Tensor]]) -> dict[s
     for name in dict.fromkeys(where.values()):
         if not os.path.exists(path := os.path.join(folder, name)):
             raise UserError(f"{path} is missing, and {index} names it: fetch it")
-        found |= read(path)
-    if missing := sorted(set(where) - set(found)):
+        tensors |= read(path)
+    if missing := sorted(set(where) - set(tensors)):
         raise UserError(f"{index} names tensors that no file holds: {', '.join(missing[:5])}")
-    return found
+    return tensors
 
 
 def _open_pickled(path: str) -> dict[str, Tensor]:
@@ -227,9 +227,9 @@ def _open_pickled(path: str) -> dict[str, Tensor]:
 
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise UserError(f"{path} holds a {type(weights).__name__}, not tensors by name")
-    found = {name: v for name, v in weights.items() if isinstance(v, torch.Tensor)}
-    for name, v in found.items():
+    named = {name: v for name, v in weights.items() if isinstance(v, torch.Tensor)}
+    for name, v in named.items():
         kind = str(v.dtype).removeprefix("torch.")
         if v.layout != torch.strided or v.device.type != "cpu" or kind not in map(str, NAMES):
             raise UserError(f"{path}: {name} is no plain tensor ({kind}, {v.layout}, {v.device})")
-    return {name: tensor(v) for name, v in found.items()}
+    return {name: tensor(v) for name, v in named.items()}

@@ -65,13 +65,13 @@ def _from_fairseq(path: str) -> bytes:
             f"{TOKENIZER_FILE}, or give one with --tokenizer=FILE"
         )
     kinds = model_pb2.ModelProto.SentencePiece
-    found = {piece.piece: piece for piece in model.pieces}
+    by_name = {piece.piece: piece for piece in model.pieces}
     if [p.piece for p in model.pieces[:3]] != ["<unk>", "<s>", "</s>"]:
         raise UserError(f"{path} does not begin with <unk>, <s>, </s>, as XLM-R's does")
     rest = list(model.pieces[3:])
     pad = kinds(piece="<pad>", score=0.0, type=kinds.CONTROL)
     mask = kinds(piece="<mask>", score=0.0, type=kinds.CONTROL)
-    ordered = [found.get(name, pad) for name in FAIRSEQ_PIECES] + rest + [mask]
+    ordered = [by_name.get(name, pad) for name in FAIRSEQ_PIECES] + rest + [mask]
     del model.pieces[:]
     model.pieces.extend(ordered)
     spec = model.trainer_spec
@@ -274,8 +274,8 @@ def _merges(scores: list[tuple[str, float]], proto: Any) -> list[tuple[str, str]
     merges = []
     for piece, i in ids.items():
         cuts = ((piece[:at], piece[at:]) for at in range(1, len(piece)))
-        found = [(left, right) for left, right in cuts if left in ids and right in ids]
-        found.sort(key=lambda pair: (ids[pair[0]], ids[pair[1]]))
-        merges += [(scores[i][1], pair) for pair in found]
+        pairs = [(left, right) for left, right in cuts if left in ids and right in ids]
+        pairs.sort(key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+        merges += [(scores[i][1], pair) for pair in pairs]
     merges.sort(key=lambda merge: -merge[0])
     return [pair for _, pair in merges]

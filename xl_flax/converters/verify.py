@@ -16,7 +16,7 @@ from xl_flax.converters import config as configs
 from xl_flax.converters import sentence_transformers
 from xl_flax.data.vocabulary import load_vocabulary
 from xl_flax.errors import UserError
-from xl_flax.models.heads import Model, token_bias, token_table
+from xl_flax.models.heads import MLM_HEAD, Model, mlm_prediction
 from xl_flax.ops.pooling import pool
 from xl_flax.text_table import table
 
@@ -43,11 +43,12 @@ HEAD_CLASSES = {
     "SequenceClassification": "sequence",
     "TokenClassification": "tokens",
     "QuestionAnswering": "question",
-    "ForMaskedLM": "mlm",
-    "WithLMHead": "mlm",
-    "ForPreTraining": "mlm",
+    "ForMaskedLM": MLM_HEAD,
+    "WithLMHead": MLM_HEAD,
+    "ForPreTraining": MLM_HEAD,
 }
-BATCH, ROUND = 16, 32  # sentences that both models read at once; their length is a multiple
+BATCH = 16  # sentences that both models read at once
+LENGTH_MULTIPLE = 32  # of the padded lengths, so that few are compiled
 
 
 def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> str:
@@ -82,7 +83,7 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> str:
         theirs_ids = [tokenizer(text)["input_ids"] for text in texts]
         names = configs.architecture(transformers.AutoConfig.from_pretrained(folder).to_dict())
         hf = getattr(transformers, names or "AutoModel")
-        hf, told = hf.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        hf, loading_info = hf.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # whatever Transformers raises
         raise UserError(f"Transformers cannot open {folder}: {first_line(error)}") from error
     special = vocabulary.special
@@ -98,7 +99,7 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> str:
     hf.eval()
     head = next((ours for theirs, ours in HEAD_CLASSES.items() if theirs in names), None)
     # What is not in the folder is random there.
-    has_pooler = not any("pooler" in name for name in told["missing_keys"])
+    has_pooler = not any("pooler" in name for name in loading_info["missing_keys"])
     outputs = make_outputs(model, description, {head, "pooler" if has_pooler else None})
     for name, sentences in (("random", random), ("text", ids)):
         gaps: dict[str, float] = {}
@@ -138,24 +139,25 @@ def make_outputs(
         if merged.encoder.config.position_offset:  # RoBERTas count real tokens only
             positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
         hidden = merged.encoder(tokens, segment_ids=segments, positions=positions)
-        found = {"hidden": hidden}
+        values = {"hidden": hidden}
         for name, kind in kinds.items():
             head = merged.heads[name]
-            if kind == "mlm":
-                found["logits"] = head.features(hidden) @ token_table(merged).T + token_bias(merged)
+            if kind == MLM_HEAD:
+                _, table_VxD, bias_V = mlm_prediction(merged)
+                values["logits"] = head.features(hidden) @ table_VxD.T + bias_V
             elif kind == "pooler":
-                found["pooler_output"] = head(hidden[:, 0])
+                values["pooler_output"] = head(hidden[:, 0])
             elif kind == "classification":
                 scores = head(hidden, segments)
                 if name == "question":
-                    found["start_logits"], found["end_logits"] = scores[..., 0], scores[..., 1]
+                    values["start_logits"], values["end_logits"] = scores[..., 0], scores[..., 1]
                 else:
-                    found["logits"] = scores if head.pooling == "tokens" else scores[:, 0]
-        return found
+                    values["logits"] = scores if head.pooling == "tokens" else scores[:, 0]
+        return values
 
     def outputs(tokens: np.ndarray, real: np.ndarray) -> dict[str, np.ndarray]:
-        found = run(params, jnp.asarray(tokens), jnp.asarray(real.astype(np.int32)))
-        return {name: np.asarray(value, np.float32) for name, value in found.items()}
+        values = run(params, jnp.asarray(tokens), jnp.asarray(real.astype(np.int32)))
+        return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
     return outputs
 
@@ -171,7 +173,7 @@ def _sentences(
     def embed(params: Any, tokens: jax.Array, segments: jax.Array) -> jax.Array:
         merged = nnx.merge(graph, params)
         module = merged.heads[head]
-        hidden = merged.encoder(tokens, segment_ids=segments, layer=module.layer)
+        (hidden,) = merged.encoder(tokens, segment_ids=segments, layers=(module.layer,))
         return module(pool(hidden, segments, 1, module.pooling))[:, 0]
 
     theirs_model = st.SentenceTransformer(folder, device="cpu")
@@ -196,7 +198,7 @@ def _batches(
     starts = range(0, len(sentences), BATCH)
     for start in tqdm(starts, desc=what, mininterval=1.0, disable=len(starts) < 2):
         batch = sentences[start : start + BATCH]
-        width = min(-(-max(map(len, batch)) // ROUND) * ROUND, longest)
+        width = min(-(-max(map(len, batch)) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
         tokens = np.array([[*s, *[pad] * (width - len(s))] for s in batch])
         yield tokens, np.arange(width) < np.array([len(s) for s in batch])[:, None]
 

@@ -23,7 +23,7 @@ _POOL = concurrent.futures.ThreadPoolExecutor(_THREADS)
 class Weight(NamedTuple):
     """One line of a family's table."""
 
-    ours: str  # path of a parameter, as in "heads/mlm/dense" or "layer/qkv"
+    ours: str  # path of a parameter, as in "heads/pooler/dense" or "layer/qkv"
     theirs: tuple[str, ...]  # its tensor, or one for each part; {} is the layer
     inputs: int | None  # leading axes that a linear map contracts; 0: a bias; None: the same shape
 
@@ -133,7 +133,7 @@ def _parts(
     weight: Weight, path: str, index: tuple[int, ...], layer: int, shape: tuple[int, ...]
 ) -> Sequence[Place]:
     shape, inputs = shape[len(index) :], weight.inputs
-    found = []
+    placed = []
     for part, name in enumerate(weight.theirs):
         piece = shape
         if len(weight.theirs) > 1:  # parts lie on the axis after the inputs
@@ -144,5 +144,5 @@ def _parts(
         there = piece
         if inputs is not None:
             there = (math.prod(piece[inputs:]),) + ((math.prod(piece[:inputs]),) if inputs else ())
-        found.append(Place(name.format(layer), path, index_here, inputs, piece, there))
-    return found
+        placed.append(Place(name.format(layer), path, index_here, inputs, piece, there))
+    return placed

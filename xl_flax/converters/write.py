@@ -25,12 +25,12 @@ from xl_flax.errors import UserError
 from xl_flax.models.heads import HeadSettings, build_model, full_settings
 from xl_flax.parallel import params as params_lib
 
-WORDS = "embeddings.word_embeddings.weight"
+TOKEN_TABLE = "embeddings.word_embeddings.weight"
 DESCRIPTION = "xl_flax.json"  # the checkpoint's model.json, so that coming back changes nothing
 
 
 @dataclasses.dataclass(frozen=True)
-class Native:
+class NativeModel:
     """One of our checkpoints, and what its folder will be; no parameter is read yet."""
 
     checkpoint: str
@@ -44,29 +44,29 @@ class Native:
 
     def tensors(self, dtype: np.dtype | None) -> dict[str, Tensor]:
         """Their tensors by name; reading them in this order reads each of our arrays once."""
-        read = OneByOne(self)
+        read = ParamReader(self)
         ordered = sorted(self.places, key=lambda p: p.ours)
-        found = {place.theirs: self._tensor(place, read, dtype) for place in ordered}
+        tensors = {place.theirs: self._tensor(place, read, dtype) for place in ordered}
         if self.config.get("type_vocab_size") and not self.description.encoder.token_types:
             # Their embeddings always have a type: one that adds nothing.
-            words = next(name for name in found if name.endswith(WORDS))
+            words = next(name for name in tensors if name.endswith(TOKEN_TABLE))
             shape = (1, self.description.encoder.width)
-            kind = found[words].dtype
-            name = words.removesuffix(WORDS) + TOKEN_TYPES
-            found[name] = Tensor(shape, kind, lambda: np.zeros(shape, kind))
-        return found
+            kind = tensors[words].dtype
+            name = words.removesuffix(TOKEN_TABLE) + TOKEN_TYPES
+            tensors[name] = Tensor(shape, kind, lambda: np.zeros(shape, kind))
+        return tensors
 
-    def _tensor(self, place: Place, read: "OneByOne", dtype: np.dtype | None) -> Tensor:
+    def _tensor(self, place: Place, read: "ParamReader", dtype: np.dtype | None) -> Tensor:
         dtype = dtype or np.dtype(self.stored[place.ours].dtype)
         return Tensor(
             place.shape, dtype, lambda: place.to_theirs(read(place.ours)).astype(dtype, copy=False)
         )
 
 
-class OneByOne:
+class ParamReader:
     """Reads a checkpoint's parameters by path and remembers the last one only."""
 
-    def __init__(self, model: Native):
+    def __init__(self, model: NativeModel):
         self._model = model
         self._last: tuple[str, np.ndarray] | None = None
 
@@ -79,7 +79,7 @@ class OneByOne:
         return self._last[1]
 
 
-def open_checkpoint(checkpoint: str, heads: Sequence[str] | None = None) -> Native:
+def open_checkpoint(checkpoint: str, heads: Sequence[str] | None = None) -> NativeModel:
     """Finds the family and names for a checkpoint.
 
     Args:
@@ -109,9 +109,9 @@ def open_checkpoint(checkpoint: str, heads: Sequence[str] | None = None) -> Nati
     placed = places(
         families.weights(family, description.encoder, prefixed), shapes, description.encoder
     )
-    if homeless := sorted(set(shapes) - {place.ours for place in placed}):
+    if unplaced := sorted(set(shapes) - {place.ours for place in placed}):
         raise UserError(
-            f"{family.MODEL_TYPES[0]} has no place for {', '.join(homeless)}: leave heads out with "
+            f"{family.MODEL_TYPES[0]} has no place for {', '.join(unplaced)}: leave heads out with "
             "--heads=NAME,…"
         )
     twice = [name for name, n in Counter(p.theirs for p in placed).items() if n > 1]
@@ -125,7 +125,7 @@ def open_checkpoint(checkpoint: str, heads: Sequence[str] | None = None) -> Nati
     config |= _ids(vocabulary.special)
     if hasattr(family, "write_ids"):
         config |= family.write_ids(vocabulary.special, description.all_languages)
-    return Native(checkpoint, description, vocabulary, family, config, kept, placed, stored)
+    return NativeModel(checkpoint, description, vocabulary, family, config, kept, placed, stored)
 
 
 def stored_layout(checkpoint: str, description: Description) -> dict[str, jax.ShapeDtypeStruct]:
@@ -216,12 +216,12 @@ def _ids(special: SpecialIds) -> dict[str, int]:
 
 
 def write_model(
-    model: Native,
+    model: NativeModel,
     folder: str,
     sentence_head: str | None,
     dtype: np.dtype | None,
     shard_bytes: int,
-    tell: Callable[[int], Any],
+    progress: Callable[[int], Any],
 ) -> list[str]:
     """Writes weights, configuration, tokenizer, model card and what sentence-transformers needs.
 
@@ -231,7 +231,7 @@ def write_model(
       sentence_head: name of the head of a folder for sentence-transformers; None: for Transformers.
       dtype: of the weights; None: as they are stored.
       shard_bytes: most bytes of one file.
-      tell: called with the bytes of each tensor that was written.
+      progress: called with the bytes of each tensor that was written.
 
     Returns:
       Remarks: what the folder has not, or does otherwise.
@@ -240,7 +240,7 @@ def write_model(
     notes = []
     if left_out := sorted(set(model.description.heads) - set(model.heads) - {sentence_head}):
         notes.append(f"heads that the folder has no place for: {', '.join(left_out)}")
-    write_folder(folder, tensors, shard_bytes, tell)
+    write_folder(folder, tensors, shard_bytes, progress)
     kind = str(next(iter(tensors.values())).dtype)
     write_json(os.path.join(folder, CONFIG), model.config | {"dtype": kind, "torch_dtype": kind})
     longest = model.description.encoder.max_positions
@@ -249,7 +249,7 @@ def write_model(
         file.write(model.description.to_json())
     if sentence_head is not None:
         settings = dict(model.description.heads[sentence_head])
-        read, start = OneByOne(model), f"heads/{sentence_head}/"
+        read, start = ParamReader(model), f"heads/{sentence_head}/"
         params = {p.removeprefix(start): read(p) for p in model.stored if p.startswith(start)}
         params = {p: x if dtype is None else x.astype(dtype) for p, x in params.items()}
         encoder = model.description.encoder

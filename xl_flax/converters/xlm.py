@@ -8,6 +8,7 @@ from xl_flax.converters import config as configs
 from xl_flax.converters.weights import LAYER, Weight, attention, linear, norm, same
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.models.config import EncoderConfig
+from xl_flax.models.heads import MLM_HEAD, MLM_PARAMS
 
 MODEL_TYPES = ("xlm",)
 PREFIX = "transformer."
@@ -29,8 +30,8 @@ BODY = [
     *norm(LAYER + "mlp_norm", "layer_norm2.{}"),
 ]
 HEADS = [
-    same("heads/mlm/bias", "pred_layer.proj.bias"),
-    same("heads/mlm/table", "pred_layer.proj.weight"),
+    same(MLM_PARAMS + "bias", "pred_layer.proj.bias"),
+    same(MLM_PARAMS + "table", "pred_layer.proj.weight"),
     Weight("heads/sequence/out", ("sequence_summary.summary.weight",), 1),
     same("heads/sequence/bias", "sequence_summary.summary.bias"),
     *bert.TOKENS,
@@ -62,9 +63,9 @@ def read_config(config: configs.Config) -> EncoderConfig:
 
 def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]:
     """The heads that a folder's tensors make."""
-    found: dict[str, Any] = {}
+    heads: dict[str, Any] = {}
     if "pred_layer.proj.bias" in names:
-        found["mlm"] = {}
+        heads[MLM_HEAD] = {}
     if "sequence_summary.summary.weight" in names:
         configs.require(
             config,
@@ -74,12 +75,12 @@ def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]
             summary_proj_to_labels=True,
             summary_activation=None,
         )
-        found["sequence"] = configs.classification(config, "cls")
+        heads["sequence"] = configs.classification(config, "cls")
     if "classifier.weight" in names:
-        found["tokens"] = configs.classification(config, "tokens")
+        heads["tokens"] = configs.classification(config, "tokens")
     if "qa_outputs.weight" in names:
-        found["question"] = configs.classification(config, "tokens")
-    return found
+        heads["question"] = configs.classification(config, "tokens")
+    return heads
 
 
 def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]
         "sequence": "XLMForSequenceClassification",
         "tokens": "XLMForTokenClassification",
         "question": "XLMForQuestionAnsweringSimple",
-        "mlm": "XLMWithLMHeadModel",
+        MLM_HEAD: "XLMWithLMHeadModel",
     }
     return {
         "model_type": "xlm",

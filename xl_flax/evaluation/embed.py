@@ -1,7 +1,10 @@
-"""Sentence embeddings of packed rows. Shapes: Layers, Batch, Length, S sentences, D = width."""
+"""Sentence embeddings, computed on packed rows.
+
+Shapes: Layers, Batch, Length, S sentences, D = width.
+"""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +27,7 @@ TOKENS_PER_SENTENCE = 4  # a row has room for one vector per so many tokens
 class Encoding(NamedTuple):
     """How a sentence becomes a vector, for every layer asked for."""
 
-    layers: tuple[int, ...]  # 0 = embeddings, i = output of layer i
+    layers: tuple[int, ...]  # 0 = embeddings, i = after layer i; no deeper layer is run
     pooling: Pooling
     head: str | None = None  # a sentence head of the model, which pooled states go through
 
@@ -46,17 +49,15 @@ def make_pool(
     def pool(params: Any, tokens_BxL, segment_ids_BxL, positions_BxL, languages_BxL) -> jax.Array:
         with partitioning.activate():
             model = nnx.merge(graph, params)
-            last = encoding.layers == (model.encoder.config.num_layers,)
-            hidden = model.encoder(
+            states = model.encoder(
                 tokens_BxL,
                 segment_ids=segment_ids_BxL,
                 positions=positions_BxL,
                 languages=languages_BxL,
-                all_layers=not last,
+                layers=encoding.layers,
             )
-            chosen = [hidden] if last else [hidden[layer] for layer in encoding.layers]
             room = sentences_per_row(tokens_BxL.shape[1])
-            pooled = [pool_sentences(h, segment_ids_BxL, room, encoding.pooling) for h in chosen]
+            pooled = [pool_sentences(h, segment_ids_BxL, room, encoding.pooling) for h in states]
             if encoding.head is not None:
                 pooled = [model.heads[encoding.head](p) for p in pooled]
             return jax.numpy.stack(pooled)
@@ -89,29 +90,44 @@ def embed(
     Returns:
       float32[Layers, len(sentences), D].
     """
-    if languages is None:
-        languages = np.full(len(sentences), np.iinfo(np.int32).max, np.int32)
-    sharding = partitioning.sharding(("batch", None))
     output = None
-    waiting = None  # a batch that the devices work on while the next one is put together
-    bar = tqdm(total=len(sentences), desc=progress, unit=" sentences", disable=progress is None)
-
-    def fetch(batch: _Batch, pooled: jax.Array) -> None:
-        nonlocal output
-        states = np.asarray(pooled)
-        if output is None:
-            output = np.empty((len(states), len(sentences), states.shape[-1]), np.float32)
-        output[:, batch.members] = states[:, batch.row, batch.slot]
-        bar.update(len(batch.members))
-
-    with bar:
-        for batch in _batches(sentences, languages, special, length, partitioning):
-            pooled = pool(params, *(_put(array, sharding) for array in batch.arrays))
-            if waiting is not None:
-                fetch(*waiting)
-            waiting = batch, pooled
-        fetch(*waiting)
+    batches = packed_batches(sentences, languages, special, length, partitioning)
+    disable = progress is None
+    with tqdm(total=len(sentences), desc=progress, unit=" sentences", disable=disable) as bar:
+        for batch, pooled in run_batches(pool, params, batches, partitioning):
+            if output is None:
+                output = np.empty((len(pooled), len(sentences), pooled.shape[-1]), np.float32)
+            output[:, batch.members] = pooled[:, batch.row, batch.slot]
+            bar.update(len(batch.members))
     return output
+
+
+def run_batches(
+    function: Callable[..., Any],
+    params: Any,
+    batches: Iterable["Batch"],
+    partitioning: Partitioning,
+) -> Iterator[tuple["Batch", Any]]:
+    """Yields each batch with the function's output as NumPy arrays.
+
+    The devices work on a batch while the caller has the one before.
+
+    Args:
+      function: jitted, of (params, tokens, segment_ids, positions, languages); its output lies
+        whole on each device.
+      params: of the model.
+      batches: from `packed_batches`.
+      partitioning: the batch is spread over its data axes.
+    """
+    sharding = partitioning.sharding(("batch", None))
+    waiting = None
+    for batch in batches:
+        output = function(params, *(_put(array, sharding) for array in batch.arrays))
+        if waiting is not None:
+            yield waiting[0], jax.tree.map(np.asarray, waiting[1])
+        waiting = batch, output
+    if waiting is not None:
+        yield waiting[0], jax.tree.map(np.asarray, waiting[1])
 
 
 def sentences_per_row(length: int) -> int:
@@ -147,22 +163,34 @@ def plan_rows(sizes: np.ndarray, longest: int) -> Iterator[tuple[int, list[np.nd
             yield length, rows
 
 
-class _Batch(NamedTuple):
-    """Rows of sentences, and where each sentence is: all int[sentences in the batch]."""
+class Batch(NamedTuple):
+    """Packed rows, and where each of their sentences is, int[sentences of the batch]."""
 
     arrays: tuple[np.ndarray, ...]  # tokens, segment ids, positions, languages: int32[B, L]
-    members: np.ndarray
+    members: np.ndarray  # which sentences these are
     row: np.ndarray
-    slot: np.ndarray
+    slot: np.ndarray  # number in the row, from 0: the segment id is one more
+    column: np.ndarray  # of a sentence's first token, which is [CLS]
 
 
-def _batches(
+def rows_per_batch(row_length: int, partitioning: Partitioning) -> int:
+    """Rows of so many tokens in a batch, over all devices."""
+    mesh = partitioning.mesh
+    shards = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
+    platform = "cpu" if mesh.devices.flat[0].platform == "cpu" else "other"
+    return shards * max(1, TOKENS_PER_DEVICE[platform] // row_length)
+
+
+def packed_batches(
     sentences: Sequence[np.ndarray],
-    languages: np.ndarray,
+    languages: np.ndarray | None,
     special: SpecialIds,
     length: int,
     partitioning: Partitioning,
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
+    """Yields all sentences, each once, several in a row; for the arguments see `embed`."""
+    if languages is None:
+        languages = np.full(len(sentences), np.iinfo(np.int32).max, np.int32)
     sizes = np.array([min(len(s), length - 2) + 2 for s in sentences])
     starts = np.cumsum(sizes) - sizes
     framed = np.full(sizes.sum(), special.sep, np.int32)
@@ -172,11 +200,8 @@ def _batches(
     inside[starts] = inside[ends] = False
     framed[inside] = np.concatenate([s[: length - 2] for s in sentences])
 
-    mesh = partitioning.mesh
-    shards = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
-    platform = "cpu" if mesh.devices.flat[0].platform == "cpu" else "other"
     for row_length, rows in plan_rows(sizes, length):
-        count = shards * max(1, TOKENS_PER_DEVICE[platform] // row_length)
+        count = rows_per_batch(row_length, partitioning)
         for first in range(0, len(rows), count):
             chosen = rows[first : first + count]
             members = np.concatenate(chosen)
@@ -189,12 +214,13 @@ def _batches(
             position = np.arange(own.sum()) - np.repeat(before, own)
             at = np.repeat(row * row_length + column, own) + position
             tokens = np.full((count, row_length), special.pad, np.int32)
-            segment_ids, positions, spoken = (np.zeros_like(tokens) for _ in range(3))
+            segment_ids, positions, language_rows = (np.zeros_like(tokens) for _ in range(3))
             tokens.flat[at] = framed[np.repeat(starts[members], own) + position]
             segment_ids.flat[at] = np.repeat(slot + 1, own)
             positions.flat[at] = position
-            spoken.flat[at] = np.repeat(languages[members], own)
-            yield _Batch((tokens, segment_ids, positions, spoken), members, row, slot)
+            language_rows.flat[at] = np.repeat(languages[members], own)
+            arrays = tokens, segment_ids, positions, language_rows
+            yield Batch(arrays, members, row, slot, column)
 
 
 def _put(array: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:

@@ -23,7 +23,7 @@ from xl_flax.errors import UserError
 from xl_flax.evaluation import report
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, signature
-from xl_flax.models.heads import Model, token_bias, token_table
+from xl_flax.models.heads import MLM_HEAD, Model, mlm_prediction
 from xl_flax.ops.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.masking import select_slots
@@ -92,7 +92,7 @@ class MaskedAccuracy:
         Raises:
           UserError: the model has no MLM head.
         """
-        if "mlm" not in description.heads:
+        if MLM_HEAD not in description.heads:
             raise UserError(
                 f"the model has no MLM head (heads: {', '.join(description.heads) or 'none'}): "
                 "leave MaskedAccuracy out of EvaluateConfig.evaluations"
@@ -246,12 +246,12 @@ def make_score(
                 positions=batch["positions"],
                 languages=batch["languages"],
             )
-            head, table_VxD = model.heads["mlm"], token_table(model)
+            head, table_VxD, bias_V = mlm_prediction(model)
             local_rows, local_vocab = local_shape(("batch", "vocab"), (size, table_VxD.shape[0]))
             result = linear_cross_entropy(
                 constrain(head.features(x_BxLxD), ("batch", None, None)),
                 table_VxD,
-                token_bias(model),
+                bias_V,
                 tokens_BxL,
                 hidden_BxL.astype(jnp.float32),
                 chunk=chunk_size(rate * length * local_rows, 4 * local_vocab, LOGITS_MIB),

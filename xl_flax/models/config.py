@@ -1,8 +1,9 @@
 """What an encoder is: one frozen dataclass for BERT, XLM-R, XLM, ModernBERT/mmBERT and EuroBERT."""
 
 import dataclasses
+import numbers
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import gin
@@ -138,21 +139,43 @@ class EncoderConfig:
         window = self.window(layer)
         return length if window is None else min(length, window + 1)
 
-    @property
-    def body_params(self) -> int:
-        """Parameters of all layers: the N of 6·N FLOPs per token."""
+    def layer_numbers(self, layers: Sequence[int], what: str = "layers") -> tuple[int, ...]:
+        """Numbers of layers from 0 to `num_layers`, where negative ones may count from the end.
+
+        Args:
+          layers: 0 = embeddings, i = after layer i, -1 = the last.
+          what: names the parameter in errors.
+
+        Raises:
+          UserError: there is no such layer, or `layers` is not a sequence of at least one.
+        """
+        if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
+            raise UserError(f"{what} = {layers!r}: give a sequence of layers, as in (0, -1).")
+        last = self.num_layers
+        for layer in layers:
+            whole = isinstance(layer, numbers.Integral) and not isinstance(layer, bool)
+            if not whole or not -last - 1 <= layer <= last:
+                raise UserError(
+                    f"{what}: there is no layer {layer!r}; the encoder has 0 (the embeddings) to "
+                    f"{last}, or -{last + 1} to -1 counted from the end."
+                )
+        return tuple(int(layer) % (last + 1) for layer in layers)
+
+    def body_params(self, num_layers: int | None = None) -> int:
+        """Parameters of the first `num_layers` layers; None: of all of them."""
+        layers = self.num_layers if num_layers is None else num_layers
         kv_width = 2 * self.kv_heads * self.head_dim
         linear = self.width * (2 * self.width + kv_width + (2 + self.gated_mlp) * self.mlp_width)
         biases = self.bias * (3 * self.width + kv_width + (1 + self.gated_mlp) * self.mlp_width)
-        norms = 2 * self.num_layers - (not self.first_attention_norm)
-        return self.num_layers * (linear + biases) + norms * self._norm_params
+        norms = 2 * layers - (layers > 0 and not self.first_attention_norm)
+        return layers * (linear + biases) + norms * self._norm_params
 
     @property
     def num_params(self) -> int:
         """Parameters of the encoder: embeddings, layers and norms, without heads."""
         rows = self.vocab_size + self.position_rows + self.token_types + self.languages
         norms = self.embedding_norm + self.final_norm
-        return rows * self.width + self.body_params + norms * self._norm_params
+        return rows * self.width + self.body_params() + norms * self._norm_params
 
     @property
     def _norm_params(self) -> int:

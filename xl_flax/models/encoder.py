@@ -1,5 +1,8 @@
 """The encoder: embeddings and one stack of layers, scanned or unrolled."""
 
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -41,10 +44,12 @@ class Encoder(nnx.Module):
         token_types: jax.Array | None = None,
         languages: jax.Array | None = None,
         dropout_keys: jax.Array | None = None,
-        all_layers: bool = False,
-        layer: int | None = None,
-    ) -> jax.Array:
+        layers: Sequence[int] | None = None,
+    ) -> jax.Array | tuple[jax.Array, ...]:
         """Hidden states of tokens.
+
+        The encoder stops after the deepest layer that is asked for, and keeps the states of no
+        layer that is not.
 
         Args:
           tokens_BxL: int [B, L].
@@ -54,16 +59,15 @@ class Encoder(nnx.Module):
           token_types: int [B, L]; None: all 0.
           languages: int [B, L], rows of the language table; beyond it, and None: none is added.
           dropout_keys: key array [B], one per row; None: no dropout.
-          all_layers: return the embeddings and each layer's output instead of the last.
-          layer: stop after this many layers and return their output, 0 = the embeddings; None: run
-            all of them. The final norm belongs to the last one.
+          layers: whose states are returned: 0 = the embeddings, i = after layer i, negative numbers
+            count from the end. None: those of the last layer.
 
         Returns:
-          [B, L, D] in the dtype of computation; [layer + 1, B, L, D] if `all_layers`, the last of
-          which is what is returned otherwise.
+          [B, L, D] in the dtype of computation; with `layers` a tuple of these, one for each layer
+          in the order given. The final norm is a part of the last layer: no other state has it.
 
         Raises:
-          UserError: L is more than `max_positions`.
+          UserError: L is more than `max_positions`, or there is no such layer.
         """
         config, length = self.config, tokens_BxL.shape[1]
         if length > config.max_positions:
@@ -74,22 +78,19 @@ class Encoder(nnx.Module):
         if positions is None:
             positions = jnp.arange(length)[None]
         embedding_keys, layers_keys = (row_keys(dropout_keys, site) for site in range(2))
-        depth = config.num_layers if layer is None else layer
+        wanted = (config.num_layers,) if layers is None else config.layer_numbers(layers)
+        depth = max(wanted)
         x = self.embeddings(tokens_BxL, positions, token_types, languages, embedding_keys)
-        outputs = [x[None]]
+        states = {0: x}
 
         apply = self._layer_function(segment_ids, positions, layers_keys)
         if self.first is not None and depth:
-            x = apply(self.first, 0, True, x)
-            outputs.append(x[None])
+            x = states[1] = apply(self.first, 0, True, x)
         if self.layers is not None and depth > (self.first is not None):
-            x, rest = self._run_stack(apply, x, all_layers, depth)
-            outputs.append(rest)
+            states |= self._run_stack(apply, x, wanted)
         if self.final_norm is not None and depth == config.num_layers:
-            x = self.final_norm(x)
-        if not all_layers:
-            return x
-        return jnp.concatenate(outputs).at[-1].set(x)
+            states[depth] = self.final_norm(states[depth])
+        return states[depth] if layers is None else tuple(states[layer] for layer in wanted)
 
     def _layer_function(self, segment_ids, positions, dropout_keys):
         """A function (layer, index, is_global, x) -> x; index and is_global may be traced."""
@@ -115,44 +116,83 @@ class Encoder(nnx.Module):
 
         return apply
 
-    def _run_stack(self, apply, x, all_layers, depth):
-        """Runs the stacked layers; returns the last output and, if asked, all of them."""
-        config = self.config
+    def _run_stack(self, apply, x, wanted: Collection[int]) -> dict[int, jax.Array]:
+        """Runs the stacked layers up to the deepest one wanted; the states after those wanted."""
         graph, stacked = nnx.split(self.layers)
-        indices = range(0 if self.first is None else 1, depth)
-        if depth < config.num_layers:
-            stacked = jax.tree.map(lambda leaf: leaf[: len(indices)], stacked)
-        is_global = [config.window(index) is None for index in indices]
+        outside = 0 if self.first is None else 1
 
         def layer_function(is_global, index, params, x):
             return apply(nnx.merge(graph, params), index, is_global, x)
 
-        def remat(function):
-            if config.remat == "none":
-                return function
-            policy = REMAT_POLICIES[config.remat]
-            # Inside a scan nothing outside can share the recomputation: no barrier is needed.
-            return jax.checkpoint(function, policy=policy, prevent_cse=config.scan != "scan")
+        run = self._scan if self.config.scan == "scan" else self._unroll
+        return run(layer_function, stacked, x, outside, wanted)
 
-        if config.scan == "scan":
+    def _scan(self, layer_function, stacked, x, outside, wanted):
+        """`_run_stack` as one scan for each stretch of layers, see `stretches`."""
+        parts = list(stretches(outside, wanted))
+        ends = [end - outside for _, end, _ in parts]
+        if ends == [self.config.num_layers - outside]:
+            params = [stacked]
+        else:
+            # A split, whose gradient is one concatenation; that of slices is a sum of padded ones.
+            leaves, structure = jax.tree.flatten(stacked)
+            leaves = zip(*(jnp.split(leaf, ends)[: len(ends)] for leaf in leaves), strict=True)
+            params = [jax.tree.unflatten(structure, part) for part in leaves]
+        states = {}
+        for (begin, end, keep), part in zip(parts, params, strict=True):
+            is_global = [self.config.window(index) is None for index in range(begin, end)]
             flags = jnp.asarray(is_global) if len(set(is_global)) > 1 else None
 
-            @remat
-            def body(x, scanned):
+            @self._remat
+            def body(x, scanned, keep=keep, is_global=is_global[0]):
                 params, index, flag = scanned
-                x = layer_function(is_global[0] if flag is None else flag, index, params, x)
-                return x, (x if all_layers else None)
+                x = layer_function(is_global if flag is None else flag, index, params, x)
+                return x, (x if keep else None)
 
-            return jax.lax.scan(body, x, (stacked, jnp.asarray(indices), flags))
+            x, kept = jax.lax.scan(body, x, (part, jnp.asarray(range(begin, end)), flags))
+            if keep:
+                states |= {begin + 1 + i: kept[i] for i in range(end - begin)}
+            else:
+                states[end] = x
+        return states
 
-        outputs = []
-        for i, index in enumerate(indices):
+    def _unroll(self, layer_function, stacked, x, outside, wanted):
+        """`_run_stack` as a copy of the program for each layer."""
+        states = {}
+        for i, index in enumerate(range(outside, max(wanted))):
             params = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+            is_global = self.config.window(index) is None
 
-            @remat
-            def body(params, x, i=i, index=index):
-                return layer_function(is_global[i], index, params, x)
+            @self._remat
+            def body(params, x, index=index, is_global=is_global):
+                return layer_function(is_global, index, params, x)
 
             x = body(params, x)
-            outputs.append(x)
-        return x, (jnp.stack(outputs) if all_layers else None)
+            if index + 1 in wanted:
+                states[index + 1] = x
+        return states
+
+    def _remat(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if self.config.remat == "none":
+            return function
+        policy = REMAT_POLICIES[self.config.remat]
+        # Inside a scan nothing outside can share the recomputation: no barrier is needed.
+        return jax.checkpoint(function, policy=policy, prevent_cse=self.config.scan != "scan")
+
+
+def stretches(begin: int, wanted: Collection[int]) -> Iterator[tuple[int, int, bool]]:
+    """Cuts the layers from `begin` to the deepest one wanted into stretches, each for one scan.
+
+    Yields (begin, end, keep): of the layers with 0-based numbers begin … end - 1 the state after
+    each is wanted (`keep`), or only the one after the last, which is what the scan carries.
+
+    Args:
+      begin: 0-based number of the first layer.
+      wanted: i = the state after layer i, counted from 1.
+    """
+    while begin < max(wanted):
+        keep, end = begin + 1 in wanted, begin + 1
+        while (end + 1 in wanted) if keep else (end not in wanted):
+            end += 1
+        yield begin, end, keep and end - begin > 1
+        begin = end

@@ -1,13 +1,52 @@
-"""Model FLOPs."""
+"""FLOPs of an encoder and of the MLM head, per token of a row."""
+
+from collections.abc import Sequence
+
+from xl_flax.models.config import EncoderConfig
 
 
-def encoder_flops(config, length, layers=None, backward=True):
-    spans = sum(config.attended_span(layer, length) for layer in range(config.num_layers))
-    return {"body": 6.0 * config.body_params, "attention": 12.0 * config.width * spans}
+def encoder_flops(
+    config: EncoderConfig, length: int, layers: Sequence[int] | None = None, backward: bool = True
+) -> dict[str, float]:
+    """FLOPs of the layers that `Encoder` runs, per token of a row, by part.
+
+    Forward and backward: 6 per parameter of these layers, and 12 · width · attended span per layer
+    for attention's two products; the forward pass is a third of that. Embedding look-ups cost
+    nothing.
+
+    Args:
+      config: of the encoder.
+      length: tokens of a row.
+      layers: whose states are computed, as in `Encoder`; None: the last one's.
+      backward: with the backward pass.
+    """
+    depth = config.num_layers if layers is None else max(config.layer_numbers(layers))
+    spans = sum(config.attended_span(layer, length) for layer in range(depth))
+    passes = 3.0 if backward else 1.0
+    return {
+        "body": passes * 2 * config.body_params(depth),
+        "attention": passes * 4 * config.width * spans,
+    }
 
 
-def mlm_head_flops(config, length, slots):
+def mlm_head_flops(config: EncoderConfig, length: int, slots: int) -> dict[str, float]:
+    """FLOPs of the MLM head's forward and backward pass, per token of a row, by part.
+
+    6 · width · vocabulary for the projection of each prediction slot, and 6 · width² for its dense
+    layer.
+
+    Args:
+      config: of the encoder.
+      length: tokens of a row.
+      slots: of a row, that is tokens whose prediction is computed.
+    """
     return {
         "projection": 6.0 * config.width * config.vocab_size * slots / length,
         "head": 6.0 * config.head_dense * config.width**2 * slots / length,
     }
+
+
+def describe(parts: dict[str, float]) -> str:
+    """Parts and their sum, as text."""
+    listed = " + ".join(f"{name} {value / 1e6:,.2f}M" for name, value in parts.items())
+    return f"{listed} = {sum(parts.values()) / 1e6:,.2f}M"

@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,17 @@ from xl_flax.models.encoder import Encoder
 from xl_flax.models.layers import ACTIVATIONS, Norm, gelu, normal, param, project, zeros
 from xl_flax.ops.pooling import Pooling, pool
 
+MLM_HEAD = "mlm"  # name and kind of the MLM head
+MLM_PARAMS = f"heads/{MLM_HEAD}/"  # begins the paths of its parameters
+# Paths of the parameters with a row for each piece of the vocabulary.
+TOKEN_TABLES = ("encoder/embeddings/tokens", f"{MLM_PARAMS}table", f"{MLM_PARAMS}bias")
+
 
 class MlmHead(nnx.Module):
     """Masked-token prediction: features · table + bias.
 
     The table [V, D] is the encoder's token table if `config.tie_head`, and is then not held here
-    (modules share no variables); see `token_table`.
+    (modules share no variables); see `mlm_prediction`.
     """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
@@ -167,7 +172,7 @@ class SentenceHead(nnx.Module):
         Raises:
           UserError: a setting that makes no head.
         """
-        last, d = config.num_layers, config.width
+        d = config.width
         if pooling not in get_args(Pooling):
             raise UserError(
                 f"pooling = {pooling!r} of a sentence head: choose 'cls', 'mean' or 'mean_all'"
@@ -176,8 +181,6 @@ class SentenceHead(nnx.Module):
             raise UserError(
                 f"projection = {projection!r}: choose 'linear', 'affine', 'tanh', 'mlp' or None"
             )
-        if not -1 <= layer <= last:
-            raise UserError(f"layer = {layer} of a sentence head: the encoder has 0 to {last}")
         if projection is None and width not in (None, d):
             raise UserError(
                 f"width = {width} of a sentence head differs from the encoder's {d}: it needs a "
@@ -185,7 +188,8 @@ class SentenceHead(nnx.Module):
             )
         if scale is not None and scale <= 0:
             raise UserError(f"scale = {scale} of a sentence head must be positive")
-        self.pooling, self.layer, self.normalise = pooling, layer % (last + 1), normalise
+        (self.layer,) = config.layer_numbers((layer,), "layer of a sentence head")
+        self.pooling, self.normalise = pooling, normalise
         init, names = normal(config.init_std), ("embed", None)
         two = projection == "mlp"
         self.hidden = param(init, rngs, (d, d), names) if two else None
@@ -217,7 +221,7 @@ class SentenceHead(nnx.Module):
 
 
 HEADS = {
-    "mlm": MlmHead,
+    MLM_HEAD: MlmHead,
     "sentence": SentenceHead,
     "classification": ClassificationHead,
     "pooler": Pooler,
@@ -259,21 +263,17 @@ def build_model(config: EncoderConfig, heads: Mapping[str, HeadSettings], rngs: 
     return Model(config, heads, rngs=rngs)
 
 
-MLM_HEAD = "mlm"
+class MlmPrediction(NamedTuple):
+    """What predicts tokens: logits are head.features(hidden) · table_VxD.T + bias_V."""
+
+    head: MlmHead
+    table_VxD: jax.Array  # float32; the encoder's token table, or the head's own
+    bias_V: jax.Array  # float32; zeros if the head has none
 
 
-def mlm_head(model: Model) -> tuple[MlmHead, jax.Array, jax.Array]:
-    """The MLM head, its table [V, D] and its bias [V]."""
-    return model.heads["mlm"], token_table(model), token_bias(model)
-
-
-def token_table(model: Model) -> jax.Array:
-    """The table [V, D], float32, that the MLM head multiplies with: the encoder's or its own."""
-    own = model.heads["mlm"].table
-    return (model.encoder.embeddings.tokens if own is None else own)[...]
-
-
-def token_bias(model: Model) -> jax.Array:
-    """The bias [V], float32, of the MLM head's logits; zeros if it has none."""
-    own = model.heads["mlm"].bias
-    return jnp.zeros(model.encoder.config.vocab_size) if own is None else own[...]
+def mlm_prediction(model: Model) -> MlmPrediction:
+    """The MLM head of a model, with the table and bias over the vocabulary that belong to it."""
+    head: MlmHead = model.heads[MLM_HEAD]
+    table = model.encoder.embeddings.tokens if head.table is None else head.table
+    bias = jnp.zeros(model.encoder.config.vocab_size) if head.bias is None else head.bias[...]
+    return MlmPrediction(head, table[...], bias)

@@ -19,7 +19,7 @@ from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.flops import encoder_flops, mlm_head_flops
-from xl_flax.models.heads import MLM_HEAD, HeadSettings, Model, mlm_head
+from xl_flax.models.heads import MLM_HEAD, HeadSettings, Model, mlm_prediction
 from xl_flax.objectives.base import Batch, Inputs, Loss, Mean, Objective, row_keys
 from xl_flax.ops.cross_entropy import SlotLoss, chunk_size, linear_cross_entropy
 from xl_flax.ops.languages import language_rows, language_sums
@@ -273,7 +273,7 @@ class MaskedLM(Objective):
     ) -> SlotLoss:
         """The head on the slots' states, and its loss, in chunks that fit the memory."""
         hidden_BxKxD = jnp.take_along_axis(hidden_BxLxD, at_BxK[..., None], axis=1)
-        head, table_VxD, bias_V = mlm_head(model)
+        head, table_VxD, bias_V = mlm_prediction(model)
         rows, length, _ = hidden_BxLxD.shape
         # How many blocks of rows lie on different devices, and how much of the logits on one.
         local_rows, local_vocab = local_shape(("batch", "vocab"), (rows, table_VxD.shape[0]))

@@ -190,8 +190,7 @@ class MomentumContrastive(sentences.SentenceObjective):
 
         There is one, also where rows are encoded twice: keys have no gradient to compute.
         """
-        layers = self.layer % (encoder.num_layers + 1)
-        forward = encoder_flops(encoder, stream.length, layers, backward=False)
+        forward = encoder_flops(encoder, stream.length, (self.layer,), backward=False)
         return super().flops(encoder, stream, two_passes) | {
             "momentum encoder": sum(forward.values())
         }

@@ -75,7 +75,7 @@ class SentenceObjective(Objective):
 
     def flops(self, encoder: EncoderConfig, stream: Stream, two_passes: bool) -> dict[str, float]:
         """One pass through the layers below the head; with two passes, one more forward."""
-        layers = self.layer % (encoder.num_layers + 1)
+        layers = (self.layer,)
         parts = encoder_flops(encoder, stream.length, layers)
         if two_passes:
             parts["second encoding"] = sum(
@@ -111,13 +111,13 @@ def sentence_vectors(model: Model, head: str, batch: Batch, inputs: Inputs) -> j
     """
     module = model.heads[head]
     languages_RxL = token_languages(batch["segment_ids"], batch["languages"])
-    hidden_RxLxD = model.encoder(
+    (hidden_RxLxD,) = model.encoder(
         batch["tokens"],
         segment_ids=batch["segment_ids"],
         positions=batch["positions"],
         languages=inputs.buffers["language_rows"][languages_RxL],
         dropout_keys=row_keys(inputs.key, batch["row_id"]) if inputs.train else None,
-        layer=module.layer,
+        layers=(module.layer,),
     )
     texts = inputs.stream.examples_per_row * inputs.stream.num_texts
     return module(pool(hidden_RxLxD, batch["segment_ids"], texts, module.pooling))

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from xl_flax.models.config import EncoderConfig
+from xl_flax.models.flops import describe
 from xl_flax.training.feeds import Feed
-from xl_flax.training.flops import describe, peak_flops
+from xl_flax.training.peak import peak_flops
 
 
 class Speed:

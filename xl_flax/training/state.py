@@ -23,6 +23,7 @@ from xl_flax.checkpoints.manager import (
 )
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
+from xl_flax.models.heads import TOKEN_TABLES
 from xl_flax.objectives.base import Objective
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.params import Abstract
@@ -30,9 +31,7 @@ from xl_flax.parallel.rules import Partitioning
 from xl_flax.training.config import InitFrom
 from xl_flax.training.step import TrainState
 
-# Parameters with a row per piece of the vocabulary.
 LANGUAGE_TABLE = "encoder/embeddings/languages"
-TOKEN_TABLES = ("encoder/embeddings/tokens", "heads/mlm/table", "heads/mlm/bias")
 
 
 def fresh(
