@@ -15,7 +15,7 @@ from flax import nnx
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.data.batches import Prefetcher, global_batch
-from xl_flax.data.prepare import DatasetSpec, prepare
+from xl_flax.data.prepare import prepare
 from xl_flax.data.stream import Stream, open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import UserError
@@ -66,13 +66,14 @@ def _train(
         check_batch(name, objective.batch_size, parts, partitioning)
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
-    needs = [need for o in objectives.values() for need in o.rows.datasets]
+    specs = [spec for o in objectives.values() for spec in o.rows.datasets]
     length = config.objectives[0].rows.length
-    needs += [DatasetSpec(h.mixture, h.split, length) for h in config.held_out]
-    first_process_first("caches", lambda: prepare(needs, config.cache, vocabulary, gin_flags))
+    specs += [spec for h in config.held_out for spec in h.datasets(length)]
+    caches = first_process_first(
+        "caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags)
+    )
     streams = {
-        name: open_stream(o.rows, config.cache, config.seed, vocabulary)
-        for name, o in objectives.items()
+        name: open_stream(o.rows, caches, config.seed, vocabulary) for name, o in objectives.items()
     }
 
     # ---- Model, optimizer, step.
@@ -100,7 +101,7 @@ def _train(
     carry = state_lib.carry(objectives, constants)
     constants = jax.device_put(constants, partitioning.sharding(()))
     key = jax.random.key(config.seed)
-    held_out = make_held_out(config, abstract.graph, partitioning, vocabulary, languages)
+    held_out = make_held_out(config, abstract.graph, partitioning, caches, vocabulary, languages)
 
     def rates_at(rows: Mapping[str, int]) -> tuple[Any, ...]:
         return tuple(o.rate_at(rows[name]) for name, o in objectives.items())
