@@ -65,3 +65,30 @@ def pack(sentences, sides=2, length=None):
     batch["languages"] = batch["languages"].astype(np.int32)
     batch["row_id"] = 100 + rows
     return batch
+
+
+@pytest.fixture(scope="session")
+def opened():
+    """opened(rows, cache, seed, vocabulary, gin_flags=()) -> the stream of rows just prepared."""
+    from xl_flax.data.prepare import prepare  # late, as this imports JAX
+    from xl_flax.data.stream import open_stream
+
+    def open_rows(rows, cache, seed, vocabulary, gin_flags=()):
+        caches = prepare(rows.datasets, cache, vocabulary, gin_flags)
+        return open_stream(rows, caches, seed, vocabulary)
+
+    return open_rows
+
+
+@pytest.fixture(scope="session")
+def held_out():
+    """held_out(mixture, split, layout, cache, vocabulary, **options) -> rows just prepared."""
+    from xl_flax.data.layout import Layout
+    from xl_flax.data.prepare import DatasetSpec, prepare
+    from xl_flax.data.stream import open_held_out
+
+    def open_rows(mixture, split, layout, cache, vocabulary, **options):
+        specs = [DatasetSpec(mixture, split, Layout.parse(str(layout)))]
+        return open_held_out(specs, prepare(specs, cache, vocabulary), vocabulary, **options)
+
+    return open_rows

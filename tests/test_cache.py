@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from xl_flax.data.build import read_groups
+from xl_flax.data.build import read_examples
+from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, read_manifest
 from xl_flax.data.mixtures import read_mixture
-from xl_flax.data.stream import Rows, open_eval_rows, open_stream
+from xl_flax.data.stream import Rows
 from xl_flax.data.vocabulary import load_vocabulary
 from xl_flax.errors import UserError
 
@@ -127,10 +128,10 @@ seqio.MixtureRegistry.add("tempered", ["one", "two"],
             cache.main([f"--gin_file={self.gin}", *flags])
 
         def cached(self, task, split, length=32):
-            """The sides of each cached example one after the other, as lists."""
-            folder = self.cache.folder(task, split, length)
-            groups = read_groups(folder, read_manifest(folder))
-            return [side.tolist() for sides in groups for side in sides]
+            """The texts of each cached example one after the other, as lists."""
+            folder = self.cache.folder(task, split, Layout(length))
+            examples = read_examples(folder, read_manifest(folder))
+            return [text.tolist() for example in examples for text in example.texts]
 
         def vocabulary(self):
             return load_vocabulary(self.model)
@@ -139,7 +140,7 @@ seqio.MixtureRegistry.add("tempered", ["one", "two"],
     return Project()
 
 
-def test_a_mixture_is_cached_and_read_back(project, capsys):
+def test_a_mixture_is_cached_and_read_back(project, capsys, opened):
     files = project.two_languages()
     project.run("--show=2")
     out = capsys.readouterr().out
@@ -151,14 +152,14 @@ def test_a_mixture_is_cached_and_read_back(project, capsys):
     assert sorted(examples) == sorted(vocabulary.encode(x) for x in lines)
     # Rates are per example: three times as many of "one".
     assert read_mixture(project.cache, "both", "train").rates == {"one": 300.0, "two": 100.0}
-    stream = open_stream(Rows("both", 32), project.cache, 0, vocabulary)
+    stream = opened(Rows("both", 32), project.cache, 0, vocabulary)
     epochs = stream.epochs(3000)
     assert epochs["one"] == pytest.approx(epochs["two"], rel=0.02)
-    stamp = read_manifest(project.cache.folder("one", "train", 32))
+    stamp = read_manifest(project.cache.folder("one", "train", Layout(32)))
     project.run()
-    assert read_manifest(project.cache.folder("one", "train", 32)) == stamp
+    assert read_manifest(project.cache.folder("one", "train", Layout(32))) == stamp
     project.run("--overwrite")
-    assert read_manifest(project.cache.folder("one", "train", 32)) == stamp
+    assert read_manifest(project.cache.folder("one", "train", Layout(32))) == stamp
 
 
 def test_the_command_caches_what_the_configuration_names(project):
@@ -187,7 +188,7 @@ TrainConfig.steps = %STEPS
 """
     project.gin.write_text(project.gin.read_text() + more)
     cli.load_gin([str(project.gin)])
-    assert {(n.mixture, n.split, n.length) for n in required()} == {
+    assert {(n.mixture, n.split, n.layout.length) for n in required()} == {
         *((name, "train", 32) for name in "ab"),
         ("c", "train", 64),
         ("d", "validation", 32),
@@ -206,43 +207,43 @@ def test_temperature_sees_the_cached_counts(project):
     assert rates["one"] / rates["two"] == pytest.approx(3**0.5)
 
 
-def test_held_out_examples_keep_their_order_and_their_empty_lines(project):
+def test_held_out_examples_keep_their_order_and_their_empty_lines(project, held_out):
     project.two_languages()
     project.run("--tasks", "o.e", "--split", "validation")
     vocabulary = project.vocabulary()
     texts = ["abc " * 40, "", "de", "fgh bed"]
     project.run("--need=one:validation:32")
     assert project.cached("one", "validation") == [vocabulary.encode(t) for t in texts]
-    manifest = read_manifest(project.cache.folder("one", "validation", 32))
+    manifest = read_manifest(project.cache.folder("one", "validation", Layout(32)))
     assert (manifest.examples, manifest.empty, manifest.cut) == (4, 1, 1)
-    assert not project.cache.folder("two", "validation", 32).exists()
-    rows = open_eval_rows("one", "validation", 32, project.cache, vocabulary)
+    assert not project.cache.folder("two", "validation", Layout(32)).exists()
+    rows = held_out("one", "validation", 32, project.cache, vocabulary)
     batch = rows.rows(range(len(rows) + 2))
     assert batch["row_id"].tolist() == [*range(len(rows)), -1, -1]
     assert not batch["segment_ids"][-2:].any()
 
 
 @pytest.mark.slow
-def test_training_builds_what_is_missing_or_stale_in_a_subprocess(project, capfd):
+def test_training_builds_what_is_missing_or_stale_in_a_subprocess(project, capfd, opened):
     files = project.two_languages()
     vocabulary = project.vocabulary()
     rows, flags = Rows("both", 32), [f"--gin_file={project.gin}"]
     stop = Cache(project.cache.directory, project.cache.task_modules, on_missing="stop")
     with pytest.raises(UserError, match=r"both \(train\): not cached.*python -m xl_flax.cache"):
-        open_stream(rows, stop, 0, vocabulary)
-    first = open_stream(rows, project.cache, 0, vocabulary, flags).rows(range(8))
+        opened(rows, stop, 0, vocabulary)
+    first = opened(rows, project.cache, 0, vocabulary, flags).rows(range(8))
     assert "examples" in capfd.readouterr().err  # the progress bar
     project.text("two.txt", ["abc de"] * 50)
     with pytest.raises(
         UserError, match=rf"two \(train, length 32\): source file {files[1]} changed"
     ):
-        open_stream(rows, stop, 0, vocabulary)
-    second = open_stream(rows, project.cache, 0, vocabulary, flags)
-    assert read_manifest(project.cache.folder("two", "train", 32)).examples == 50
+        opened(rows, stop, 0, vocabulary)
+    second = opened(rows, project.cache, 0, vocabulary, flags)
+    assert read_manifest(project.cache.folder("two", "train", Layout(32))).examples == 50
     assert not np.array_equal(first["tokens"], second.rows(range(8))["tokens"])
     # Another length needs no TensorFlow.
-    open_stream(Rows("both", 16), project.cache, 0, vocabulary, ["--would=fail"])
-    assert read_manifest(project.cache.folder("one", "train", 16)).repacked_from == 32
+    opened(Rows("both", 16), project.cache, 0, vocabulary, ["--would=fail"])
+    assert read_manifest(project.cache.folder("one", "train", Layout(16))).repacked_from == "32"
 
 
 BAD = {
@@ -262,7 +263,7 @@ BAD = {
     "utf8": ('add("both", "xx", {"train": LATIN})', r"'both'.*UTF-8, file \S*latin.txt, line 2"),
     "late": (
         'add("both", "xx", {"train": GOOD}, [late_noise])',
-        r"'both'.*late_noise comes after CacheDatasetPlaceholder.*xl_flax/data/augment",
+        r"'both'.*late_noise comes after CacheDatasetPlaceholder.*belongs in an objective",
     ),
     "split": (
         'add("both", "xx", {"test": GOOD})',
@@ -317,21 +318,21 @@ def own_registry():
             registry.add_provider(name, provider)
 
 
-def test_a_truncated_cache_is_an_error_and_the_command_mends_it(project):
+def test_a_truncated_cache_is_an_error_and_the_command_mends_it(project, opened):
     project.two_languages()
     project.run()
-    folder = project.cache.folder("one", "train", 32)
+    folder = project.cache.folder("one", "train", Layout(32))
     shard = next(folder.glob("rows-*"))
     shard.write_bytes(shard.read_bytes()[:1000])
     vocabulary = project.vocabulary()
     with pytest.raises(UserError, match=rf"{shard} has 1,000 bytes instead of"):
-        open_stream(Rows("both", 32), project.cache, 0, vocabulary)
+        opened(Rows("both", 32), project.cache, 0, vocabulary)
     project.run()
-    open_stream(Rows("both", 32), project.cache, 0, vocabulary).rows(range(4))
+    opened(Rows("both", 32), project.cache, 0, vocabulary).rows(range(4))
 
 
 @pytest.mark.slow
-def test_a_killed_build_leaves_nothing_that_looks_complete_and_resumes(project):
+def test_a_killed_build_leaves_nothing_that_looks_complete_and_resumes(project, opened):
     project.two_languages()
     slow = project.folder / f"{project.cache.task_modules[0]}.py"
     text = slow.read_text()
@@ -360,7 +361,7 @@ def test_a_killed_build_leaves_nothing_that_looks_complete_and_resumes(project):
     command = [sys.executable, "-m", "xl_flax.cache", f"--gin_file={project.gin}"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    one, two = (project.cache.folder(task, "train", 32) for task in ("one", "two"))
+    one, two = (project.cache.folder(task, "train", Layout(32)) for task in ("one", "two"))
     partial = two.with_name(".32.partial")
     deadline = time.time() + 60
     while not partial.exists():
@@ -371,7 +372,7 @@ def test_a_killed_build_leaves_nothing_that_looks_complete_and_resumes(project):
     assert (one / "manifest.json").exists() and not two.exists() and partial.exists()
     stop = Cache(project.cache.directory, project.cache.task_modules, on_missing="stop")
     with pytest.raises(UserError, match="not cached"):
-        open_stream(Rows("both", 32), stop, 0, project.vocabulary())
+        opened(Rows("both", 32), stop, 0, project.vocabulary())
     stamp = (one / "manifest.json").stat().st_mtime_ns
     marker.unlink()
     project.run()

@@ -90,18 +90,18 @@ def evaluate(
     say = print if main_process else lambda *_: None
     checkpoints = choose_checkpoints(config.model_dir, which)
     partitioning = make_partitioning(config.mesh)
-    context = Context(config.cache, _vocabulary(checkpoints[0]), partitioning, gin_flags)
+    vocabulary = _vocabulary(checkpoints[0])
     for checkpoint in checkpoints:  # before anything is cached with the wrong vocabulary
-        if read_description(checkpoint).vocabulary != context.vocabulary.fingerprint:
+        if read_description(checkpoint).vocabulary != vocabulary.fingerprint:
             raise UserError(
-                f"{checkpoint} was trained with another vocabulary than {context.vocabulary.path}; "
+                f"{checkpoint} was trained with another vocabulary than {vocabulary.path}; "
                 f"use its own: --gin.run_vocabulary.path={vocabulary_path(checkpoint)}"
             )
-    needs = dict.fromkeys(need for e in config.evaluations for need in e.datasets)
-    distributed.first_process_first(
-        "evaluation caches",
-        lambda: prepare(list(needs), config.cache, context.vocabulary, gin_flags),
+    specs = [spec for e in config.evaluations for spec in e.datasets]
+    caches = distributed.first_process_first(
+        "evaluation caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags)
     )
+    context = Context(caches, vocabulary, partitioning)
     for checkpoint in checkpoints:
         description = read_description(checkpoint)
         planned = [(e, e.signatures(description, context)) for e in config.evaluations]

@@ -9,13 +9,11 @@ and text give the same bytes.
 
 import argparse
 import dataclasses
-import functools
-import inspect
 import json
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,112 +21,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import logging
 
-from xl_flax.quiet import silenced_stderr
-
-with silenced_stderr():
-    import seqio
-    import tensorflow as tf
-
 from xl_flax import cli
-from xl_flax.cache import find, import_tasks, source_errors, split_tasks
 from xl_flax.data.manifest import Cache
+from xl_flax.data.mixtures import mixture_names
+from xl_flax.data.seqio_text import Tasks, by_language, file_sizes, read_lines
 from xl_flax.data.vocabulary import VocabularyConfig, read_vocabulary
 from xl_flax.data.vocabulary_training import Corpus, format_table, measure, train_model
 from xl_flax.errors import UserError
 from xl_flax.files import write_atomically
 
-TOKENIZERS = (seqio.preprocessors.tokenize, seqio.preprocessors.tokenize_and_append_eos)
-READ_BATCH = 256  # examples that cross from TensorFlow to Python at once
-LINE_CHARACTERS = 4000  # longer lines are cut: SentencePiece would drop them
 MEASURED_LINES = 2000  # lines per language that the report counts
-
-Tasks = dict[str, list[tuple[seqio.Task, int]]]  # language -> its tasks and their examples
-
-
-# --- Reading text ----------------------------------------------------------------------------
-
-
-def text_dataset(task: seqio.Task, split: str, every: int = 1) -> tf.data.Dataset:
-    """Every k-th example of a task as it is before it is tokenised.
-
-    Raises:
-      UserError: the task does not tokenise with seqio's preprocessor.
-    """
-    dataset = task.source.get_dataset(split=split, shuffle=False).shard(every, 0)
-    for step in task.preprocessors:
-        function = step.func if isinstance(step, functools.partial) else step
-        if function in TOKENIZERS:
-            return dataset
-        known = {"output_features": task.output_features, "sequence_length": None}
-        wanted = inspect.signature(step).parameters
-        dataset = step(dataset, **{k: v for k, v in known.items() if k in wanted})
-    raise UserError(
-        f"task {task.name!r} has no text to train a vocabulary on: its preprocessors must include "
-        "seqio.preprocessors.tokenize, as those of tasks.text.add_text_task do"
-    )
-
-
-def text_features(task: seqio.Task, dataset: tf.data.Dataset) -> list[str]:
-    """The names of the features that will be tokenised: strings, one per example."""
-    spec = dataset.element_spec
-    text = tf.TensorSpec((), tf.string)
-    return [f for f in task.output_features if f in spec and text.is_compatible_with(spec[f])]
-
-
-def read_lines(task: seqio.Task, split: str, every: int = 1) -> Iterator[str]:
-    """Yields lines of at most LINE_CHARACTERS characters, without tabs and blank lines."""
-    with source_errors(task, split):
-        dataset = text_dataset(task, split, every)
-        features = text_features(task, dataset)
-        dataset = dataset.map(lambda example: tf.stack([example[f] for f in features]))
-        for batch in dataset.batch(READ_BATCH).prefetch(2).as_numpy_iterator():
-            for text in batch.flat:
-                for line in text.decode().splitlines():
-                    yield from cut(line.replace("\t", " ").replace("\0", " ").strip())
-
-
-def cut(line: str) -> Iterator[str]:
-    """Cuts a line at spaces where there are any."""
-    while len(line) > LINE_CHARACTERS:
-        end = line.rfind(" ", 1, LINE_CHARACTERS)
-        end = LINE_CHARACTERS if end < 0 else end
-        yield line[:end]
-        line = line[end:].lstrip()
-    if line:
-        yield line
-
-
-def by_language(config: VocabularyConfig) -> Tasks:
-    """The mixture's tasks by the language of their first example, and their numbers of examples.
-
-    Raises:
-      UserError: there is no such mixture, or a task has no examples.
-    """
-    modules = Cache(directory="").task_modules
-    import_tasks(modules)
-    found: Tasks = {}
-    for task in split_tasks(find(config.mixture, modules), config.split):
-        with source_errors(task, config.split):
-            dataset = text_dataset(task, config.split)
-            first = next(dataset.take(1).as_numpy_iterator(), None)
-        if first is None:
-            raise UserError(f"task {task.name!r} has no examples in the split {config.split!r}")
-        language = first["language"].decode() if "language" in first else task.name
-        examples = task.num_input_examples(config.split)
-        if examples is None:
-            source = task.source.get_dataset(split=config.split, shuffle=False)
-            examples = int(source.reduce(0, lambda count, _: count + 1))
-        found.setdefault(language, []).append((task, int(examples)))
-    return dict(sorted(found.items()))
-
-
-def file_sizes(tasks: Tasks, split: str) -> dict[str, list[int]]:
-    """The sizes in bytes of each task's files, by which a changed text is noticed."""
-    return {
-        task.name: [os.path.getsize(f) for f in task.source.list_shards(split) if os.path.isfile(f)]
-        for found in tasks.values()
-        for task, _ in found
-    }
 
 
 # --- Sampling --------------------------------------------------------------------------------
@@ -141,13 +43,13 @@ def draw(tasks: Tasks, config: VocabularyConfig) -> list[Corpus]:
     examples**exponent. Small languages are thus weighted up, not repeated, and no line of theirs
     is lost to smoothing.
     """
-    sizes = {language: sum(n for _, n in found) for language, found in tasks.items()}
+    sizes = {language: sum(n for _, n in each) for language, each in tasks.items()}
     rates = {language: size**config.exponent for language, size in sizes.items()}
     drawn = {}
-    for language, found in tasks.items():
+    for language, each in tasks.items():
         quota = config.max_sentences * rates[language] / sum(rates.values())
         lines: list[str] = []
-        for task, examples in found:
+        for task, examples in each:
             share = max(1, round(quota * examples / sizes[language]))
             source = read_lines(task, config.split, max(1, examples // share))
             lines += sample(source, share, f"{config.seed} {task.name}")
@@ -172,9 +74,7 @@ def sample(lines: Iterable[str], size: int, seed: str) -> list[str]:
     return kept
 
 
-def measured_lines(
-    tasks: Sequence[tuple[seqio.Task, int]], corpus: Corpus
-) -> tuple[str, list[str]]:
+def measured_lines(tasks: Sequence[tuple[Any, int]], corpus: Corpus) -> tuple[str, list[str]]:
     """Lines to measure the vocabulary on, held out where the language has a validation split.
 
     Returns:
@@ -199,8 +99,10 @@ def train_vocabulary(config: VocabularyConfig, *, overwrite: bool = False) -> No
       UserError: another model is there, the text cannot be read, or the size does not fit it.
     """
     start = time.monotonic()
-    tasks = by_language(config)
+    names = mixture_names(config.mixture)
+    tasks = by_language(names, config.split, Cache(directory="").task_modules)
     made_from = {k: v for k, v in dataclasses.asdict(config).items() if k != "path"}
+    made_from["mixture"] = "+".join(names)
     made_from["files"] = file_sizes(tasks, config.split)
     if not overwrite and is_current(config.path, made_from):
         print(f"{config.path} is there, made from these settings and this text: nothing to do")

@@ -21,9 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
+from xl_flax.data.framing import Part, Segment
+from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, Manifest, write_manifest
 from xl_flax.data.mixtures import Mixture, write_mixture
-from xl_flax.data.packing import Segment, best_fit
+from xl_flax.data.packing import best_fit
+from xl_flax.data.prepare import prepare
 from xl_flax.data.records import encode_row, ids_dtype, write_shards
 from xl_flax.data.stream import Rows, open_stream
 
@@ -50,13 +53,13 @@ def write_cache(directory: str, languages: int) -> None:
         row = rows[number % len(rows)]
         segments = []
         for size in row:
-            segments.append(Segment(ids[tokens % (LENGTH * ROWS) :][:size]))
+            segments.append(Part((Segment(ids[tokens % (LENGTH * ROWS) :][:size]),)))
             tokens += size
         records.append(encode_row(segments, dtype))
     cache = Cache(directory, ["none"], on_missing="stop")
     names = [f"language{i:03d}" for i in range(languages)]
     for name in names:
-        folder = cache.folder(name, "train", LENGTH)
+        folder = cache.folder(name, "train", Layout(LENGTH))
         folder.mkdir(parents=True)
         shards = write_shards(folder, iter(records))
         counts = np.zeros((1, 0), np.int64)
@@ -64,13 +67,14 @@ def write_cache(directory: str, languages: int) -> None:
         manifest = Manifest(
             task=name,
             split="train",
-            length=LENGTH,
+            layout=Layout(LENGTH),
             languages=(name,),
             examples_per_row=0,
             examples=len(lengths),
             empty=0,
             dropped={},
             cut=0,
+            truncated=0,
             tokens=tokens,
             rows=ROWS,
             vocab_size=VOCABULARY.size,
@@ -103,7 +107,8 @@ def measure(directory: str, languages: int, first_row: int, seconds: float) -> d
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     cache = Cache(directory, ["none"], on_missing="stop")
     begin = time.perf_counter()
-    stream = open_stream(Rows(f"all{languages}", LENGTH), cache, 0, VOCABULARY)
+    rows = Rows(f"all{languages}", LENGTH)
+    stream = open_stream(rows, prepare(rows.datasets, cache, VOCABULARY), 0, VOCABULARY)
     opened = time.perf_counter()
     stream.rows(range(first_row, first_row + BATCH))
     first_batch = time.perf_counter()

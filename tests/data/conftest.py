@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from xl_flax.data.build import read_groups, write_split
+from xl_flax.data.build import read_examples, write_split
+from xl_flax.data.features import Example
+from xl_flax.data.filtering import are_translations
+from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, read_manifest
 from xl_flax.data.mixtures import Mixture, write_mixture
 from xl_flax.data.prepare import DatasetSpec, prepare
@@ -22,12 +25,12 @@ import seqio
 import tensorflow as tf
 from tasks.text import RunVocabulary
 
-def sides(dataset, languages):
+def texts(dataset, languages):
     def split(line):
         if len(languages) == 1:
             return {{"tokens": line, "language": tf.constant(languages[0])}}
-        texts = tf.ensure_shape(tf.strings.split(line, "|"), [len(languages)])
-        return {{"tokens": texts, "language": tf.constant(languages)}}
+        parts = tf.ensure_shape(tf.strings.split(line, "|"), [len(languages)])
+        return {{"tokens": parts, "language": tf.constant(languages)}}
     return dataset.map(split)
 
 def add(name, languages, files):
@@ -36,7 +39,7 @@ def add(name, languages, files):
         name,
         source=seqio.TextLineDataSource(files),
         preprocessors=[
-            functools.partial(sides, languages=languages),
+            functools.partial(texts, languages=languages),
             functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
             seqio.CacheDatasetPlaceholder(),
         ],
@@ -61,19 +64,33 @@ def tiny_vocabulary():
 def make_cache(tmp_path, tiny_vocabulary):
     """make_cache({task: examples}, mixtures={name: {task: rate}}, split=, length=) -> Cache.
 
-    An example is an array of tokens, or a tuple of them: a sentence and its translations.
+    An example is an array of tokens, a tuple of them, or (texts, features) as an Example. `length`
+    may name a layout. `features` are the specs of all tasks, or of each task by its name.
     """
 
-    def make(tasks, mixtures=None, split="train", length=16, languages=None, **cache_options):
+    def make(
+        tasks,
+        mixtures=None,
+        split="train",
+        length=16,
+        languages=None,
+        features=None,
+        **cache_options,
+    ):
         cache = Cache(str(tmp_path / "cache"), ["nothing"], on_missing="stop", **cache_options)
         counts = {}
         for task, examples in tasks.items():
-            sides = [e if isinstance(e, tuple) else (e,) for e in examples]
+            specs = (features or {}).get(task, features) or {}
+            numbered = [
+                e if isinstance(e, Example) else Example(i, e if isinstance(e, tuple) else (e,))
+                for i, e in enumerate(examples)
+            ]
             own = (languages or {}).get(task, task.split("-"))
             own = [own] if isinstance(own, str) else own
             manifest = write_split(
-                *(cache, task, split, length, sides),
+                *(cache, task, split, Layout.parse(str(length)), numbered),
                 languages=own,
+                features=specs,
                 vocabulary=tiny_vocabulary,
                 fingerprint={
                     "modules": {},
@@ -81,10 +98,10 @@ def make_cache(tmp_path, tiny_vocabulary):
                     "source": "",
                     "preprocessors": [],
                     "files": {},
-                    "filter": cache.filter.settings(split, len(own)),
+                    "filter": cache.filter.settings(split, are_translations(own, specs)),
                 },
             )
-            counts[task] = manifest.examples
+            counts[task] = manifest.offered
         alone = {task: {task: 1.0} for task in tasks}
         for name, rates in (alone | (mixtures or {})).items():
             examples = {task: counts[task] for task in rates}
@@ -107,12 +124,13 @@ def random_examples():
 
 @pytest.fixture
 def read_back(tiny_vocabulary):
-    """read_back(cache, task, split, length) -> the sides of each cached example, as lists."""
+    """read_back(cache, task, split, length) -> the texts of each cached example, as lists."""
 
     def read(cache, task, split, length):
-        (ready,) = prepare([DatasetSpec(task, split, length)], cache, tiny_vocabulary)
-        groups = read_groups(cache.folder(task, split, length), ready.manifests[task])
-        return [[side.tolist() for side in sides] for sides in groups]
+        spec = DatasetSpec(task, split, Layout.parse(str(length)))
+        _, manifests, folders = prepare([spec], cache, tiny_vocabulary)[spec]
+        examples = read_examples(folders[task], manifests[task])
+        return [[text.tolist() for text in example.texts] for example in examples]
 
     return read
 
@@ -173,14 +191,17 @@ def project(tmp_path, letters_model, monkeypatch, request):
             cache.main([f"--gin_file={tmp_path / 'run.gin'}", f"--need={need}", *flags])
 
         def manifest(self, task, split="train", length=32):
-            return read_manifest(self.cache.folder(task, split, length))
+            return read_manifest(self.folder(task, split, length))
+
+        def folder(self, task, split="train", length=32):
+            return self.cache.folder(task, split, Layout.parse(str(length)))
 
         def texts(self, task, split="train", length=32):
-            """The cached groups as text."""
-            folder = self.cache.folder(task, split, length)
-            groups = read_groups(folder, read_manifest(folder))
+            """The texts of each cached example."""
+            folder = self.folder(task, split, length)
+            examples = read_examples(folder, read_manifest(folder))
             decode = self.vocabulary.decode
-            return ["|".join(decode(side.tolist()) for side in sides) for sides in groups]
+            return ["|".join(decode(text.tolist()) for text in e.texts) for e in examples]
 
     monkeypatch.syspath_prepend(str(tmp_path))
     registries = seqio.TaskRegistry, seqio.MixtureRegistry

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from xl_flax.data.batches import Prefetcher, global_batch, needed_rows
-from xl_flax.data.stream import Rows, open_eval_rows, open_stream
+from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 
 
@@ -76,9 +76,9 @@ def test_a_batch_that_the_mesh_does_not_divide_is_an_error():
         global_batch(Counting(), 0, 12, sharding)
 
 
-def test_held_out_rows_make_batches_too(make_cache, tiny_vocabulary, random_examples):
+def test_held_out_rows_make_batches_too(make_cache, tiny_vocabulary, random_examples, held_out):
     cache = make_cache({"xx": random_examples(0, 20)}, split="test")
-    rows = open_eval_rows("xx", "test", 16, cache, tiny_vocabulary)
+    rows = held_out("xx", "test", 16, cache, tiny_vocabulary)
     sharding = NamedSharding(mesh_of(8, 1), PartitionSpec("data"))
     batch = global_batch(rows, 0, 8 * (len(rows) // 8 + 1), sharding)
     assert (np.asarray(batch["row_id"])[: len(rows)] == np.arange(len(rows))).all()
@@ -94,10 +94,13 @@ port, hosts, host, directory, out, *shapes = sys.argv[1:]
 jax.distributed.initialize(f"127.0.0.1:{port}", int(hosts), int(host))
 from xl_flax.data.batches import global_batch
 from xl_flax.data.manifest import Cache
+from xl_flax.data.prepare import prepare
 from xl_flax.data.stream import Rows, open_stream
 special = types.SimpleNamespace(cls=0, pad=1, sep=2, unk=3, mask=99)
 vocabulary = types.SimpleNamespace(size=100, special=special, fingerprint="f" * 64, path="")
-stream = open_stream(Rows("both", 16), Cache(directory, ["m"], "stop"), 0, vocabulary)
+rows = Rows("both", 16)
+caches = prepare(rows.datasets, Cache(directory, ["m"], "stop"), vocabulary)
+stream = open_stream(rows, caches, 0, vocabulary)
 devices = np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id)))
 assert len(devices) == 8 and len(jax.local_devices()) == 8 // int(hosts)
 inner, read = stream.rows, []
@@ -146,11 +149,11 @@ def run_hosts(folder, directory, hosts, shapes):
 
 @pytest.mark.slow
 def test_rows_are_identical_for_one_two_and_four_real_hosts(
-    make_cache, tiny_vocabulary, random_examples, tmp_path
+    make_cache, tiny_vocabulary, random_examples, tmp_path, opened
 ):
     tasks = {"xx": random_examples(0, 300), "yy": random_examples(1, 90)}
     cache = make_cache(tasks, {"both": {"xx": 1, "yy": 2}})
-    expected = open_stream(Rows("both", 16), cache, 0, tiny_vocabulary).rows(range(40, 56))
+    expected = opened(Rows("both", 16), cache, 0, tiny_vocabulary).rows(range(40, 56))
     first, last = range(40, 48), range(48, 56)
     reads = {
         2: {"8x1": [first, last], "2x4": [first, last]},

@@ -6,7 +6,7 @@ from xl_flax import cli
 from xl_flax.data.filtering import Filter
 from xl_flax.data.manifest import Cache
 from xl_flax.data.mixtures import read_mixture
-from xl_flax.data.stream import Rows, open_stream
+from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 
 CRAFTED = [
@@ -36,7 +36,7 @@ def test_what_is_dropped_is_counted_by_its_reason(project, capsys):
     project.run("pair:train:32", "--gin.Filter.exclude=['held_out']", "--need=pair:test:32")
     manifest = project.manifest("pair")
     assert manifest.dropped == {
-        "empty side": 3,
+        "empty text": 3,
         "length ratio": 1,
         "excluded": 2,
         "duplicate": 1,
@@ -45,16 +45,16 @@ def test_what_is_dropped_is_counted_by_its_reason(project, capsys):
     assert manifest.examples == 4
     assert sorted(project.texts("pair")) == sorted(CRAFTED[i] for i in (0, 5, 6, 9))
     out = capsys.readouterr().out
-    assert "duplicate 1, empty side 3, excluded 2, length ratio 1, too long 1" in out
+    assert "duplicate 1, empty text 3, excluded 2, length ratio 1, too long 1" in out
     # Splits that are not trained on lose only what cannot be a group in a row.
-    assert project.manifest("pair", "test").dropped == {"empty side": 3, "too long": 1}
+    assert project.manifest("pair", "test").dropped == {"empty text": 3, "too long": 1}
     assert project.texts("pair", "test") == [CRAFTED[i] for i in (0, 4, 5, 6, 7, 9, 10, 11)]
 
 
 def test_filters_can_be_loosened(project):
     project.define(project.add("pair", "xx-yy", train=project.file(*CRAFTED)))
     project.run("pair:train:32", "--gin.Filter.deduplicate=False", "--gin.Filter.max_ratio=100.0")
-    assert project.manifest("pair").dropped == {"empty side": 3, "too long": 1}
+    assert project.manifest("pair").dropped == {"empty text": 3, "too long": 1}
 
 
 def test_text_of_a_named_evaluation_never_trains(project, pairs):
@@ -89,7 +89,7 @@ def test_text_of_a_named_evaluation_never_trains(project, pairs):
     assert sorted(project.texts("mono")) == sorted(kept * 2)  # mono text is not deduplicated
 
 
-def test_a_changed_filter_is_noticed_without_tensorflow(project, pairs, monkeypatch):
+def test_a_changed_filter_is_noticed_without_tensorflow(project, pairs, monkeypatch, opened):
     lines = pairs(50)
     project.define(
         project.add("pair", "xx-yy", train=project.file(*lines), test=project.file("ab|cd")),
@@ -98,31 +98,31 @@ def test_a_changed_filter_is_noticed_without_tensorflow(project, pairs, monkeypa
     for need in ("pair:train:32", "pair:test:32", "mono:train:32"):
         project.run(need)
 
-    def opened(mixture, split="train", **settings):
+    def read(mixture, split="train", **settings):
         cache = Cache(
             project.cache.directory,
             project.cache.task_modules,
             on_missing="stop",
             filter=Filter(**settings),
         )
-        return open_stream(Rows(mixture, 32, split), cache, 0, project.vocabulary)
+        return opened(Rows(mixture, 32, split), cache, 0, project.vocabulary)
 
     for task, split in (("pair", "train"), ("pair", "test"), ("mono", "train")):
-        opened(task, split)
+        read(task, split)
     with pytest.raises(UserError, match=r"Filter.max_ratio changed from 3.0 to 2.0"):
-        opened("pair", max_ratio=2.0)
+        read("pair", max_ratio=2.0)
     with pytest.raises(UserError, match=r"Filter.deduplicate changed from True to False"):
-        opened("pair", deduplicate=False)
+        read("pair", deduplicate=False)
     with pytest.raises(UserError, match=r"Filter.exclude changed from \[\] to \['pair'\]"):
-        opened("mono", exclude=["pair"])
+        read("mono", exclude=["pair"])
     with pytest.raises(UserError, match=r"Filter.exclude_languages changed from \[\] to \['yy'\]"):
-        opened("pair", exclude_languages=["yy"])
+        read("pair", exclude_languages=["yy"])
     # What a filter does not touch stays fresh.
-    opened("mono", max_ratio=2.0, deduplicate=False)
-    opened("pair", "test", max_ratio=2.0, exclude=["mono"], exclude_languages=["xx"])
+    read("mono", max_ratio=2.0, deduplicate=False)
+    read("pair", "test", max_ratio=2.0, exclude=["mono"], exclude_languages=["xx"])
 
 
-def test_changed_text_of_an_excluded_set_makes_training_text_stale(project):
+def test_changed_text_of_an_excluded_set_makes_training_text_stale(project, opened):
     held_out = project.file("abc|abd")
     project.define(
         project.add("pair", "xx-yy", train=project.file("abc|cba", "ddd|eee", "fff|ggg")),
@@ -135,7 +135,7 @@ def test_changed_text_of_an_excluded_set_makes_training_text_stale(project):
         project.cache.directory, ["x"], on_missing="stop", filter=Filter(exclude=["eval"])
     )
     with pytest.raises(UserError, match=f"source file {held_out} changed"):
-        open_stream(Rows("pair", 32), cache, 0, project.vocabulary)
+        opened(Rows("pair", 32), cache, 0, project.vocabulary)
     project.run("pair:train:32", "--gin.Filter.exclude=['eval']")
     assert project.manifest("pair").dropped == {"excluded": 2}
 
@@ -166,7 +166,7 @@ def test_an_excluded_set_must_exist_and_have_something_to_exclude(project):
         Filter(exclude="pair")
 
 
-def test_the_filter_is_passed_on_to_the_process_that_builds(project, monkeypatch):
+def test_the_filter_is_passed_on_to_the_process_that_builds(project, monkeypatch, opened):
     from xl_flax.data import prepare
 
     project.define(project.add("pair", "xx-yy", train=project.file(*CRAFTED)))
@@ -180,6 +180,6 @@ def test_the_filter_is_passed_on_to_the_process_that_builds(project, monkeypatch
 
     monkeypatch.setattr(prepare.subprocess, "Popen", stands_in)
     with pytest.raises(KeyboardInterrupt):
-        open_stream(Rows("pair", 32), cache, 0, project.vocabulary)
+        opened(Rows("pair", 32), cache, 0, project.vocabulary)
     cli.load_gin([], [flag.removeprefix("--gin.") for flag in said if "Filter" in flag])
     assert Filter() == rules

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from xl_flax.data import fingerprint
+from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, read_manifest, read_unigrams
 from xl_flax.data.mixtures import read_mixture
 from xl_flax.data.prepare import locked
-from xl_flax.data.stream import Rows, open_stream
+from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 
 
 @pytest.fixture
 def cached(make_cache, random_examples):
     cache = make_cache({"xx": random_examples(0, 100, 0, 40)})
-    return cache, cache.folder("xx", "train", 16)
+    return cache, cache.folder("xx", "train", Layout(16))
 
 
 def test_the_manifest_counts_everything(cached, random_examples):
@@ -45,25 +46,25 @@ def edit(folder, change):
         lambda text: "",
     ],
 )
-def test_a_damaged_manifest_is_an_error_that_names_it(cached, tiny_vocabulary, change):
+def test_a_damaged_manifest_is_an_error_that_names_it(cached, tiny_vocabulary, change, opened):
     cache, folder = cached
     edit(folder, change)
     with pytest.raises(UserError, match=r"xx/train/16/manifest.json is damaged: run `python -m"):
-        open_stream(Rows("xx", 16), cache, 0, tiny_vocabulary)
+        opened(Rows("xx", 16), cache, 0, tiny_vocabulary)
 
 
-def test_a_missing_shard_is_an_error(cached, tiny_vocabulary):
+def test_a_missing_shard_is_an_error(cached, tiny_vocabulary, opened):
     cache, folder = cached
     next(folder.glob("rows-*")).unlink()
     with pytest.raises(UserError, match=r"rows-00000-of-00001.arrayrecord is missing"):
-        open_stream(Rows("xx", 16), cache, 0, tiny_vocabulary)
+        opened(Rows("xx", 16), cache, 0, tiny_vocabulary)
 
 
-def test_no_manifest_means_not_cached(cached, tiny_vocabulary):
+def test_no_manifest_means_not_cached(cached, tiny_vocabulary, opened):
     cache, folder = cached
     (folder / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"xx \(train, length 16\): not cached"):
-        open_stream(Rows("xx", 16), cache, 0, tiny_vocabulary)
+        opened(Rows("xx", 16), cache, 0, tiny_vocabulary)
 
 
 def test_damaged_unigrams_are_an_error(cached):
@@ -83,12 +84,12 @@ def test_another_format_is_stale_and_not_an_error(cached):
     assert read_manifest(folder) is None
 
 
-def test_another_vocabulary_makes_a_cache_stale(cached, tiny_vocabulary):
+def test_another_vocabulary_makes_a_cache_stale(cached, tiny_vocabulary, opened):
     cache, _ = cached
     tiny_vocabulary.fingerprint, old = "0" * 64, tiny_vocabulary.fingerprint
     try:
         with pytest.raises(UserError, match="the vocabulary changed"):
-            open_stream(Rows("xx", 16), cache, 0, tiny_vocabulary)
+            opened(Rows("xx", 16), cache, 0, tiny_vocabulary)
     finally:
         tiny_vocabulary.fingerprint = old
 
@@ -98,12 +99,14 @@ def test_a_token_outside_the_vocabulary_is_an_error(make_cache):
         make_cache({"xx": [np.array([5, 1000])]})
 
 
-def test_a_mixture_whose_counts_changed_is_stale(make_cache, tiny_vocabulary, random_examples):
+def test_a_mixture_whose_counts_changed_is_stale(
+    make_cache, tiny_vocabulary, random_examples, opened
+):
     make_cache({"xx": random_examples(0, 100)}, {"mix": {"xx": 1.0}})
     cache = make_cache({"xx": random_examples(0, 90)})
     assert read_mixture(cache, "mix", "train").examples == {"xx": 100}
     with pytest.raises(UserError, match="the number of examples of task xx changed"):
-        open_stream(Rows("mix", 16), cache, 0, tiny_vocabulary)
+        opened(Rows("mix", 16), cache, 0, tiny_vocabulary)
 
 
 def test_fingerprints_tell_what_changed(tmp_path, monkeypatch):

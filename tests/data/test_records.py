@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from xl_flax.data.packing import Piece, Segment
+from xl_flax.data.framing import Part, Piece, Segment
 from xl_flax.data.records import (
     RowSource,
     check_shards,
@@ -14,18 +14,18 @@ from xl_flax.data.records import (
 from xl_flax.errors import UserError
 
 ROW = [
-    Segment(np.array([0, 7, 8, 2])),
-    Segment(np.array([0, 9, 2]), Piece(example=70_000, index=3, count=5)),
+    Part((Segment(np.array([0, 7, 8, 2])),)),
+    Part((Segment(np.array([0, 9, 2]), Piece(example=70_000, index=3, count=5)),)),
 ]
 
 
 @pytest.mark.parametrize("vocab_size", [1000, 65_536, 65_537, 250_002])
 def test_a_row_survives_the_round_trip(vocab_size):
     dtype = ids_dtype(vocab_size)
-    row = [*ROW, Segment(np.array([0, vocab_size - 1, 2]))]
+    row = [*ROW, Part((Segment(np.array([0, vocab_size - 1, 2])),))]
     back = decode_row(encode_row(row, dtype), dtype)
-    assert [s.ids.tolist() for s in back] == [s.ids.tolist() for s in row]
-    assert [s.piece for s in back] == [None, ROW[1].piece, None]
+    assert [p.segments[0].ids.tolist() for p in back] == [p.segments[0].ids.tolist() for p in row]
+    assert [p.piece for p in back] == [None, ROW[1].piece, None]
 
 
 def test_decoded_rows_mark_segments_and_positions():
@@ -40,7 +40,7 @@ def test_decoded_rows_mark_segments_and_positions():
 @pytest.fixture
 def shards(tmp_path, monkeypatch):
     monkeypatch.setattr("xl_flax.data.records.SHARD_BYTES", 1000)
-    records = (encode_row([Segment(np.full(100, i))], ids_dtype(100)) for i in range(10))
+    records = (encode_row([Part((Segment(np.full(100, i)),))], ids_dtype(100)) for i in range(10))
     return tmp_path, write_shards(tmp_path, records)
 
 
@@ -52,7 +52,9 @@ def test_shards_are_read_as_one(shards):
     assert len(source) == 10
     tags, records = zip(*(source[i] for i in range(10)), strict=True)
     assert set(tags) == {3}
-    assert [int(decode_row(r, ids_dtype(100))[0].ids[0]) for r in records] == list(range(10))
+    assert [int(decode_row(r, ids_dtype(100))[0].segments[0].ids[0]) for r in records] == list(
+        range(10)
+    )
 
 
 def test_missing_and_truncated_files_are_named(shards):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from xl_flax.data import build
+from xl_flax.data.layout import Layout
 from xl_flax.data.mixing import Mixing, block_counts, block_pattern
-from xl_flax.data.stream import Rows, open_eval_rows, open_stream
+from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 
 
@@ -14,10 +15,12 @@ def pick(stream, count, start=0):
     return stream.rows(range(start, start + count))
 
 
-def test_rows_hold_the_examples_with_their_specials(make_cache, tiny_vocabulary, random_examples):
+def test_rows_hold_the_examples_with_their_specials(
+    make_cache, tiny_vocabulary, random_examples, opened
+):
     examples = random_examples(0, 200)
     cache = make_cache({"xx": examples})
-    stream = open_stream(Rows("xx", 16), cache, 0, tiny_vocabulary)
+    stream = opened(Rows("xx", 16), cache, 0, tiny_vocabulary)
     batch = pick(stream, round(1 / stream.epochs(1)["xx"]))
     found = []
     for tokens, ids, positions in zip(
@@ -32,19 +35,19 @@ def test_rows_hold_the_examples_with_their_specials(make_cache, tiny_vocabulary,
     assert sorted(found) == sorted(e.tolist() for e in examples)
 
 
-def test_the_index_alone_says_which_row(make_cache, tiny_vocabulary, random_examples):
+def test_the_index_alone_says_which_row(make_cache, tiny_vocabulary, random_examples, opened):
     cache = make_cache(
         {"xx": random_examples(0, 300), "yy": random_examples(1, 90)}, {"both": {"xx": 1, "yy": 2}}
     )
     rows = Rows([(0, "both"), (50, "xx"), (90, "both")], 16)
-    whole = pick(open_stream(rows, cache, 0, tiny_vocabulary), 200)
-    stream = open_stream(rows, cache, 0, tiny_vocabulary)
+    whole = pick(opened(rows, cache, 0, tiny_vocabulary), 200)
+    stream = opened(rows, cache, 0, tiny_vocabulary)
     # Backwards, in odd batches, from another instance: resuming is opening and asking.
     for first in reversed(range(0, 200, 25)):
         part = pick(stream, 25, first)
         for name, array in part.items():
             assert np.array_equal(array, whole[name][first : first + 25]), name
-    other = pick(open_stream(rows, cache, 1, tiny_vocabulary), 200)
+    other = pick(opened(rows, cache, 1, tiny_vocabulary), 200)
     assert not np.array_equal(other["tokens"], whole["tokens"])
 
 
@@ -97,34 +100,36 @@ def test_max_epochs_is_exact_and_the_rest_keep_their_proportions():
 
 
 def test_a_run_that_needs_more_rows_than_max_epochs_gives_learns_it_early(
-    make_cache, tiny_vocabulary, random_examples
+    make_cache, tiny_vocabulary, random_examples, opened
 ):
     cache = make_cache({"xx": random_examples(0, 100)})
-    stream = open_stream(Rows("xx", 16, max_epochs=2), cache, 0, tiny_vocabulary)
+    stream = opened(Rows("xx", 16, max_epochs=2), cache, 0, tiny_vocabulary)
     available = round(2 / stream.epochs(1)["xx"])
     assert stream.epochs(available)["xx"] == 2
     with pytest.raises(UserError, match="max_epochs"):
         stream.epochs(available + 1)
 
 
-def test_rates_are_per_example_as_seqio_means_them(make_cache, tiny_vocabulary, random_examples):
+def test_rates_are_per_example_as_seqio_means_them(
+    make_cache, tiny_vocabulary, random_examples, opened
+):
     cache = make_cache(
         {"long": random_examples(0, 200, 10, 12), "short": random_examples(1, 200, 1, 3)},
         {"both": {"long": 1.0, "short": 1.0}},
     )
-    stream = open_stream(Rows("both", 16), cache, 0, tiny_vocabulary)
+    stream = opened(Rows("both", 16), cache, 0, tiny_vocabulary)
     batch = pick(stream, 1000)
     segments = batch["segment_ids"].max(axis=1)
     examples = np.bincount(batch["languages"][:, 0], weights=segments)
     assert examples[0] == pytest.approx(examples[1], rel=0.03)
 
 
-def test_equal_tasks_are_not_visited_in_lockstep(make_cache, tiny_vocabulary):
+def test_equal_tasks_are_not_visited_in_lockstep(make_cache, tiny_vocabulary, opened):
     # Row i of every task says i: aligned corpora, cached in the same order.
     rows = [np.array([4 + i // 80, 4 + i % 80] + [9] * 8) for i in range(400)]
     names = ["aa", "bb", "cc", "dd"]
     cache = make_cache(dict.fromkeys(names, rows), {"all": dict.fromkeys(names, 1.0)}, length=12)
-    stream = open_stream(Rows("all", 12), cache, 0, tiny_vocabulary)
+    stream = opened(Rows("all", 12), cache, 0, tiny_vocabulary)
     batch = pick(stream, 1600)
     said = (batch["tokens"][:, 1] - 4) * 80 + batch["tokens"][:, 2] - 4
     order = {t: said[batch["languages"][:, 0] == i][:390] for i, t in enumerate(stream.tasks)}
@@ -136,9 +141,11 @@ def test_equal_tasks_are_not_visited_in_lockstep(make_cache, tiny_vocabulary):
     assert np.mean(near) > 29
 
 
-def test_epochs_differ_in_order_and_cover_the_task(make_cache, tiny_vocabulary, random_examples):
+def test_epochs_differ_in_order_and_cover_the_task(
+    make_cache, tiny_vocabulary, random_examples, opened
+):
     cache = make_cache({"xx": random_examples(0, 200)})
-    stream = open_stream(Rows("xx", 16), cache, 0, tiny_vocabulary)
+    stream = opened(Rows("xx", 16), cache, 0, tiny_vocabulary)
     n = round(1 / stream.epochs(1)["xx"])
     first, second = (pick(stream, n, k * n)["tokens"] for k in range(2))
     assert not np.array_equal(first, second)
@@ -146,20 +153,20 @@ def test_epochs_differ_in_order_and_cover_the_task(make_cache, tiny_vocabulary, 
 
 
 def test_held_out_rows_come_in_order_and_end_in_padding(
-    make_cache, tiny_vocabulary, random_examples, read_back
+    make_cache, tiny_vocabulary, random_examples, read_back, held_out
 ):
     tasks = {"xx": random_examples(0, 30, 0), "yy": random_examples(1, 20, 1, 60)}
     cache = make_cache(tasks, {"both": {"xx": 1, "yy": 1}}, split="test", languages={"yy": "aa"})
     for task, examples in tasks.items():
         back = read_back(cache, task, "test", 16)
         assert back == [[e.tolist()] for e in examples]
-    rows = open_eval_rows("both", "test", 16, cache, tiny_vocabulary, rows_per_task=3)
+    rows = held_out("both", "test", 16, cache, tiny_vocabulary, rows_per_task=3)
     assert len(rows) == 6 and rows.languages == ("aa", "xx")
     batch = rows.rows(range(8))
     assert batch["row_id"].tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
     assert batch["languages"][:, 0].tolist()[:6] == [1, 1, 1, 0, 0, 0]
     assert not batch["segment_ids"][6:].any() and (batch["tokens"][6:] == 1).all()
-    named = open_eval_rows("both", "test", 16, cache, tiny_vocabulary, languages=("zz", "xx", "aa"))
+    named = held_out("both", "test", 16, cache, tiny_vocabulary, languages=("zz", "xx", "aa"))
     assert named.rows([0])["languages"].tolist() == [[1]]
 
 
@@ -171,18 +178,20 @@ def test_repacking_keeps_every_example_whole(make_cache, random_examples, read_b
         back = read_back(cache, "xx", split, length)
         kept = [[e.tolist()] for e in examples if len(e) or split != "train"]
         assert (back == kept) if split == "test" else (sorted(back) == sorted(kept))
-        manifest = build.read_manifest(cache.folder("xx", split, length))
-        assert manifest.repacked_from and manifest.length == length
+        manifest = build.read_manifest(cache.folder("xx", split, Layout(length)))
+        assert manifest.repacked_from and manifest.layout == Layout(length)
 
 
-def test_unigrams_count_the_tokens_of_a_language(make_cache, tiny_vocabulary, random_examples):
+def test_unigrams_count_the_tokens_of_a_language(
+    make_cache, tiny_vocabulary, random_examples, opened
+):
     a, b, c = (random_examples(i, 50, 1, 40) for i in range(3))
     cache = make_cache(
         {"a": a, "b": b, "c": c},
         {"all": {"a": 1, "b": 1, "c": 1}},
         languages={"a": "xx", "b": "yy", "c": "xx"},
     )
-    stream = open_stream(Rows("all", 16), cache, 0, tiny_vocabulary)
+    stream = opened(Rows("all", 16), cache, 0, tiny_vocabulary)
     assert stream.languages == ("xx", "yy")
     ids, counts = stream.unigrams()["xx"]
     expected = np.bincount(np.concatenate([*a, *c]), minlength=100)

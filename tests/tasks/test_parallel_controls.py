@@ -23,7 +23,7 @@ import tasks.synthetic_parallel  # noqa: F401
 from tasks import bible, synthetic
 from xl_flax import cache
 from xl_flax.data.manifest import Cache
-from xl_flax.data.stream import Rows, open_stream
+from xl_flax.data.stream import Rows
 from xl_flax.data.synthetic.generator import corpus_sentence
 from xl_flax.data.synthetic.language import FAMILY
 
@@ -93,12 +93,12 @@ def shuffled(languages: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("is_real", [False, True])
-def test_translations_meet_in_a_batch_no_more_than_by_chance(data_dir, vocabulary, is_real):
+def test_translations_meet_in_a_batch_no_more_than_by_chance(data_dir, vocabulary, is_real, opened):
     if is_real and not REAL.is_dir():
         pytest.skip("needs XL_FLAX_DATA_DIR")
     write_bible(data_dir / "bible", is_real)
     made = build(data_dir, ["tasks.bible", "tasks.mixtures"], f"bible_whole:train:{LENGTH}")
-    stream = open_stream(Rows("bible_whole", LENGTH), made, 0, vocabulary)
+    stream = opened(Rows("bible_whole", LENGTH), made, 0, vocabulary)
     count = int(1000 / max(stream.epochs(1000).values()))  # every verse once at most
     batch = stream.rows(range(count))
     assert batch["languages"].shape == (count, 1)
@@ -130,16 +130,16 @@ def test_translations_meet_in_a_batch_no_more_than_by_chance(data_dir, vocabular
     assert meetings(rows, in_order) > 3 * limit
 
 
-def test_parallel_tasks_beside_them_leave_the_rows_as_they_are(data_dir, vocabulary):
+def test_parallel_tasks_beside_them_leave_the_rows_as_they_are(data_dir, vocabulary, opened):
     write_bible(data_dir / "bible", is_real=False)
     rows = Rows("bible_whole", LENGTH)
     need = f"bible_whole:train:{LENGTH}"
     modules = ["tasks.bible", "tasks.mixtures"]
-    before = open_stream(rows, build(data_dir, modules, need), 0, vocabulary)
+    before = opened(rows, build(data_dir, modules, need), 0, vocabulary)
     expected = before.rows(range(64))
     modules += ["tasks.bible_parallel"]
     made = build(data_dir, modules, need, f"bible_deu_eng:train:{LENGTH}")
-    after = open_stream(rows, made, 0, vocabulary)
+    after = opened(rows, made, 0, vocabulary)
     assert after.tasks == before.tasks == tuple(sorted(f"bible_{lang}" for lang in bible.WHOLE))
     for name, array in after.rows(range(64)).items():
         assert np.array_equal(array, expected[name]), name

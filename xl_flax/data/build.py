@@ -1,4 +1,4 @@
-"""Writes cached splits: from examples, or from the rows of a cache of another length."""
+"""Writes cached splits: from examples, or from the rows of a cache of another layout."""
 
 import contextlib
 import dataclasses
@@ -9,28 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from xl_flax.data.filtering import Hashes, filtered
+from xl_flax.data.features import NO_FEATURES, Example, Features, check_example
+from xl_flax.data.filtering import Hashes, are_translations, filtered
 from xl_flax.data.fingerprint import Fingerprint
+from xl_flax.data.framing import Framer, Part, join
+from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, Manifest, read_manifest, write_manifest
-from xl_flax.data.packing import (
-    Group,
-    Segment,
-    join,
-    measured,
-    pack_in_order,
-    pack_windows,
-    segments,
-)
-from xl_flax.data.records import (
-    MAX_LENGTH,
-    RowSource,
-    Shard,
-    decode_row,
-    encode_row,
-    ids_dtype,
-    write_shards,
-)
-from xl_flax.data.shuffling import Example, Sides, shuffled
+from xl_flax.data.packing import measured, pack_in_order, pack_windows
+from xl_flax.data.records import RowSource, Shard, decode_row, encode_row, ids_dtype, write_shards
+from xl_flax.data.shuffling import shuffled
 from xl_flax.data.tables import describe_drops
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
@@ -42,51 +29,48 @@ SHUFFLE_SEED = 0
 class _Packer:
     """Packs examples into the files of a folder, and counts what goes by."""
 
-    def __init__(self, name: str, length: int, sides: int, vocabulary: Vocabulary, train: bool):
-        if not 3 <= length <= MAX_LENGTH:
-            raise UserError(f"{length} tokens per row: choose between 3 and {MAX_LENGTH}")
-        self.name, self.length, self.num_texts, self.train = name, length, sides, train
+    def __init__(
+        self,
+        name: str,
+        layout: Layout,
+        num_texts: int,
+        specs: Features,
+        vocabulary: Vocabulary,
+        train: bool,
+    ):
+        self.name, self.layout, self.num_texts, self.train = name, layout, num_texts, train
         special = vocabulary.special
-        self.cls_id, self.sep_id = special.cls, special.sep
+        self.specs, self.framer = specs, Framer(name, layout, num_texts, specs, special)
         self.special = [special.pad, special.unk, special.cls, special.sep, special.mask]
         self.examples = self.empty = self.cut = self.tokens = self.rows = self.examples_per_row = 0
         self.dropped: Counter[str] = Counter()
-        self.unigrams = np.zeros((sides, vocabulary.size), np.int64)
-        self._ids: list[list[np.ndarray]] = [[] for _ in range(sides)]
+        self.unigrams = np.zeros((num_texts, vocabulary.size), np.int64)
+        self._ids: list[list[np.ndarray]] = [[] for _ in range(num_texts)]
         self._held = 0
 
-    def pieces(self, examples: Iterable[Example]) -> Iterator[Group]:
-        """Text of one language: an example longer than a row is cut, and lies in several rows."""
-        for number, (tokens,) in examples:
-            if not len(tokens):
+    def parts(self, examples: Iterable[Example]) -> Iterator[Part]:
+        """What lies in the rows: examples, or pieces of those that are too long."""
+        for example in examples:
+            if self.num_texts == 1 and not len(example.texts[0]):
                 self.empty += 1
                 if self.train:
                     continue
-            self.examples += 1
-            pieces = segments(number, tokens, self.length, self.cls_id, self.sep_id)
-            self.cut += len(pieces) > 1
-            for segment in pieces:
-                self._take(0, segment)
-                yield (segment,)
-
-    def whole(self, examples: Iterable[Example]) -> Iterator[Group]:
-        """Parallel text: sentence and translations lie in one row or are dropped."""
-        for number, sides in examples:
-            if sum(map(len, sides)) + 2 * len(sides) > self.length:
+            parts = self.framer.parts(example)
+            if not parts:
                 self.dropped["too long"] += 1
                 continue
             self.examples += 1
-            group = [
-                segments(number, side, self.length, self.cls_id, self.sep_id)[0] for side in sides
-            ]
-            for side, segment in enumerate(group):
-                self._take(side, segment)
-            yield group
+            self.cut += len(parts) > 1
+            for part in parts:
+                self._take(part)
+            yield from parts
 
-    def _take(self, side: int, segment: Segment) -> None:
-        self._ids[side].append(segment.ids)
-        self.tokens += len(segment.ids)
-        self._held += len(segment.ids)
+    def _take(self, part: Part) -> None:
+        for ids, segment in zip(self._ids, part.segments, strict=True):
+            ids.append(segment.ids)
+        size = part.size
+        self.tokens += size
+        self._held += size
         if self._held > 2**20:
             self.count()
 
@@ -105,19 +89,24 @@ class _Packer:
             held.clear()
         self._held = 0
 
-    def write(self, folder: Path, examples: Iterable[Example]) -> list[Shard]:
-        pack = pack_windows if self.train else pack_in_order
-        dtype = ids_dtype(self.unigrams.shape[1])
-        if self.num_texts == 1:
-            groups, most = self.pieces(examples), None
-        else:
-            most, groups = measured(self.whole(examples), self.length)
+    def packed(self, parts: Iterable[Part]) -> Iterator[list[Part]]:
+        """The rows of the layout."""
+        if self.layout.packing == "single":
+            self.examples_per_row = 1
+            return ([part] for part in parts)
+        most = None
+        if self.num_texts > 1 or self.specs:
+            most, parts = measured(parts, self.layout.length)
             self.examples_per_row = most
+        return (pack_windows if self.train else pack_in_order)(parts, self.layout.length, most)
+
+    def write(self, folder: Path, examples: Iterable[Example]) -> list[Shard]:
+        dtype = ids_dtype(self.unigrams.shape[1])
 
         def records() -> Iterator[bytes]:
-            for row in pack(groups, self.length, most):
+            for row in self.packed(self.parts(examples)):
                 self.rows += 1
-                yield encode_row(row, dtype)
+                yield encode_row(row, dtype, self.specs)
 
         shards = write_shards(folder, records())
         self.count()
@@ -138,23 +127,36 @@ class _Packer:
                 f"{f', empty {self.empty:,}' if self.empty else ''} were dropped; check the text, "
                 "Filter in the Gin file, and the tokens per row"
             )
-        if self.tokens == 2 * self.examples:
+        if self.tokens == 2 * self.num_texts * self.examples:
             raise UserError(
                 f"{what}: all {self.empty:,} examples are empty: check the source's text and the "
                 "preprocessors"
             )
+
+    def counts(self) -> dict[str, int | dict[str, int]]:
+        """What the manifest says of the rows."""
+        return {
+            "examples_per_row": self.examples_per_row,
+            "examples": self.examples,
+            "dropped": dict(self.dropped),
+            "cut": self.cut,
+            "truncated": self.framer.truncated,
+            "tokens": self.tokens,
+            "rows": self.rows,
+        }
 
 
 def write_split(
     cache: Cache,
     task: str,
     split: str,
-    length: int,
-    examples: Iterable[Sides],
+    layout: Layout,
+    examples: Iterable[Example],
     *,
     languages: Sequence[str],
     vocabulary: Vocabulary,
     fingerprint: Fingerprint,
+    features: Features = NO_FEATURES,
     excluded: Hashes | None = None,
 ) -> Manifest:
     """Filters and packs the examples of a split and writes them; replaces what was there.
@@ -166,83 +168,94 @@ def write_split(
       cache: where to, and what is left out.
       task: name of the task.
       split: name of the split; "train" is shuffled, others keep the order of their examples.
-      length: tokens per row, special tokens included.
-      examples: the sides of each example, tokens int[n], without special tokens, in a reproducible
-        order: one, or a sentence and its translations.
-      languages: of the sides.
+      layout: of the rows.
+      examples: in a reproducible order.
+      languages: of the texts of an example.
       vocabulary: of the tokens.
       fingerprint: what the examples are made from.
+      features: what the task declares, by name.
       excluded: hashes of the texts that `cache.filter.exclude` names.
 
     Raises:
-      UserError: no examples, none with tokens, none that the filter keeps, or a token outside the
-        vocabulary.
+      UserError: no examples, none with tokens, none that the filter keeps, a token outside the
+        vocabulary, or features that do not fit what is declared.
     """
     train = split == TRAIN
     name = f"task {task!r}, split {split!r}"
-    packer = _Packer(name, length, len(languages), vocabulary, train)
-    with _building(cache.folder(task, split, length)) as folder:
-        numbered: Iterable[Example] = enumerate(examples)
+    specs = dict(sorted(features.items()))
+    packer = _Packer(name, layout, len(languages), specs, vocabulary, train)
+    with _building(cache.folder(task, split, layout)) as folder:
+        if specs:
+            examples = (check_example(name, example, specs) for example in examples)
         if len(languages) > 1:
-            numbered = _complete(numbered, packer.dropped)
+            examples = _complete(examples, packer.dropped)
         if train:
-            numbered = filtered(numbered, cache.filter, excluded or Hashes(), packer.dropped)
-            numbered = shuffled(numbered, folder, SHUFFLE_SEED)
-        shards = packer.write(folder, numbered)
+            rules, translations = cache.filter, are_translations(languages, specs)
+            examples = filtered(examples, rules, excluded or Hashes(), packer.dropped, translations)
+            examples = shuffled(examples, folder, SHUFFLE_SEED, specs=specs)
+        shards = packer.write(folder, examples)
         packer.check(languages)
         manifest = Manifest(
             task=task,
             split=split,
-            length=length,
+            layout=layout,
             languages=tuple(languages),
-            examples_per_row=packer.examples_per_row,
-            examples=packer.examples,
             empty=packer.empty,
-            dropped=dict(packer.dropped),
-            cut=packer.cut,
-            tokens=packer.tokens,
-            rows=packer.rows,
             vocab_size=vocabulary.size,
             repacked_from=None,
-            features=_features(len(languages)),
+            features=specs,
             shards=tuple(shards),
             fingerprint=fingerprint,
+            **packer.counts(),
         )
         write_manifest(folder, manifest)
     return manifest
 
 
 def _complete(examples: Iterable[Example], dropped: Counter[str]) -> Iterator[Example]:
-    for number, sides in examples:
-        if all(map(len, sides)):
-            yield number, sides
+    for example in examples:
+        if all(map(len, example.texts)):
+            yield example
         else:
-            dropped["empty side"] += 1
+            dropped["empty text"] += 1
 
 
-def _features(sides: int) -> dict[str, str]:
-    if sides == 1:
-        return {"tokens": "int32[n]", "language": "string"}
-    return {"tokens": f"int32[{sides}, n]", "language": f"string[{sides}]"}
+def read_examples(folder: Path, manifest: Manifest) -> Iterator[Example]:
+    """The examples of a cached split in the order of the rows, whole, special tokens stripped.
 
-
-def read_groups(folder: Path, manifest: Manifest) -> Iterator[Sides]:
-    """The sides of each example in the order of the rows: whole, special tokens stripped."""
+    Their numbers are those of the split where the task declares features, and else count from 0.
+    """
     source = RowSource(folder, manifest.shards)
-    dtype = ids_dtype(manifest.vocab_size)
-    texts = join(s for i in range(len(source)) for s in decode_row(source[i][1], dtype))
-    return zip(*[texts] * manifest.num_texts, strict=True)
+    dtype, specs = ids_dtype(manifest.vocab_size), manifest.features
+    rows = (source[i][1] for i in range(len(source)))
+    parts = (p for row in rows for p in decode_row(row, dtype, manifest.num_texts, specs))
+    for count, example in enumerate(join(parts, manifest.layout.stride, specs)):
+        yield example if specs else Example(count, example.texts)
+
+
+def can_repack(manifest: Manifest, layout: Layout) -> bool:
+    """Whether rows of a layout can be made from cached ones: nothing that they need is lost."""
+    if manifest.lossless:
+        return True
+    # What was too long for a row is too long for a shorter one.
+    plain = manifest.num_texts == 1 and not manifest.features
+    only_dropped = not manifest.truncated and not manifest.cut
+    return (
+        only_dropped
+        and layout.resolve(plain) == manifest.layout.resolve(plain) == "drop"
+        and layout.length <= manifest.layout.length
+    )
 
 
 def repack(
     task: str,
     split: str,
     cache: Cache,
-    from_length: int,
-    to_length: int,
+    from_layout: Layout,
+    to_layout: Layout,
     vocabulary: Vocabulary,
 ) -> Manifest:
-    """Makes rows of another length from cached ones, without TensorFlow.
+    """Makes rows of another layout from cached ones, without TensorFlow.
 
     Pieces are joined first, so that every example is whole again before it is packed. The train
     split is shuffled already; its examples keep the order in which they are read.
@@ -250,27 +263,22 @@ def repack(
     Returns:
       The manifest of the new rows.
     """
-    source = cache.folder(task, split, from_length)
+    source = cache.folder(task, split, from_layout)
     old = read_manifest(source)
-    if old is None:
-        raise UserError(f"{source} holds no complete cache to repack")
+    if old is None or not can_repack(old, to_layout):
+        raise UserError(f"{source} holds no complete cache to make rows of {to_layout} from")
     name = f"task {task!r}, split {split!r}"
-    packer = _Packer(name, to_length, old.num_texts, vocabulary, split == TRAIN)
+    packer = _Packer(name, to_layout, old.num_texts, old.features, vocabulary, split == TRAIN)
     packer.dropped.update(old.dropped)
-    with _building(cache.folder(task, split, to_length)) as folder:
-        shards = packer.write(folder, enumerate(read_groups(source, old)))
+    with _building(cache.folder(task, split, to_layout)) as folder:
+        shards = packer.write(folder, read_examples(source, old))
         packer.check(old.languages)
         manifest = dataclasses.replace(
             old,
-            length=to_length,
-            examples_per_row=packer.examples_per_row,
-            examples=packer.examples,
-            dropped=dict(packer.dropped),
-            cut=packer.cut,
-            tokens=packer.tokens,
-            rows=packer.rows,
-            repacked_from=from_length,
+            layout=to_layout,
+            repacked_from=str(from_layout),
             shards=tuple(shards),
+            **packer.counts(),
         )
         write_manifest(folder, manifest)
     return manifest

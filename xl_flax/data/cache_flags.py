@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from xl_flax.data.layout import Layout
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.required import required
 from xl_flax.errors import UserError
@@ -28,8 +29,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--need",
         action="append",
         default=[],
-        metavar="MIXTURE:SPLIT:LENGTH",
-        help="cache this instead of what the Gin file names; repeatable",
+        metavar="MIXTURE:SPLIT:LAYOUT",
+        help="cache this instead of what the Gin file names; repeatable. A layout is a number of "
+        "tokens per row, or as in 128-single-truncate and 384-single-window-128",
     )
 
 
@@ -46,23 +48,29 @@ def choose(
     Raises:
       UserError: there are none.
     """
-    needs = [DatasetSpec(*need.rsplit(":", 2)) for need in args.need]
-    needs = [need._replace(length=int(need.length)) for need in needs] or required()
+    specs = [_parsed(text) for text in args.need] or required()
     if args.tasks:
-        lengths = sorted({need.length for need in needs})
+        layouts = sorted({spec.layout for spec in specs}, key=str)
         names = [name for name in splits if re.fullmatch(args.tasks, name)]
         if not names:
             raise UserError(f"--tasks={args.tasks} matches none of the tasks of {list(modules)}")
-        needs = [
-            DatasetSpec(name, split, length)
+        specs = [
+            DatasetSpec(name, split, layout)
             for name in sorted(names)
             for split in sorted(splits[name])
-            for length in lengths
+            for layout in layouts
         ]
-    needs = [need for need in needs if not args.split or need.split in args.split]
-    if not needs:
+    specs = [spec for spec in specs if not args.split or spec.split in args.split]
+    if not specs:
         raise UserError(
             "nothing to cache: the Gin file names no mixture (Rows.mixture, Rows.length), or no "
             "split that --split allows"
         )
-    return needs
+    return specs
+
+
+def _parsed(text: str) -> DatasetSpec:
+    mixture, *rest = text.rsplit(":", 2)
+    if len(rest) != 2:
+        raise UserError(f"--need={text}: expected MIXTURE:SPLIT:LAYOUT, as in synthetic:train:128")
+    return DatasetSpec(mixture, rest[0], Layout.parse(rest[1]))

@@ -10,7 +10,7 @@ from typing import Any
 import gin
 import numpy as np
 
-from xl_flax.data.shuffling import Example, Sides
+from xl_flax.data.features import Example, Features, Texts
 from xl_flax.errors import UserError
 
 # Added to both lengths before they are compared: 2 and 7 tokens are no bad translation.
@@ -23,15 +23,17 @@ _CHUNK = 2**14  # examples whose hashes are looked up together
 class Filter:
     """What is dropped from train splits. Other splits stay as they are.
 
-    Examples with an empty side and those that do not fit into a row are dropped in any split.
+    Translations are texts in different languages, without features. Of other examples (text of one
+    language, labelled pairs) only `exclude` drops any. Examples of several texts of which one is
+    empty are dropped in any split, whatever is set here.
     """
 
     max_ratio: float = 3.0
-    """Of the longest side to the shortest, in tokens; groups beyond it are dropped."""
+    """Of the longest text to the shortest, in tokens; translations beyond it are dropped."""
     deduplicate: bool = True
-    """Drop groups of which an equal one, on all sides, came before."""
+    """Drop translations of which an equal one, in all texts, came before."""
     exclude: Sequence[str] = ()
-    """Tasks or mixtures: an example, parallel or not, with a text of any of their splits other than
+    """Tasks or mixtures: an example with a text of any of their splits other than
     "train" is dropped, so that no text of an evaluation is trained on."""
     exclude_languages: Sequence[str] = ()
     """Tasks with one of these languages leave every mixture."""
@@ -45,14 +47,19 @@ class Filter:
         if self.max_ratio < 1:
             raise UserError(f"Filter.max_ratio = {self.max_ratio}: must be at least 1")
 
-    def settings(self, split: str, sides: int) -> dict[str, Any]:
+    def settings(self, split: str, translations: bool) -> dict[str, Any]:
         """What of this changes the examples of a split, for its fingerprint."""
         if split != "train":
             return {}
-        found = {"exclude": list(self.exclude)}
-        if sides > 1:
-            found |= {"max_ratio": float(self.max_ratio), "deduplicate": self.deduplicate}
-        return found
+        settings = {"exclude": list(self.exclude)}
+        if translations:
+            settings |= {"max_ratio": float(self.max_ratio), "deduplicate": self.deduplicate}
+        return settings
+
+
+def are_translations(languages: Sequence[str], features: Features) -> bool:
+    """Whether examples of several texts say the same in each: languages differ, no features."""
+    return len(set(languages)) == len(languages) > 1 and not features
 
 
 class Hashes:
@@ -88,28 +95,32 @@ class Hashes:
         return new
 
 
-def hash_texts(texts: Iterable[Sides]) -> np.ndarray:
-    """uint64[n]: one hash per text, which may have several sides, in this order."""
-    return np.array([_hash(sides) for sides in texts], np.uint64)
+def hash_texts(examples: Iterable[Texts]) -> np.ndarray:
+    """uint64[n]: one hash per example, of all its texts in this order."""
+    return np.array([_hash(texts) for texts in examples], np.uint64)
 
 
-def _hash(sides: Sides) -> int:
+def _hash(texts: Texts) -> int:
     digest = hashlib.blake2b(digest_size=8)
-    for side in sides:
-        digest.update(len(side).to_bytes(4, "little"))
-        digest.update(side.astype("<i4").tobytes())
+    for text in texts:
+        digest.update(len(text).to_bytes(4, "little"))
+        digest.update(text.astype("<i4").tobytes())
     return int.from_bytes(digest.digest(), "little")
 
 
-def hash_sides(examples: Iterable[Sides], hashes: Hashes) -> None:
-    """Adds the hashes of all sides, each by itself: what `filtered` leaves out."""
-    sides = ((side,) for example in examples for side in example if len(side))
-    while chunk := list(itertools.islice(sides, _CHUNK)):
+def hash_each_text(examples: Iterable[Example], hashes: Hashes) -> None:
+    """Adds the hashes of all texts, each by itself: what `filtered` leaves out."""
+    texts = ((text,) for example in examples for text in example.texts if len(text))
+    while chunk := list(itertools.islice(texts, _CHUNK)):
         hashes.add(hash_texts(chunk))
 
 
 def filtered(
-    examples: Iterable[Example], rules: Filter, excluded: Hashes, dropped: Counter[str]
+    examples: Iterable[Example],
+    rules: Filter,
+    excluded: Hashes,
+    dropped: Counter[str],
+    translations: bool,
 ) -> Iterator[Example]:
     """Yields the examples that are trained on, in their order.
 
@@ -118,25 +129,25 @@ def filtered(
       rules: which of them to drop.
       excluded: hashes of the texts that `rules.exclude` names.
       dropped: counts the others by the reason; the first that holds counts.
+      translations: whether the texts of an example say the same in different languages.
     """
     seen, examples = Hashes(), iter(examples)
     while chunk := list(itertools.islice(examples, _CHUNK)):
-        count = len(chunk[0][1])
-        if count > 1:
-            fine = [_ratio(sides) <= rules.max_ratio for _, sides in chunk]
+        if translations:
+            fine = [_ratio(example.texts) <= rules.max_ratio for example in chunk]
             chunk = _keep(chunk, fine, dropped, "length ratio")
-        if len(excluded):
-            hashes = hash_texts((side,) for _, sides in chunk for side in sides)
-            known = excluded.has(hashes).reshape(len(chunk), count).any(axis=1)
+        if len(excluded) and chunk:
+            hashes = hash_texts((text,) for example in chunk for text in example.texts)
+            known = excluded.has(hashes).reshape(len(chunk), -1).any(axis=1)
             chunk = _keep(chunk, ~known, dropped, "excluded")
-        if rules.deduplicate and count > 1:
-            new = seen.add(hash_texts(sides for _, sides in chunk))
+        if rules.deduplicate and translations:
+            new = seen.add(hash_texts(example.texts for example in chunk))
             chunk = _keep(chunk, new, dropped, "duplicate")
         yield from chunk
 
 
-def _ratio(sides: Sides) -> float:
-    sizes = [len(side) for side in sides]
+def _ratio(texts: Texts) -> float:
+    sizes = [len(text) for text in texts]
     return (max(sizes) + RATIO_SLACK) / (min(sizes) + RATIO_SLACK)
 
 

@@ -11,13 +11,15 @@ from typing import Any
 import gin
 import numpy as np
 
-from xl_flax.data.filtering import Filter
+from xl_flax.data.features import FeatureSpec, from_json
+from xl_flax.data.filtering import Filter, are_translations
 from xl_flax.data.fingerprint import Fingerprint, changes, observe
+from xl_flax.data.layout import Layout
 from xl_flax.data.records import OVERWRITE, REBUILD, Shard, check_shards
 from xl_flax.errors import UserError
 from xl_flax.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 
 
 @gin.configurable
@@ -42,9 +44,9 @@ class Cache:
         if self.on_missing not in ("build", "stop"):
             raise UserError(f"Cache.on_missing is {self.on_missing!r}: use 'build' or 'stop'")
 
-    def folder(self, task: str, split: str, length: int) -> Path:
-        """Where the rows of one task, split and length lie."""
-        return Path(self.directory) / task / split / str(length)
+    def folder(self, task: str, split: str, layout: Layout) -> Path:
+        """Where the rows of one task, split and layout lie."""
+        return Path(self.directory) / task / split / str(layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,45 +55,60 @@ class Manifest:
 
     task: str
     split: str
-    length: int
+    layout: Layout
     languages: tuple[str, ...]
-    """One, or that of each side of parallel text."""
+    """Of each text of an example."""
     examples_per_row: int
-    """Groups (sentences with their translations) that a row holds at most; 0 if not parallel."""
+    """Examples, or pieces of one, that a row holds at most; 0 for packed text of one language
+    without features, where the number is not bounded."""
     examples: int
     """Examples in the rows."""
     empty: int
-    """Examples without tokens: dropped from the train split, kept as [CLS] [SEP] elsewhere. None of
-    parallel text, which never keeps an empty side."""
+    """Examples of one text without tokens: dropped from the train split, kept as [CLS] [SEP]
+    elsewhere."""
     dropped: dict[str, int]
-    """Examples left out, by the reason: "empty side", "length ratio", "excluded", "duplicate" or
-    "too long" (for a row)."""
+    """Examples left out, by the reason: "empty text" (of several texts), "length ratio",
+    "excluded", "duplicate" or "too long" (for a row)."""
     cut: int
-    """Examples longer than a row, stored in pieces."""
+    """Examples longer than a row, stored in pieces or windows."""
+    truncated: int
+    """Examples longer than a row that lost the ends of their texts."""
     tokens: int
     """Tokens in the rows, special tokens included, padding excluded."""
     rows: int
     vocab_size: int
-    repacked_from: int | None
-    """The length of the rows that these were made from, None if made from the source."""
-    features: dict[str, str]
+    repacked_from: str | None
+    """The layout of the rows that these were made from, None if made from the source."""
+    features: dict[str, FeatureSpec]
+    """Declared by the task, besides tokens and language, by name."""
     shards: tuple[Shard, ...]
     fingerprint: Fingerprint
 
     @property
     def num_texts(self) -> int:
-        """Texts in an example: 1, or that of a sentence and its translations."""
+        """Texts in an example."""
         return len(self.languages)
 
     @property
+    def translations(self) -> bool:
+        """Whether the texts of an example say the same in different languages."""
+        return are_translations(self.languages, self.features)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every example can be made whole again from the rows."""
+        spans = any(spec.kind == "span" for spec in self.features.values())
+        return not (self.dropped.get("too long") or self.truncated or (self.cut and spans))
+
+    @property
     def offered(self) -> int:
-        """Examples, with those too long for a row: a number that is the same at every length."""
+        """Examples, with those too long for a row: a number that is the same in every layout."""
         return self.examples + self.dropped.get("too long", 0)
 
     @property
     def fill(self) -> float:
         """Share of the rows that is not padding."""
-        return self.tokens / (self.rows * self.length)
+        return self.tokens / (self.rows * self.layout.length)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -137,6 +154,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     if value.pop("format") != FORMAT:
         return None
     value["languages"] = tuple(value["languages"])
+    value["layout"] = Layout(**value["layout"])
+    value["features"] = from_json(value["features"])
     value["shards"] = tuple(Shard(**shard) for shard in value["shards"])
     manifest = Manifest(**value)
     if sum(s.rows for s in manifest.shards) != manifest.rows:
@@ -147,16 +166,16 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def stale(manifest: Manifest, vocabulary_sha256: str, rules: Filter) -> list[str]:
     """What has changed since a split was cached, seen without importing its task."""
-    settings = rules.settings(manifest.split, manifest.num_texts)
+    settings = rules.settings(manifest.split, manifest.translations)
     now = observe(manifest.fingerprint, vocabulary_sha256, settings)
     return changes(manifest.fingerprint, now)
 
 
-def read_unigrams(folder: Path, side: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids int32[k], ascending, and how often each stands in a side of a split, int64[k]."""
+def read_unigrams(folder: Path, text: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids int32[k], ascending, and how often each stands in a text of the rows, int64[k]."""
     try:
         with np.load(folder / "unigrams.npz") as file:
-            ids, counts = file["ids"], file["counts"][side]
+            ids, counts = file["ids"], file["counts"][text]
             return ids[counts > 0], counts[counts > 0]
     except (OSError, IndexError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"cache file {folder / 'unigrams.npz'} is damaged: {OVERWRITE}") from error

@@ -1,11 +1,12 @@
 """Mixtures as the cache command resolved them: tasks and rates, no seqio."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from xl_flax.data.features import FeatureSpec
 from xl_flax.data.fingerprint import modules_sha256
 from xl_flax.data.manifest import FORMAT, Cache, Manifest, read_json, write_json
 from xl_flax.errors import UserError
@@ -33,7 +34,8 @@ def _path(cache: Cache, name: str) -> Path:
 def write_mixture(cache: Cache, split: str, mixture: Mixture) -> None:
     """Stores one split of a mixture beside its other splits."""
     path = _path(cache, mixture.name)
-    splits = read_json(path)["splits"] if path.exists() else {}
+    there = read_json(path) if path.exists() else {}
+    splits = there["splits"] if there.get("format") == FORMAT else {}
     splits[split] = dataclasses.asdict(mixture)
     write_json(path, {"format": FORMAT, "splits": splits})
 
@@ -84,17 +86,44 @@ def row_rates(mixture: Mixture, manifests: Mapping[str, Manifest]) -> dict[str, 
     return {task: rate / total for task, rate in rates.items()}
 
 
-def common_num_texts(manifests: Iterable[Manifest]) -> int:
-    """How many texts an example of these tasks has: 1, or a sentence and its translations.
+def mixture_names(mixture: str | Sequence[str | tuple[int, str]]) -> list[str]:
+    """The mixtures that a setting names, each once, in order.
+
+    Args:
+      mixture: a name, a list of names, or phases [(first row, name), ...].
+    """
+    if isinstance(mixture, str):
+        return [mixture]
+    return list(dict.fromkeys(each if isinstance(each, str) else each[1] for each in mixture))
+
+
+def check_alike(manifests: Collection[Manifest]) -> Manifest:
+    """One of some tasks that are mixed, after a check that their examples look alike.
 
     Raises:
-      UserError: the tasks differ in it.
+      UserError: the tasks differ in the number of texts of an example, or in their features.
     """
-    by_sides = {manifest.num_texts: manifest.task for manifest in manifests}
-    if len(by_sides) > 1:
-        said = [f"{task!r} has {sides}" for sides, task in sorted(by_sides.items())]
+    by_count = {manifest.num_texts: manifest.task for manifest in manifests}
+    if len(by_count) > 1:
+        said = [f"{task!r} has {count}" for count, task in sorted(by_count.items())]
         raise UserError(
             f"tasks of one mixture need equally many texts in an example, but {', '.join(said)}: "
-            "give monolingual text, pairs, and rows of more languages a mixture each"
+            "give text of one language, pairs, and rows of more languages a mixture each"
         )
-    return next(iter(by_sides))
+    first, *others = manifests
+    for other in others:
+        for name in sorted(first.features.keys() | other.features.keys()):
+            a, b = first.features.get(name), other.features.get(name)
+            if a != b:
+                raise UserError(
+                    f"tasks of one mixture need the same features and labels, but feature {name!r} "
+                    f"is {_describe(a)} in {first.task!r} and {_describe(b)} in {other.task!r}"
+                )
+    return first
+
+
+def _describe(spec: FeatureSpec | None) -> str:
+    if spec is None:
+        return "missing"
+    labels = f", labels {', '.join(spec.labels)}" if spec.labels else ""
+    return f"of kind {spec.kind!r} ({spec.dtype}{labels})"

@@ -1,86 +1,19 @@
-"""Packs examples into rows of one length: best-fit in windows, or in order.
-
-A segment is what a row holds: one whole text, or one piece of a text that is longer than a row, as
-token ids that begin with the classification token and end with the separator. A group is what must
-lie in one row: one segment, or the segments of a sentence and its translations.
-"""
+"""Packs parts of examples into rows of one length: best-fit in windows, or in order."""
 
 import bisect
 import itertools
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from xl_flax.data.framing import Part
+
 WINDOW_ROWS = 4096  # rows that are packed together: more fill them better and hold more in memory
-# Groups that a row may hold beyond what it holds in the mean. Every objective on sentences pays for
-# the places that stay empty; with this the rows of gamma-distributed lengths are 96 to 99 % full.
+# Times the examples of a mean row, a row may hold. Every objective on sentences pays for the places
+# that stay empty; with this, rows of examples of gamma-distributed lengths are 96 to 99 % full.
 SPARE = 1.15
-
-
-class Piece(NamedTuple):
-    """The place of a segment in an example that was cut."""
-
-    example: int  # number of the example in its task and split
-    index: int  # which piece this is, from 0
-    count: int  # how many pieces the example has
-
-
-class Segment(NamedTuple):
-    """Token ids with their special tokens, int[n], and their place in a cut example."""
-
-    ids: np.ndarray
-    piece: Piece | None = None
-
-
-Group = Sequence[Segment]
-
-
-def segments(
-    example: int, tokens: np.ndarray, length: int, cls_id: int, sep_id: int
-) -> list[Segment]:
-    """Frames one example by special tokens; cuts it if it is longer than a row.
-
-    Args:
-      example: number of the example, which joins its pieces again.
-      tokens: int[n], without special tokens.
-      length: tokens per row, special tokens included.
-      cls_id: token that begins each segment.
-      sep_id: token that ends each segment.
-
-    Returns:
-      One segment, or as many as it takes; none is longer than `length`.
-    """
-    room = length - 2
-    count = max(1, -(-len(tokens) // room))
-    pieces = []
-    for index in range(count):
-        body = tokens[index * room : (index + 1) * room]
-        ids = np.empty(len(body) + 2, np.int32)
-        ids[0], ids[1:-1], ids[-1] = cls_id, body, sep_id
-        pieces.append(Segment(ids, Piece(example, index, count) if count > 1 else None))
-    return pieces
-
-
-def join(stream: Iterable[Segment]) -> Iterator[np.ndarray]:
-    """Undoes `segments`: yields whole examples, int[n], special tokens stripped.
-
-    A cut example comes when its last piece has been seen, whatever the order of the pieces.
-    """
-    waiting: dict[int, dict[int, np.ndarray]] = {}
-    for ids, piece in stream:
-        if piece is None:
-            yield ids[1:-1]
-            continue
-        pieces = waiting.setdefault(piece.example, {})
-        pieces[piece.index] = ids[1:-1]
-        if len(pieces) == piece.count:
-            del waiting[piece.example]
-            yield np.concatenate([pieces[i] for i in range(piece.count)])
-    if waiting:
-        raise ValueError(f"pieces of {len(waiting)} examples are missing")
 
 
 def best_fit(lengths: Sequence[int], capacity: int, most: int | None = None) -> list[list[int]]:
@@ -124,21 +57,16 @@ def best_fit(lengths: Sequence[int], capacity: int, most: int | None = None) -> 
     return rows
 
 
-def size(group: Group) -> int:
-    """Tokens of a group, special tokens included."""
-    return sum(len(segment.ids) for segment in group)
-
-
-def measured(stream: Iterable[Group], length: int) -> tuple[int, Iterator[Group]]:
-    """How many groups a row may hold, as the first window of a stream says.
+def measured(stream: Iterable[Part], length: int) -> tuple[int, Iterator[Part]]:
+    """How many parts a row may hold, as the first window of a stream says.
 
     Returns:
       That number, and the stream as it was.
     """
     stream, window, tokens = iter(stream), [], 0
-    for group in stream:
-        window.append(group)
-        tokens += size(group)
+    for part in stream:
+        window.append(part)
+        tokens += part.size
         if tokens >= WINDOW_ROWS * length:
             break
     most = math.ceil(SPARE * length * len(window) / max(tokens, 1))
@@ -146,41 +74,41 @@ def measured(stream: Iterable[Group], length: int) -> tuple[int, Iterator[Group]
 
 
 def pack_windows(
-    stream: Iterable[Group], length: int, most: int | None = None
-) -> Iterator[list[Segment]]:
+    stream: Iterable[Part], length: int, most: int | None = None
+) -> Iterator[list[Part]]:
     """Packs windows of a stream by best fit; for training, where order does not matter.
 
     Args:
-      stream: groups of at most `length` tokens.
+      stream: parts of at most `length` tokens.
       length: tokens per row.
-      most: groups per row, at most; None for any number.
+      most: parts per row, at most; None for any number.
     """
 
-    def packed(window: list[Group]) -> Iterator[list[Segment]]:
-        for row in best_fit([size(group) for group in window], length, most):
-            yield [segment for i in row for segment in window[i]]
+    def packed(window: list[Part], sizes: list[int]) -> Iterator[list[Part]]:
+        return ([window[i] for i in row] for row in best_fit(sizes, length, most))
 
-    window, tokens = [], 0
-    for group in stream:
-        window.append(group)
-        tokens += size(group)
+    window, sizes, tokens = [], [], 0
+    for part in stream:
+        window.append(part)
+        sizes.append(part.size)
+        tokens += sizes[-1]
         if tokens >= WINDOW_ROWS * length:
-            yield from packed(window)
-            window, tokens = [], 0
-    yield from packed(window)
+            yield from packed(window, sizes)
+            window, sizes, tokens = [], [], 0
+    yield from packed(window, sizes)
 
 
 def pack_in_order(
-    stream: Iterable[Group], length: int, most: int | None = None
-) -> Iterator[list[Segment]]:
-    """Next fit: fills one row after the other, so that groups keep their order."""
-    row, used, groups = [], 0, 0
-    for group in stream:
-        if row and (used + size(group) > length or groups == most):
+    stream: Iterable[Part], length: int, most: int | None = None
+) -> Iterator[list[Part]]:
+    """Next fit: fills one row after the other, so that parts keep their order."""
+    row, used = [], 0
+    for part in stream:
+        size = part.size
+        if row and (used + size > length or len(row) == most):
             yield row
-            row, used, groups = [], 0, 0
-        row += group
-        used += size(group)
-        groups += 1
+            row, used = [], 0
+        row.append(part)
+        used += size
     if row:
         yield row

@@ -6,11 +6,12 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from xl_flax.data.build import TRAIN, repack
+from xl_flax.data.build import TRAIN, can_repack, repack
+from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, Manifest, read_manifest, stale
 from xl_flax.data.mixtures import Mixture, mixture_changes, read_mixture
 from xl_flax.data.vocabulary import Vocabulary
@@ -23,7 +24,10 @@ class DatasetSpec(NamedTuple):
     mixture: str
     """Name of a mixture or of a task."""
     split: str
-    length: int
+    layout: Layout
+
+    def __str__(self) -> str:
+        return f"{self.mixture}:{self.split}:{self.layout}"
 
 
 class CachedMixture(NamedTuple):
@@ -31,32 +35,55 @@ class CachedMixture(NamedTuple):
 
     mixture: Mixture
     manifests: dict[str, Manifest]
+    """By task."""
+    folders: dict[str, Path]
+    """Where the rows of each task lie."""
+
+
+class Caches(Mapping[DatasetSpec, CachedMixture]):
+    """The datasets that `prepare` has found or built."""
+
+    def __init__(self, datasets: Mapping[DatasetSpec, CachedMixture]):
+        self._datasets = dict(datasets)
+
+    def __getitem__(self, spec: DatasetSpec) -> CachedMixture:
+        if spec not in self._datasets:
+            raise KeyError(
+                f"{spec} was not prepared (there are {', '.join(map(str, self._datasets))}): what "
+                "reads it must name it among its `datasets`"
+            )
+        return self._datasets[spec]
+
+    def __iter__(self) -> Iterator[DatasetSpec]:
+        return iter(self._datasets)
+
+    def __len__(self) -> int:
+        return len(self._datasets)
 
 
 def prepare(
-    needs: Sequence[DatasetSpec],
+    specs: Iterable[DatasetSpec],
     cache: Cache,
     vocabulary: Vocabulary,
     gin_flags: Sequence[str] = (),
-) -> list[CachedMixture]:
+) -> Caches:
     """Checks caches, and builds what is missing or stale in a process of its own.
 
-    Rows of another length are repacked here, without TensorFlow; everything else is left to
-    `python -m xl_flax.cache`, which is started with the Gin flags of this run.
+    Called once, with everything that a process is going to read. Rows of another layout are
+    repacked here, without TensorFlow; everything else is left to `python -m xl_flax.cache`, which
+    is started with the Gin flags of this run.
 
     Args:
-      needs: everything that will be read; it is cheapest to name all of it at once.
+      specs: what will be read.
       cache: where the rows lie, and whether they may be built.
       vocabulary: of the run.
       gin_flags: the `--gin_file` and `--gin.X` flags that this process was started with.
 
-    Returns:
-      One entry per need.
-
     Raises:
       UserError: a cache is damaged, or it is missing or stale and must not or cannot be built.
     """
-    ready, lacking = _look(needs, cache, vocabulary)
+    specs = list(dict.fromkeys(specs))
+    caches, lacking = _look(specs, cache, vocabulary)
     if lacking and cache.on_missing == "stop":
         raise UserError(
             f"{_reasons(lacking)}. Run `python -m xl_flax.cache` with the Gin flags of this run, or"
@@ -64,16 +91,16 @@ def prepare(
         )
     if lacking:
         with locked(cache):
-            for need in needs:
-                _repack(need, cache, vocabulary)
-        ready, lacking = _look(needs, cache, vocabulary)
+            for spec in specs:
+                _repack(spec, cache, vocabulary)
+        caches, lacking = _look(specs, cache, vocabulary)
     if lacking:
         print(f"Building the cache: {_reasons(lacking)}", file=sys.stderr, flush=True)
-        _run_command(needs, cache, vocabulary, gin_flags)
-        ready, lacking = _look(needs, cache, vocabulary)
+        _run_command(specs, cache, vocabulary, gin_flags)
+        caches, lacking = _look(specs, cache, vocabulary)
     if lacking:
         raise UserError(f"{_reasons(lacking)}, although it has just been cached: try again")
-    return ready
+    return caches
 
 
 @contextlib.contextmanager
@@ -97,27 +124,26 @@ def locked(cache: Cache) -> Iterator[None]:
 
 
 def _look(
-    needs: Sequence[DatasetSpec], cache: Cache, vocabulary: Vocabulary
-) -> tuple[list[CachedMixture], dict[str, list[str]]]:
+    specs: Sequence[DatasetSpec], cache: Cache, vocabulary: Vocabulary
+) -> tuple[Caches, dict[str, list[str]]]:
     """What is ready, and why the rest is not: reasons by culprit."""
-    ready, lacking = [], {}
-    for need in needs:
-        mixture = read_mixture(cache, need.mixture, need.split)
+    datasets, lacking = {}, {}
+    for spec in specs:
+        mixture = read_mixture(cache, spec.mixture, spec.split)
         if mixture is None:
-            lacking[f"{need.mixture} ({need.split})"] = ["not cached"]
+            lacking[f"{spec.mixture} ({spec.split})"] = ["not cached"]
             continue
-        manifests, found = {}, {}
-        for task in mixture.rates:
-            manifests[task] = read_manifest(cache.folder(task, need.split, need.length))
-            found[task] = _problems(manifests[task], cache, vocabulary)
-        if not any(found.values()):
+        folders = {t: cache.folder(t, spec.split, spec.layout) for t in mixture.rates}
+        manifests = {task: read_manifest(folder) for task, folder in folders.items()}
+        reasons = {t: _problems(manifest, cache, vocabulary) for t, manifest in manifests.items()}
+        if not any(reasons.values()):
             offered = {task: manifest.offered for task, manifest in manifests.items()}
-            left_out = cache.filter.exclude_languages if need.split == TRAIN else ()
-            found[need.mixture] = mixture_changes(mixture, offered, left_out)
-        where = f"({need.split}, length {need.length})"
-        lacking |= {f"{name} {where}": reasons for name, reasons in found.items() if reasons}
-        ready.append(CachedMixture(mixture, manifests))
-    return ready, lacking
+            left_out = cache.filter.exclude_languages if spec.split == TRAIN else ()
+            reasons[spec.mixture] = mixture_changes(mixture, offered, left_out)
+        where = f"({spec.split}, length {spec.layout})"
+        lacking |= {f"{name} {where}": why for name, why in reasons.items() if why}
+        datasets[spec] = CachedMixture(mixture, manifests, folders)
+    return Caches(datasets), lacking
 
 
 def _problems(manifest: Manifest | None, cache: Cache, vocabulary: Vocabulary) -> list[str]:
@@ -132,28 +158,28 @@ def _reasons(lacking: dict[str, list[str]]) -> str:
     return "the cache is missing or stale: " + "; ".join(lines[:5]) + more
 
 
-def _repack(need: DatasetSpec, cache: Cache, vocabulary: Vocabulary) -> None:
-    """Makes what is missing from fresh rows of another length, where there are any."""
-    mixture = read_mixture(cache, need.mixture, need.split)
+def _repack(spec: DatasetSpec, cache: Cache, vocabulary: Vocabulary) -> None:
+    """Makes what is missing from fresh rows of another layout, where there are any."""
+    mixture = read_mixture(cache, spec.mixture, spec.split)
     for task in mixture.rates if mixture else ():
-        if not _problems(read_manifest(cache.folder(task, *need[1:])), cache, vocabulary):
+        folder = cache.folder(task, spec.split, spec.layout)
+        if not _problems(read_manifest(folder), cache, vocabulary):
             continue
-        folder = cache.folder(task, *need[1:]).parent
-        lengths = sorted(int(f.name) for f in folder.glob("[0-9]*")) if folder.exists() else []
-        for length in reversed(lengths):
-            other = read_manifest(cache.folder(task, need.split, length))
-            # What was too long for shorter rows is not there any more.
-            whole = other and (length > need.length or "too long" not in other.dropped)
-            if length != need.length and whole and not _problems(other, cache, vocabulary):
-                print(f"Repacking {task} ({need.split}) from {length} to {need.length} tokens")
-                repack(task, need.split, cache, length, need.length, vocabulary)
+        others = [path for path in folder.parent.glob("[0-9]*") if path != folder]
+        manifests = filter(None, map(read_manifest, others))
+        for other in sorted(manifests, key=lambda m: m.layout.length, reverse=True):
+            if can_repack(other, spec.layout) and not _problems(other, cache, vocabulary):
+                print(
+                    f"Repacking {task} ({spec.split}) from {other.layout} to {spec.layout} tokens"
+                )
+                repack(task, spec.split, cache, other.layout, spec.layout, vocabulary)
                 break
 
 
 def _run_command(
-    needs: Sequence[DatasetSpec], cache: Cache, vocabulary: Vocabulary, gin_flags: Sequence[str]
+    specs: Sequence[DatasetSpec], cache: Cache, vocabulary: Vocabulary, gin_flags: Sequence[str]
 ) -> None:
-    """Runs the cache command for these needs and shows what it prints.
+    """Runs the cache command for these datasets and shows what it prints.
 
     Raises:
       UserError: with the command's own message if it fails.
@@ -164,7 +190,7 @@ def _run_command(
         f"--gin.Cache.task_modules={list(cache.task_modules)!r}",
         f"--gin.run_vocabulary.path={os.path.abspath(vocabulary.path)!r}",
         *(f"--gin.Filter.{k}={v!r}" for k, v in dataclasses.asdict(cache.filter).items()),
-        *(f"--need={need.mixture}:{need.split}:{need.length}" for need in needs),
+        *(f"--need={spec}" for spec in specs),
     ]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",  # it must not take the accelerator from this process

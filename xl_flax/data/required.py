@@ -12,12 +12,12 @@ def required() -> list[DatasetSpec]:
     """What training (objectives and held-out text) and evaluation will read."""
     train, evaluate = gin.get_bindings("TrainConfig"), gin.get_bindings("EvaluateConfig")
     objectives = list(train.get("objectives", ()))
-    needs = [need for objective in objectives for need in objective.rows.datasets]
+    specs = [spec for objective in objectives for spec in objective.rows.datasets]
     for held_out in train.get("held_out", ()):
-        needs.append(DatasetSpec(held_out.mixture, held_out.split, objectives[0].rows.length))
+        specs += held_out.datasets(objectives[0].rows.length)
     for evaluation in evaluate.get("evaluations", ()):
-        needs += evaluation.datasets
-    return list(dict.fromkeys(needs))
+        specs += evaluation.datasets
+    return list(dict.fromkeys(specs))
 
 
 def planned_rows() -> dict[str, int]:

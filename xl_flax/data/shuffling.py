@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
+from xl_flax.data.features import NO_FEATURES, Example, Features, spill, unspill
+
 HELD_TOKENS = 2**25  # what is held in memory before examples go to disk
 BUCKETS = 64
 _OVERHEAD = 32  # what an example weighs besides its tokens
 
-Sides = tuple[np.ndarray, ...]  # tokens int[n] of a sentence and of each translation it has
-Example = tuple[int, Sides]  # number in the split, and the text
-
 
 def shuffled(
-    examples: Iterable[Example], folder: Path, seed: int, held: int = HELD_TOKENS
+    examples: Iterable[Example],
+    folder: Path,
+    seed: int,
+    held: int = HELD_TOKENS,
+    specs: Features = NO_FEATURES,
 ) -> Iterator[Example]:
     """Yields the examples in an order that depends on nothing but their order and the seed.
 
@@ -27,24 +30,25 @@ def shuffled(
       folder: where the files go for the time being.
       seed: of the permutation.
       held: tokens to hold in memory.
+      specs: of the examples' features, which must have been checked.
     """
     rng = np.random.default_rng(seed)
     files = [folder / f"bucket-{i:02d}" for i in range(BUCKETS)]
     batch, size, spilled = [], 0, False
     for example in examples:
         batch.append(example)
-        size += sum(map(len, example[1])) + _OVERHEAD
+        size += sum(map(len, example.texts)) + _OVERHEAD
         if size >= held:
-            _deal(batch, files, rng)
+            _deal(batch, files, rng, specs)
             batch, size, spilled = [], 0, True
     if not spilled:
         yield from _permuted(batch, rng)
         return
-    _deal(batch, files, rng)
+    _deal(batch, files, rng, specs)
     del batch
     for file in files:
         if file.exists():
-            yield from _permuted(list(_read(file)), rng)
+            yield from _permuted(list(_read(file, specs)), rng)
             file.unlink()
 
 
@@ -52,22 +56,29 @@ def _permuted(batch: list[Example], rng: np.random.Generator) -> Iterator[Exampl
     return (batch[i] for i in rng.permutation(len(batch)))
 
 
-def _deal(batch: list[Example], files: list[Path], rng: np.random.Generator) -> None:
+def _deal(
+    batch: list[Example], files: list[Path], rng: np.random.Generator, specs: Features
+) -> None:
     chosen = rng.integers(len(files), size=len(batch))
     for number, group in itertools.groupby(np.argsort(chosen, kind="stable"), chosen.__getitem__):
         with files[number].open("ab") as out:
             for i in group:
-                example, sides = batch[i]
-                out.write(np.array([example, len(sides), *map(len, sides)], "<i8").tobytes())
-                out.write(b"".join(side.astype("<i4").tobytes() for side in sides))
+                example, texts = batch[i].number, batch[i].texts
+                out.write(np.array([example, len(texts), *map(len, texts)], "<i8").tobytes())
+                out.write(b"".join(text.astype("<i4").tobytes() for text in texts))
+                out.write(spill(batch[i], specs))
 
 
-def _read(file: Path) -> Iterator[Example]:
+def _read(file: Path, specs: Features) -> Iterator[Example]:
     data = np.memmap(file, "<i4", "r")
     at = 0
     while at < len(data):
-        example, count = data[at : at + 4].view("<i8").tolist()
+        number, count = data[at : at + 4].view("<i8").tolist()
         begin = at + 4 + 2 * count
-        ends = begin + np.cumsum(data[at + 4 : begin].view("<i8"))
-        yield example, tuple(map(np.array, np.split(data[begin : ends[-1]], ends[:-1] - begin)))
+        sizes = data[at + 4 : begin].view("<i8")
+        ends = begin + np.cumsum(sizes)
+        texts = tuple(map(np.array, np.split(data[begin : ends[-1]], ends[:-1] - begin)))
         at = int(ends[-1])
+        features, used = unspill(data[at:], sizes, specs) if specs else (NO_FEATURES, 0)
+        at += used
+        yield Example(number, texts, features)

@@ -7,18 +7,19 @@ training is the number of rows consumed.
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gin
 import grain
 import numpy as np
 
-from xl_flax.data.manifest import Cache, Manifest, read_unigrams
+from xl_flax.data.features import FeatureSpec
+from xl_flax.data.layout import Layout
+from xl_flax.data.manifest import read_unigrams
 from xl_flax.data.mixing import Mixing
-from xl_flax.data.mixtures import common_num_texts, row_rates
-from xl_flax.data.prepare import DatasetSpec, prepare
+from xl_flax.data.mixtures import check_alike, mixture_names, row_rates
+from xl_flax.data.prepare import CachedMixture, Caches, DatasetSpec
 from xl_flax.data.records import RowSource, decode_rows, ids_dtype
 from xl_flax.data.tables import split_table
 from xl_flax.data.vocabulary import Vocabulary
@@ -40,6 +41,21 @@ class Rows:
     split: str = "train"
     max_epochs: float | None = None
     """Passes over a task after which it leaves the mixture; the others stay in proportion."""
+    packing: str = "packed"
+    """"packed": as many examples in a row as fit; "single": one example a row."""
+    too_long: str | None = None
+    """What happens to examples longer than a row: "cut", "truncate", "window" or "drop" (see
+    `Layout`). None: "cut" for text of one language without features, "drop" for other examples."""
+    stride: int = 0
+    """Tokens that two windows which follow each other share."""
+
+    def __post_init__(self):
+        _ = self.layout  # is checked
+
+    @property
+    def layout(self) -> Layout:
+        """How examples lie in the rows."""
+        return Layout(self.length, self.packing, self.too_long, self.stride)
 
     @property
     def phases(self) -> list[tuple[int, str]]:
@@ -60,67 +76,115 @@ class Rows:
 
     def description(self) -> dict[str, Any]:
         """What a run may not change when it goes on, as JSON can hold it."""
-        return {
+        description = {
             "mixture": [list(phase) for phase in self.phases],
             "split": self.split,
             "max_epochs": self.max_epochs,
             "length": self.length,
         }
+        if self.layout != Layout(self.length):
+            description["layout"] = str(self.layout)
+        return description
 
     @property
     def datasets(self) -> list[DatasetSpec]:
         """What must be cached for these rows."""
-        return [
-            DatasetSpec(name, self.split, self.length) for name in {n: 0 for _, n in self.phases}
-        ]
+        return [DatasetSpec(name, self.split, self.layout) for name in mixture_names(self.phases)]
 
 
-class Stream:
-    """Random access to an endless stream of rows; made by `open_stream`.
+class _Reader:
+    """What streams and held-out rows share: the tasks' rows, and their decoding."""
 
-    Attributes:
-      tasks: names, sorted.
-      languages: sorted; a row's languages are indices into them.
-      length: tokens per row.
-      num_texts: texts in an example: 1, or K for a sentence and its translations.
-      examples_per_row: examples of several texts that a row holds at most; 0 if of one text.
-    """
+    tasks: tuple[str, ...]
+    """Names, sorted."""
+    languages: tuple[str, ...]
+    """A row's languages are indices into them."""
+    length: int
+    """Tokens per row."""
+    num_texts: int
+    """Texts in an example: 1, or K for pairs or a sentence and its translations."""
+    examples_per_row: int
+    """Examples that a row holds at most; 0 for packed text of one language without features, where
+    the number is not bounded."""
+    features: dict[str, FeatureSpec]
+    """Declared by the tasks, by name; those of numbers stand in a batch."""
 
     def __init__(
         self,
-        rows: Rows,
-        cache: Cache,
-        seed: int,
+        datasets: Iterable[CachedMixture],
+        length: int,
         vocabulary: Vocabulary,
-        phases: Sequence[tuple[int, dict[str, float]]],
-        manifests: dict[str, Manifest],
+        languages: Sequence[str] | None = None,
     ):
-        self.tasks = tuple(sorted(manifests))
-        self.languages = _languages(manifests)
-        self.length = rows.length
-        self.num_texts = common_num_texts(manifests.values())
-        self.examples_per_row = max(manifest.examples_per_row for manifest in manifests.values())
-        self._manifests = manifests
-        self._folders = {t: cache.folder(t, rows.split, rows.length) for t in self.tasks}
+        self._manifests, self._folders = {}, {}
+        for dataset in datasets:
+            self._manifests |= dataset.manifests
+            self._folders |= dataset.folders
+        manifests = [self._manifests[task] for task in sorted(self._manifests)]
+        self.tasks, self.length = tuple(manifest.task for manifest in manifests), length
+        first = check_alike(manifests)
+        self.num_texts, self.features = first.num_texts, first.features
+        self.examples_per_row = max(manifest.examples_per_row for manifest in manifests)
+        own = {name for manifest in manifests for name in manifest.languages}
+        self.languages = tuple(sorted(own) if languages is None else languages)
+        if missing := own - set(self.languages):
+            raise UserError(
+                f"{', '.join(self.tasks)}: languages {sorted(missing)} beyond {self.languages}"
+            )
         self._dtype, self._pad_id = ids_dtype(vocabulary.size), vocabulary.special.pad
+
+    def _source(self, task: str) -> RowSource:
+        manifest = self._manifests[task]
+        tag = tuple(self.languages.index(name) for name in manifest.languages)
+        return RowSource(self._folders[task], manifest.shards, tag)
+
+    def _batch(self, rows: Sequence[tuple[tuple[int, ...], bytes]]) -> Batch:
+        batch = decode_rows(
+            [record for _, record in rows],
+            self.length,
+            self._dtype,
+            self._pad_id,
+            num_texts=self.num_texts,
+            examples_per_row=self.examples_per_row,
+            specs=self.features,
+        )
+        batch["languages"] = np.array([languages for languages, _ in rows], np.int32)
+        return batch
+
+    def unigrams(self) -> Unigrams:
+        """Language -> (token ids int32[k], ascending, without specials; counts int64[k])."""
+        by_language: dict[str, list] = {}
+        for task in self.tasks:
+            for text, language in enumerate(self._manifests[task].languages):
+                counts = read_unigrams(self._folders[task], text)
+                by_language.setdefault(language, []).append(counts)
+        return {language: _sum(by_language[language]) for language in sorted(by_language)}
+
+
+class Stream(_Reader):
+    """Random access to an endless stream of rows; made by `open_stream`."""
+
+    def __init__(self, rows: Rows, caches: Caches, seed: int, vocabulary: Vocabulary):
+        datasets = {spec.mixture: caches[spec] for spec in rows.datasets}
+        super().__init__(datasets.values(), rows.length, vocabulary)
         limits = None
         if rows.max_epochs is not None:
-            sizes = np.array([manifests[task].rows for task in self.tasks])
+            sizes = np.array([self._manifests[task].rows for task in self.tasks])
             limits = np.maximum(1, np.floor(rows.max_epochs * sizes)).astype(np.int64)
-        rates = [(first, [rate.get(t, 0.0) for t in self.tasks]) for first, rate in phases]
-        self._mixing = Mixing(rates, seed, limits, self.tasks)
+        phases = []
+        for first, name in rows.phases:
+            rates = row_rates(datasets[name].mixture, datasets[name].manifests)
+            phases.append((first, [rates.get(task, 0.0) for task in self.tasks]))
+        self._mixing = Mixing(phases, seed, limits, self.tasks)
         self._rows = grain.MapDataset.select_from_datasets(
             [self._shuffled(task, seed) for task in self.tasks], self._mixing
         )
 
     def _shuffled(self, task: str, seed: int) -> grain.MapDataset:
-        manifest = self._manifests[task]
-        tag = _tag(manifest, self.languages)
-        source = RowSource(self._folders[task], manifest.shards, tag)
         # With one seed for all, aligned corpora of equal length would come out in lockstep.
         digest = hashlib.sha256(f"{seed}/{task}".encode()).digest()
         task_seed = int.from_bytes(digest[:4], "little")
-        return grain.MapDataset.source(source).shuffle(seed=task_seed).repeat()
+        return grain.MapDataset.source(self._source(task)).shuffle(seed=task_seed).repeat()
 
     def rows(self, indices: Sequence[int]) -> Batch:
         """The rows at these indices of the stream, in that order.
@@ -130,14 +194,18 @@ class Stream:
           segment) int32[n, length]; languages int32[n, num_texts]; row_id (the index, its low 32
           bits) int32[n].
 
+          Where tasks declare features, also example and piece int32[n, examples_per_row], the
+          number of each example in its split and which piece of it this is, and each feature by
+          its name, int32 or float32: of kind "example" [n, examples_per_row], "token" [n, length],
+          "span" [n, examples_per_row, 2] positions of the first and the last token in the row.
+          Where there is nothing, they are -1, and features of float32 are 0.
+
           Text k of a row's example e is segment e * num_texts + k + 1.
 
         Raises:
           UserError: a cache file is damaged, or the mixture has run out of rows (`max_epochs`).
         """
-        found = [self._rows[int(index)] for index in indices]
-        batch = decode_rows([r for _, r in found], self.length, self._dtype, self._pad_id)
-        batch["languages"] = np.array([language for language, _ in found], np.int32)
+        batch = self._batch([self._rows[int(index)] for index in indices])
         # Keys fold in 32 bits; long runs read more than 2^31 rows.
         batch["row_id"] = np.array(indices, np.int64).astype(np.uint32).view(np.int32)
         return batch
@@ -158,27 +226,6 @@ class Stream:
         shares = [epochs[m.task] * m.rows / num_rows for m in manifests]
         return split_table(manifests, shares, list(epochs.values()))
 
-    def unigrams(self) -> Unigrams:
-        """Language -> (token ids int32[k], ascending, without specials; counts int64[k])."""
-        return _unigrams(self._folders, self._manifests)
-
-
-def _languages(manifests: Mapping[str, Manifest]) -> tuple[str, ...]:
-    return tuple(sorted({name for m in manifests.values() for name in m.languages}))
-
-
-def _tag(manifest: Manifest, languages: Sequence[str]) -> tuple[int, ...]:
-    """What a batch says of the languages of a row: an id for each text of an example."""
-    return tuple(languages.index(name) for name in manifest.languages)
-
-
-def _unigrams(folders: Mapping[str, Path], manifests: Mapping[str, Manifest]) -> Unigrams:
-    by_language: dict[str, list] = {}
-    for task, manifest in manifests.items():
-        for side, language in enumerate(manifest.languages):
-            by_language.setdefault(language, []).append(read_unigrams(folders[task], side))
-    return {language: _sum(by_language[language]) for language in sorted(by_language)}
-
 
 def _sum(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     ids, inverse = np.unique(np.concatenate([ids for ids, _ in parts]), return_inverse=True)
@@ -187,63 +234,41 @@ def _sum(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.nda
     return ids, counts
 
 
-def open_stream(
-    rows: Rows,
-    cache: Cache,
-    seed: int,
-    vocabulary: Vocabulary,
-    gin_flags: Sequence[str] = (),
-) -> Stream:
-    """Opens a stream; builds its caches first if they are missing, as `cache.on_missing` says.
+def open_stream(rows: Rows, caches: Caches, seed: int, vocabulary: Vocabulary) -> Stream:
+    """Opens a stream.
 
     Args:
       rows: which rows.
-      cache: where they lie.
+      caches: with the datasets of these rows.
       seed: of the order of the rows.
       vocabulary: of the run.
-      gin_flags: the Gin flags of this process, for the process that builds caches.
 
     Raises:
-      UserError: a cache is damaged, or missing or stale and not built.
+      UserError: the tasks' examples do not look alike.
+      KeyError: a dataset was not prepared.
     """
-    ready = prepare(rows.datasets, cache, vocabulary, gin_flags)
-    by_name = {r.mixture.name: r for r in ready}
-    phases = [
-        (first, row_rates(by_name[name].mixture, by_name[name].manifests))
-        for first, name in rows.phases
-    ]
-    manifests = {task: manifest for r in ready for task, manifest in r.manifests.items()}
-    return Stream(rows, cache, seed, vocabulary, phases, manifests)
+    return Stream(rows, caches, seed, vocabulary)
 
 
-class HeldOutRows:
-    """The rows of a held-out split, in order and each once; made by `open_eval_rows`.
+class HeldOutRows(_Reader):
+    """The rows of held-out splits, in order and each once; made by `open_held_out`.
 
-    Attributes:
-      tasks: names, sorted; their rows follow one another.
-      languages: a row's languages are indices into them.
-      length: tokens per row.
-      num_texts: as of `Stream`.
-      examples_per_row: as of `Stream`.
+    The rows of tasks follow one another.
     """
 
     def __init__(
         self,
-        manifests: Mapping[str, Manifest],
-        folders: Mapping[str, Path],
-        languages: Sequence[str],
-        length: int,
+        specs: Sequence[DatasetSpec],
+        caches: Caches,
         vocabulary: Vocabulary,
+        languages: Sequence[str] | None,
         rows_per_task: int | None,
     ):
-        self.tasks, self.languages, self.length = tuple(manifests), tuple(languages), length
-        self.num_texts = common_num_texts(manifests.values())
-        self.examples_per_row = max(manifest.examples_per_row for manifest in manifests.values())
-        self._manifests, self._folders = manifests, folders
-        self._dtype, self._pad_id = ids_dtype(vocabulary.size), vocabulary.special.pad
+        length = specs[0].layout.length
+        super().__init__([caches[spec] for spec in specs], length, vocabulary, languages)
         self._places = []
-        for task, manifest in manifests.items():
-            source = RowSource(folders[task], manifest.shards, _tag(manifest, self.languages))
+        for task in self.tasks:
+            source = self._source(task)
             count = min(len(source), rows_per_task or len(source))
             self._places += [(source, i) for i in range(count)]
 
@@ -254,45 +279,32 @@ class HeldOutRows:
         """As `Stream.rows`; past the end come padding rows, with row_id = -1 and segment_ids 0."""
         places = [self._places[i] if i < len(self) else None for i in indices]
         padding = ((0,) * self.num_texts, b"\0\0\0\0")
-        found = [place[0][place[1]] if place else padding for place in places]
-        batch = decode_rows([r for _, r in found], self.length, self._dtype, self._pad_id)
-        batch["languages"] = np.array([language for language, _ in found], np.int32)
+        batch = self._batch([place[0][place[1]] if place else padding for place in places])
         batch["row_id"] = np.array([i if i < len(self) else -1 for i in indices], np.int32)
         return batch
 
-    def unigrams(self) -> Unigrams:
-        """As `Stream.unigrams`, of whole splits."""
-        return _unigrams(self._folders, self._manifests)
 
-
-def open_eval_rows(
-    mixture: str,
-    split: str,
-    length: int,
-    cache: Cache,
+def open_held_out(
+    specs: Sequence[DatasetSpec],
+    caches: Caches,
     vocabulary: Vocabulary,
     *,
     languages: Sequence[str] | None = None,
     rows_per_task: int | None = None,
-    gin_flags: Sequence[str] = (),
 ) -> HeldOutRows:
-    """Opens the held-out rows of a mixture, finite and in order.
+    """Opens the held-out rows of one or more datasets of one split and layout.
 
     Args:
-      mixture: name of a mixture or task.
-      split: as "validation".
-      length: tokens per row.
-      cache: where they lie.
+      specs: the datasets; a task of several of them is read once.
+      caches: with these datasets.
       vocabulary: of the run.
-      languages: that a row's language is an index into; by default those of the mixture, sorted.
+      languages: that a row's languages are indices into; by default those of the tasks, sorted.
       rows_per_task: at most so many rows of each task.
-      gin_flags: the Gin flags of this process, for the process that builds caches.
+
+    Raises:
+      UserError: the tasks' examples do not look alike, or a language is not among `languages`.
+      KeyError: a dataset was not prepared.
     """
-    (ready,) = prepare([DatasetSpec(mixture, split, length)], cache, vocabulary, gin_flags)
-    manifests = dict(sorted(ready.manifests.items()))
-    own = _languages(manifests)
-    languages = tuple(own if languages is None else languages)
-    if missing := set(own) - set(languages):
-        raise UserError(f"mixture {mixture!r} has languages {sorted(missing)} beyond {languages}")
-    folders = {task: cache.folder(task, split, length) for task in manifests}
-    return HeldOutRows(manifests, folders, languages, length, vocabulary, rows_per_task)
+    if len({spec[1:] for spec in specs}) != 1:
+        raise ValueError(f"one split and layout are needed, not {', '.join(map(str, specs))}")
+    return HeldOutRows(specs, caches, vocabulary, languages, rows_per_task)

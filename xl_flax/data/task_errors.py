@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-from xl_flax.data.shuffling import Sides
+from xl_flax.data.features import Example
 from xl_flax.data.text_files import broken_lines
 from xl_flax.errors import UserError
 
@@ -43,29 +43,24 @@ def _first_line(text: str) -> str:
 def check_languages(
     name: str,
     languages: tuple[str, ...],
-    texts: Sequence[Sides],
-    found: Sequence[tuple[str, ...]],
+    examples: Sequence[Example],
+    given: Sequence[tuple[str, ...]],
 ) -> None:
-    """Raises UserError unless all examples have the same languages, and a text in each.
+    """Raises UserError unless all examples have the same languages, and a text for each.
 
     Args:
       name: of the task and split.
       languages: of the first example.
-      texts: of some examples.
-      found: the languages of these examples.
+      examples: some of the task's.
+      given: the languages of these examples.
     """
-    if other := set(found) - {languages}:
+    if other := set(given) - {languages}:
         raise UserError(
             f"{name} has examples in {'-'.join(languages)!r} and in {'-'.join(other.pop())!r}: "
             "make one task for each and name them in a mixture"
         )
-    if len(set(languages)) < len(languages):
-        raise UserError(
-            f"{name} has the languages {', '.join(languages)}: a sentence and its translations "
-            "need a language each"
-        )
-    if wrong := {len(sides) for sides in texts} - {len(languages)}:
+    if wrong := {len(example.texts) for example in examples} - {len(languages)}:
         raise UserError(
             f"{name} has examples of {wrong.pop()} texts and {len(languages)} languages "
-            f"({', '.join(languages)}): 'tokens' and 'language' need equally many sides"
+            f"({', '.join(languages)}): 'tokens' and 'language' need one entry for each text"
         )

@@ -319,7 +319,8 @@ class VocabularyConfig:
     It stands here, not in the command, so that every command can read a Gin file that sets it.
     """
 
-    mixture: str = gin.REQUIRED  # the seqio mixture or task whose text is used
+    # The seqio mixture or task whose text is used; phases stand for all the mixtures they name.
+    mixture: str | Sequence[tuple[int, str]] = gin.REQUIRED
     path: str = gin.REQUIRED  # the model file to write
     size: int = gin.REQUIRED  # number of pieces, the special ones included
     style: str = "xlmr"  # "xlmr" or "bert": names and ids of the special pieces
@@ -337,11 +338,6 @@ class VocabularyConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.mixture, str):
-            raise UserError(
-                f"VocabularyConfig.mixture = {self.mixture}: name one mixture or task; phases are "
-                "for training"
-            )
         _check_choice("style", self.style, ("xlmr", "bert"))
         _check_choice("model_type", self.model_type, ("unigram", "bpe"))
         names = ("nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity")

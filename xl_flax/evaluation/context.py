@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 import gin
 import numpy as np
 
-from xl_flax.data.build import read_groups
+from xl_flax.data.build import read_examples
+from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, read_unigrams
-from xl_flax.data.prepare import DatasetSpec, prepare
+from xl_flax.data.prepare import Caches, DatasetSpec
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.parallel.mesh import MeshConfig
@@ -33,10 +34,9 @@ class EvaluateConfig:
 class Context:
     """Lives as long as the command; what it remembers is shared by the checkpoints of a sweep."""
 
-    cache: Cache
+    caches: Caches  # of all that the evaluations read
     vocabulary: Vocabulary
     partitioning: Partitioning
-    gin_flags: Sequence[str] = ()  # of this process, for the one that builds caches
     _memory: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -45,60 +45,70 @@ class Context:
             self._memory[key] = make()
         return self._memory[key]
 
-    def aligned(self, mixture: str, split: str, length: int) -> dict[str, list[np.ndarray]]:
+    def aligned(self, mixture: str, split: str, layout: Layout) -> dict[str, list[np.ndarray]]:
         """The examples of a mixture of translations, by language, sorted by name.
 
         Args:
           mixture: name of a mixture whose tasks have a translation of sentence i as example i, or
             of one task of parallel text.
           split: as "test".
-          length: of the cached rows; examples come whole, whatever it is.
+          layout: of the cached rows; examples come whole, whatever it is.
 
         Returns:
           Language (the task's name where two tasks have one language) -> int[n] tokens of each
           example, without special tokens.
 
         Raises:
-          UserError: fewer than two tasks, or they differ in their number of examples.
+          UserError: fewer than two tasks, they differ in their number of examples, or the texts of
+            an example are no translations.
         """
-        return self.once(
-            (mixture, split, length), lambda: self._read_aligned(mixture, split, length)
-        )
+        spec = DatasetSpec(mixture, split, layout)
+        return self.once(spec, lambda: self._read_aligned(spec))
 
-    def unigrams(self, mixture: str, length: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Language -> token ids int32[k] and counts int64[k] in a mixture's train split."""
-        return self.once(("unigrams", mixture, length), lambda: self._unigrams(mixture, length))
+    def unigrams(self, specs: Sequence[DatasetSpec]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Language -> token ids int32[k] and counts int64[k] in some datasets; each task once."""
+        return self.once(("unigrams", *specs), lambda: self._unigrams(specs))
 
-    def _unigrams(self, mixture: str, length: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        need = DatasetSpec(mixture, "train", length)
-        (ready,) = prepare([need], self.cache, self.vocabulary, self.gin_flags)
+    def _unigrams(self, specs: Sequence[DatasetSpec]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        manifests = {
+            dataset.folders[task]: manifest
+            for dataset in map(self.caches.__getitem__, specs)
+            for task, manifest in dataset.manifests.items()
+        }
         counts: dict[str, np.ndarray] = {}
-        for task, manifest in ready.manifests.items():
-            for side, language in enumerate(manifest.languages):
-                ids, own = read_unigrams(self.cache.folder(task, "train", length), side)
+        for folder, manifest in manifests.items():
+            for text, language in enumerate(manifest.languages):
+                ids, own = read_unigrams(folder, text)
                 sums = counts.setdefault(language, np.zeros(self.vocabulary.size, np.int64))
                 sums[ids] += own
         return {k: (ids := np.flatnonzero(v), v[ids]) for k, v in counts.items()}
 
-    def _read_aligned(self, mixture: str, split: str, length: int) -> dict[str, list[np.ndarray]]:
-        need = DatasetSpec(mixture, split, length)
-        (ready,) = prepare([need], self.cache, self.vocabulary, self.gin_flags)
-        where = f"mixture {mixture!r}, split {split!r}"
-        several = len(ready.manifests) > 1
-        if several and (parallel := [t for t, m in ready.manifests.items() if m.num_texts > 1]):
+    def _read_aligned(self, spec: DatasetSpec) -> dict[str, list[np.ndarray]]:
+        _, manifests, folders = self.caches[spec]
+        where = f"mixture {spec.mixture!r}, split {spec.split!r}"
+        several = len(manifests) > 1
+        if several and (parallel := [t for t, m in manifests.items() if m.num_texts > 1]):
             raise UserError(
                 f"{where} holds several tasks, also of parallel text ({', '.join(parallel[:3])}): "
                 "give the evaluation a list of these instead"
             )
-        languages = [m.languages[0] for m in ready.manifests.values()]
-        examples = {}
-        for task, manifest in ready.manifests.items():
-            groups = list(read_groups(self.cache.folder(task, split, length), manifest))
+        for task, manifest in manifests.items():
+            if manifest.num_texts > 1 and not manifest.translations:
+                raise UserError(
+                    f"{where}: the texts of an example of task {task!r} are no translations "
+                    f"(languages {', '.join(manifest.languages)}; features "
+                    f"{', '.join(manifest.features) or 'none'}): name parallel text, each text in "
+                    "a language of its own"
+                )
+        languages = [m.languages[0] for m in manifests.values()]
+        texts = {}
+        for task, manifest in manifests.items():
+            examples = list(read_examples(folders[task], manifest))
             alone = languages.count(manifest.languages[0]) == 1
-            for side, name in enumerate(manifest.languages if alone else [task]):
-                examples[name] = [group[side] for group in groups]
-        check_aligned(where, examples)
-        return dict(sorted(examples.items()))
+            for k, name in enumerate(manifest.languages if alone else [task]):
+                texts[name] = [example.texts[k] for example in examples]
+        check_aligned(where, texts)
+        return dict(sorted(texts.items()))
 
 
 def check_aligned(what: str, examples: dict[str, Sequence[Any]]) -> None:

@@ -16,8 +16,10 @@ from flax import nnx
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.data.batches import global_batch
+from xl_flax.data.layout import Layout
+from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.prepare import DatasetSpec
-from xl_flax.data.stream import HeldOutRows, open_eval_rows
+from xl_flax.data.stream import HeldOutRows, open_held_out
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report
@@ -67,7 +69,7 @@ class MaskedAccuracy:
     when training; a model scores there by copying). The same tokens are hidden in every checkpoint.
     """
 
-    mixture: str = gin.REQUIRED
+    mixture: str | Sequence[tuple[int, str]] = gin.REQUIRED  # phases: all the mixtures they name
     length: int = gin.REQUIRED  # tokens per row
     split: str = "validation"
     rows_per_task: int | None = None  # the first ones only; None: all
@@ -81,10 +83,21 @@ class MaskedAccuracy:
     @property
     def datasets(self) -> list[DatasetSpec]:
         """What must be cached."""
-        return [
-            DatasetSpec(self.mixture, self.split, self.length),
-            DatasetSpec(self.baseline or self.mixture, "train", self.length),
-        ]
+        return [*self._held_out, *self._train]
+
+    @property
+    def _held_out(self) -> list[DatasetSpec]:
+        layout = Layout(self.length)
+        return [DatasetSpec(name, self.split, layout) for name in mixture_names(self.mixture)]
+
+    @property
+    def _train(self) -> list[DatasetSpec]:
+        names = mixture_names(self.baseline or self.mixture)
+        return [DatasetSpec(name, "train", Layout(self.length)) for name in names]
+
+    @property
+    def _name(self) -> str:
+        return "+".join(mixture_names(self.mixture))
 
     def signatures(self, description: Description, context: Context) -> list[str]:
         """Of the results that a call will give.
@@ -101,13 +114,13 @@ class MaskedAccuracy:
         return [
             signature(
                 "masked_lm",
-                data=f"{self.mixture}/{self.split}",
+                data=f"{self._name}/{self.split}",
                 languages=len(rows.languages),
                 rows=len(rows),
                 length=self.length,
                 rate=self.rate,
                 masks=f"all,key{KEY}",
-                baseline=f"{self.baseline or self.mixture}/train",
+                baseline=f"{self.baseline or self._name}/train",
                 vocabulary=description.vocabulary[:12],
             )
         ]
@@ -128,7 +141,7 @@ class MaskedAccuracy:
             ("masked_lm", graph, self.rate),
             lambda: make_score(graph, context.vocabulary, self.rate, context.partitioning),
         )
-        what = f"{self.mixture}, step {description.step}"
+        what = f"{self._name}, step {description.step}"
         scores = evaluate(
             score,
             nnx.to_pure_dict(state),
@@ -136,7 +149,7 @@ class MaskedAccuracy:
             context.partitioning,
             description.all_languages,
         )
-        unigrams = context.unigrams(self.baseline or self.mixture, self.length)
+        unigrams = context.unigrams(self._train)
         (sign,) = self.signatures(description, context)
         return list(self._results(scores, unigrams, context.vocabulary, sign, what))
 
@@ -146,20 +159,17 @@ class MaskedAccuracy:
 
     def _rows(self, context: Context) -> HeldOutRows:
         rows = context.once(
-            self,
-            lambda: open_eval_rows(
-                self.mixture,
-                self.split,
-                self.length,
-                context.cache,
+            ("rows", *self._held_out, self.rows_per_task),
+            lambda: open_held_out(
+                self._held_out,
+                context.caches,
                 context.vocabulary,
                 rows_per_task=self.rows_per_task,
-                gin_flags=context.gin_flags,
             ),
         )
         if rows.num_texts > 1:
             raise UserError(
-                f"MaskedAccuracy: {self.mixture}/{self.split} is parallel text; give it a mixture "
+                f"MaskedAccuracy: {self._name}/{self.split} is parallel text; give it a mixture "
                 "of text in one language each"
             )
         return rows
@@ -186,7 +196,7 @@ class MaskedAccuracy:
                 )
             if language not in unigrams:
                 raise UserError(
-                    f"mixture {self.baseline or self.mixture!r} has no {language!r} to take the "
+                    f"mixture {self.baseline or self._name!r} has no {language!r} to take the "
                     "unigram baseline from; set MaskedAccuracy.baseline to one that has"
                 )
             loss, accuracy = unigram_scores(
@@ -198,7 +208,7 @@ class MaskedAccuracy:
                 "unigram_loss": loss,
                 "unigram_accuracy": accuracy,
             }
-        data = f"{self.mixture}/{self.split}"
+        data = f"{self._name}/{self.split}"
         for language, values in per_language.items():
             for metric, value in values.items():
                 n = scores[language].count

@@ -12,6 +12,8 @@ import numpy as np
 from flax import nnx
 
 from xl_flax.checkpoints.description import Description
+from xl_flax.data.layout import Layout
+from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation.context import Context
@@ -40,8 +42,8 @@ class SentenceEvaluation:
     @property
     def datasets(self) -> list[DatasetSpec]:
         """What must be cached."""
-        names = [self.mixture] if isinstance(self.mixture, str) else self.mixture
-        return [DatasetSpec(name, self.split, self.length) for name in names]
+        layout = Layout(self.length)
+        return [DatasetSpec(name, self.split, layout) for name in mixture_names(self.mixture)]
 
     def pairs(self, need: DatasetSpec, languages: Collection[str]) -> list[tuple[str, str]]:
         """Pairs of a mixture's languages, each once; with a pivot those that it is part of.

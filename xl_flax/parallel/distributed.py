@@ -3,11 +3,14 @@
 import argparse
 import signal
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 from jax.experimental import multihost_utils
 
 from xl_flax.errors import UserError
+
+T = TypeVar("T")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +45,12 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def first_process_first(name: str, function: Callable) -> None:
-    """Runs `function` on process 0, then, when it is done, on the others."""
-    if jax.process_index() == 0:
-        function()
+def first_process_first(name: str, function: Callable[[], T]) -> T:
+    """Runs `function` on process 0, then, when it is done, on the others; what it returns."""
+    first = jax.process_index() == 0
+    result = function() if first else None
     barrier(name)
-    if jax.process_index() != 0:
-        function()
+    return result if first else function()
 
 
 class Preemption:

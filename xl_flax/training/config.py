@@ -6,7 +6,10 @@ from typing import Any
 
 import gin
 
+from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache
+from xl_flax.data.mixtures import mixture_names
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.parallel.mesh import MeshConfig
@@ -31,9 +34,19 @@ LEAST = {
 class HeldOut:
     """A held-out mixture on which the masked-token loss is measured during training."""
 
-    mixture: str = gin.REQUIRED
+    mixture: str | Sequence[tuple[int, str]] = gin.REQUIRED  # phases: all the mixtures they name
     split: str = "validation"
     rows_per_task: int = 64  # rows read of each language
+
+    @property
+    def name(self) -> str:
+        """What the metrics are called by."""
+        return "+".join(mixture_names(self.mixture))
+
+    def datasets(self, length: int) -> list[DatasetSpec]:
+        """What must be cached, in rows of this length."""
+        layout = Layout(length)
+        return [DatasetSpec(name, self.split, layout) for name in mixture_names(self.mixture)]
 
 
 @gin.configurable
@@ -81,6 +94,6 @@ class TrainConfig:
                 )
         if not isinstance(self.objectives, Sequence):
             raise UserError("TrainConfig.objectives must be a list, as in [@MaskedLM()]")
-        held_out = [h.mixture for h in self.held_out]
+        held_out = [h.name for h in self.held_out]
         if len(set(held_out)) < len(held_out):
             raise UserError(f"TrainConfig.held_out names a mixture twice: {', '.join(held_out)}")

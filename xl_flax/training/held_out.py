@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from xl_flax.data.stream import open_eval_rows
+from xl_flax.data.prepare import Caches
+from xl_flax.data.stream import open_held_out
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.evaluation import masked_lm
 from xl_flax.parallel.rules import Partitioning
@@ -20,6 +21,7 @@ def make_held_out(
     config: TrainConfig,
     graph: nnx.GraphDef,
     partitioning: Partitioning,
+    caches: Caches,
     vocabulary: Vocabulary,
     languages: Sequence[str],
 ) -> Callable[[Any], dict[str, float]]:
@@ -29,6 +31,7 @@ def make_held_out(
       config: the run; rows are as long as its first objective's.
       graph: the model's graph definition, with an MLM head.
       partitioning: mesh and rules.
+      caches: with the held-out mixtures.
       vocabulary: of the run.
       languages: of the run, in the order of the encoder's language table.
 
@@ -38,9 +41,7 @@ def make_held_out(
     """
     length = config.objectives[0].rows.length
     mixtures = {
-        h.mixture: open_eval_rows(
-            h.mixture, h.split, length, config.cache, vocabulary, rows_per_task=h.rows_per_task
-        )
+        h.name: open_held_out(h.datasets(length), caches, vocabulary, rows_per_task=h.rows_per_task)
         for h in config.held_out
     }
     score = masked_lm.make_score(graph, vocabulary, RATE, partitioning)

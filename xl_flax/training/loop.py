@@ -56,6 +56,7 @@ def _train(
         config,
         setup.abstract.graph,
         setup.partitioning,
+        setup.caches,
         setup.vocabulary,
         description.all_languages,
     )

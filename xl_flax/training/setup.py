@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 from xl_flax.checkpoints.description import Description
-from xl_flax.data.prepare import DatasetSpec, prepare
+from xl_flax.data.prepare import Caches, prepare
 from xl_flax.data.stream import open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import UserError
@@ -36,6 +36,7 @@ class Setup:
 
     partitioning: Partitioning
     vocabulary: Vocabulary
+    caches: Caches  # of everything that the run reads
     feeds: dict[str, Feed]  # by the objective's name
     build: Callable[[], nnx.Module]  # makes the model
     abstract: Abstract  # the model without its values
@@ -81,11 +82,11 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
     _check_vocabulary(vocabulary, config)
     specs = [spec for objective in objectives for spec in objective.rows.datasets]
     length = objectives[0].rows.length
-    specs += [DatasetSpec(h.mixture, h.split, length) for h in config.held_out]
-    first_process_first("caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags))
-    streams = {
-        o.name: open_stream(o.rows, config.cache, config.seed, vocabulary) for o in objectives
-    }
+    specs += [spec for h in config.held_out for spec in h.datasets(length)]
+    caches = first_process_first(
+        "caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags)
+    )
+    streams = {o.name: open_stream(o.rows, caches, config.seed, vocabulary) for o in objectives}
     languages = sorted({language for s in streams.values() for language in s.languages})
     _check_languages(languages, config)
     feeds = {
@@ -114,6 +115,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
     return Setup(
         partitioning=partitioning,
         vocabulary=vocabulary,
+        caches=caches,
         feeds=feeds,
         build=build,
         abstract=abstract,
