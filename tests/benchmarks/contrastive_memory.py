@@ -1,6 +1,7 @@
 """Compiled peak memory of a contrastive training step by batch size; nothing is run.
 
     python tests/benchmarks/contrastive_memory.py [--pairs 1024,2048,4096,8192,16384,32768]
+        [--tiny]
 
 One device, an encoder of 2 layers of width 64, rows of 64 tokens with 2 pairs each, AdamW. Sizes in
 MiB, from XLA's memory analysis of the whole step:
@@ -12,29 +13,27 @@ MiB, from XLA's memory analysis of the whole step:
   comparison  temporaries of the loss and its gradient in the vectors alone
   plain       temporaries of the same loss and gradient with the whole matrix of similarities
 
-The last line is JSON: the growth of each column from the first to the last size.
+The last line is JSON: the growth of the number of pairs ("pairs") and of each column from the first
+size to the last.
 """
 
 import argparse
 import json
 import os
 import types
+from collections.abc import Sequence
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
-import optax
-from flax import nnx
+from common import parse
+from steps import TrainingStep, vector_loss
 
 from xl_flax.data.stream import Rows
 from xl_flax.models.config import EncoderConfig
-from xl_flax.models.heads import build_model
 from xl_flax.objectives.contrastive import Contrastive
-from xl_flax.parallel import params as params_lib
-from xl_flax.parallel.mesh import MeshConfig, make_partitioning
-from xl_flax.training import state as state_lib
-from xl_flax.training.step import make_train_step
+from xl_flax.training.optimizer import OptimizerConfig
 
 LENGTH, GROUPS, WIDTH, PART = 64, 2, 64, 1024
 STREAM = types.SimpleNamespace(
@@ -61,39 +60,20 @@ def objective(pairs: int, microbatches: int = 1) -> Contrastive:
 def step(pairs: int, microbatches: int = 1) -> tuple[int, int]:
     """Bytes of arguments and of temporaries of a training step."""
     contrastive = objective(pairs, microbatches)
-    partitioning = make_partitioning(MeshConfig(ici=(1, 1, 1)), jax.devices()[:1])
-    build = lambda: build_model(CONFIG, contrastive.heads, nnx.Rngs(0))  # noqa: E731
-    abstract = params_lib.abstract(build)
-    optimizer = optax.adamw(1e-3)
-    train_step = make_train_step(
-        abstract.graph,
-        [contrastive],
-        optimizer,
-        lambda count: 1e-3,
-        partitioning,
-        abstract.shardings(partitioning),
+    settings = OptimizerConfig(schedule="constant")
+    lowered = TrainingStep(CONFIG, contrastive, None, STREAM, settings).lower(
+        batch_shapes(contrastive.batch_size)
     )
-    layout = state_lib.layout(abstract, optimizer, partitioning)
-    batches = {"contrastive": batch_shapes(contrastive.batch_size)}
-    constants = {"contrastive": contrastive.bind(None, STREAM, STREAM.languages)}
-    lowered = train_step.lower(layout, batches, constants, jax.random.key(0), (None,))
     memory = lowered.compile().memory_analysis()
     return memory.argument_size_in_bytes, memory.temp_size_in_bytes
 
 
 def comparison(pairs: int) -> int:
     """Bytes of temporaries of the loss and its gradient in the vectors."""
-    contrastive = objective(pairs)
-    constants = contrastive.bind(None, STREAM, STREAM.languages)
-    head = types.SimpleNamespace(log_scale=None)
-    model = types.SimpleNamespace(heads={"contrastive": head})
-
-    def loss(vectors, batch):
-        return contrastive.compare(model, vectors, batch, None, constants)[0]
-
-    rows = contrastive.batch_size
+    rows = pairs // GROUPS
     vectors = jax.ShapeDtypeStruct((rows, 2 * GROUPS, WIDTH), jnp.float32)
-    return temporaries(jax.value_and_grad(loss), vectors, batch_shapes(rows))
+    loss = jax.value_and_grad(vector_loss(objective(pairs), STREAM))
+    return temporaries(loss, vectors, batch_shapes(rows))
 
 
 def plain(pairs: int) -> int:
@@ -121,10 +101,12 @@ def measure(pairs: int) -> dict[str, float]:
     return {name: size / 2**20 for name, size in zip(COLUMNS, sizes, strict=True)}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the benchmark with these arguments, or those of the process."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--pairs", default="1024,2048,4096,8192,16384,32768")
-    sizes = [int(n) for n in parser.parse_args().pairs.split(",")]
+    args = parse(parser, argv, pairs="1024")
+    sizes = [int(n) for n in args.pairs.split(",")]
     if bad := [n for n in sizes if n % PART]:
         parser.error(f"--pairs {bad}: use multiples of {PART}")
     print(f"{'pairs':>8}" + "".join(f"{name:>12}" for name in COLUMNS))

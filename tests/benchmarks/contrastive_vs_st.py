@@ -1,7 +1,7 @@
 """Seconds per contrastive training step: XL-Flax against sentence-transformers on this CPU.
 
     python tests/benchmarks/contrastive_vs_st.py [--batch 512] [--mini_batch 64]
-        [--pairs-of-steps 5] [--length 128]
+        [--pairs-of-steps 5] [--length 128] [--layers 4] [--tiny]
 
 One step is everything behind the tokenizer: the batch encoded in mini-batches without gradients,
 the loss of the whole batch, the same mini-batches encoded again with them (gradient caching, Gao et
@@ -20,7 +20,7 @@ now and then does not favour a side. Processor seconds, of all threads, hardly d
 is Bible verses in XL_FLAX_DATA_DIR, English beside five languages, if they are there, and otherwise
 random tokens with lengths like theirs.
 
-The last line is JSON: {"ratio": st's seconds / ours}.
+The last line is JSON: {"ratio": st's seconds / ours}. `--worker pairs` serves commits.py.
 """
 
 import argparse
@@ -29,9 +29,9 @@ import csv
 import itertools
 import json
 import os
-import tempfile
 import time
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -41,36 +41,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import jax
 import numpy as np
-import sentence_transformers
-import torch
-import transformers
-from flax import nnx
-from retrieval import (  # the benchmark beside this one
-    HEADS,
+from common import (
     LAYERS,
     LENGTH,
     SPECIAL,
     TOKENS,
     VOCAB,
-    WIDTH,
-    WithoutSpecials,
-    copy_weights,
-    make_bert,
-    make_tokenizer,
+    bert_config,
+    parse,
+    serve,
 )
-from sentence_transformers.sentence_transformer import losses, modules
+from flax import nnx
+from steps import TrainingStep
 
-from xl_flax.data.packing import Segment, measured, pack_windows
+from xl_flax.data.framing import Part, Segment
+from xl_flax.data.packing import measured, pack_windows
 from xl_flax.data.records import decode_rows, encode_row, ids_dtype
 from xl_flax.data.stream import Rows
-from xl_flax.models.config import EncoderConfig
-from xl_flax.models.heads import build_model
 from xl_flax.objectives.contrastive import Contrastive
-from xl_flax.parallel import params as params_lib
-from xl_flax.parallel.mesh import MeshConfig, make_partitioning
-from xl_flax.training import state as state_lib
-from xl_flax.training.optimizer import OptimizerConfig, make_optimizer
-from xl_flax.training.step import make_train_step
+from xl_flax.training.optimizer import OptimizerConfig
 
 SCALE, LEARNING_RATE, B1 = 20.0, 1e-4, 0.9
 LANGUAGES = ("deu", "fin", "rus", "spa", "vie")
@@ -143,9 +132,9 @@ def make_batches(
     Returns:
       The batches, the pairs that are in them, and how many pairs a row may hold.
     """
-    groups = [tuple(map(Segment, pair)) for pair in pairs]
-    most, groups = measured(groups, length)
-    packed = list(pack_windows(groups, length, most))
+    examples = [Part(tuple(map(Segment, pair))) for pair in pairs]
+    most, examples = measured(examples, length)
+    packed = list(pack_windows(examples, length, most))
     rows = parts * max(1, round(batch * len(packed) / len(pairs) / parts))
     order = np.random.default_rng(1).permutation(len(packed))[: count * rows]
     dtype, batches, inside = ids_dtype(VOCAB), [], []
@@ -155,8 +144,7 @@ def make_batches(
         batches.append(decode_rows(records, length, dtype, SPECIAL.pad))
         batches[-1]["languages"] = np.tile(np.arange(2, dtype=np.int32), (rows, 1))
         batches[-1]["row_id"] = np.arange(rows, dtype=np.int32)
-        ids = [segment.ids for row in taken for segment in row]
-        inside.append(list(zip(ids[::2], ids[1::2], strict=True)))
+        inside.append([tuple(s.ids for s in part.segments) for row in taken for part in row])
     return batches, inside, most
 
 
@@ -166,18 +154,9 @@ def make_batches(
 class XlFlax:
     """This project."""
 
-    def __init__(self, bert, batches: list, most: int, parts: int):
+    def __init__(self, layers: int, batches: list, most: int, parts: int, bert=None):
         rows, length = batches[0]["tokens"].shape
-        self.config = EncoderConfig(
-            vocab_size=VOCAB,
-            num_layers=LAYERS,
-            width=WIDTH,
-            num_heads=HEADS,
-            mlp_width=4 * WIDTH,
-            max_positions=LENGTH,
-            token_types=2,
-            scan="unroll",
-        )
+        self.config = bert_config(layers, scan="unroll")
         objective = Contrastive(
             rows=Rows("pairs", length),
             batch_size=rows,
@@ -185,36 +164,25 @@ class XlFlax:
             pooling="mean",
             microbatches=parts,
         )
-        partitioning = make_partitioning(MeshConfig(), jax.devices()[:1])
-        build = lambda: build_model(self.config, objective.heads, nnx.Rngs(0))  # noqa: E731
-        abstract = params_lib.abstract(build)
-        settings = OptimizerConfig(learning_rate=LEARNING_RATE, schedule="constant", b1=B1)
-        optimizer, schedule = make_optimizer(settings, 1000, abstract.axes)
-        shardings = abstract.shardings(partitioning)
-        self.train_step = make_train_step(
-            abstract.graph, [objective], optimizer, schedule, partitioning, shardings
-        )
-        languages = ("eng", "other")
         stream = types.SimpleNamespace(
-            num_texts=2, examples_per_row=most, tasks=("pairs",), languages=languages
+            num_texts=2, examples_per_row=most, tasks=("pairs",), languages=("eng", "other")
         )
-        self.constants = {objective.name: objective.bind(None, stream, languages)}
-        self.state = state_lib.fresh(
-            self.like(bert), optimizer, state_lib.layout(abstract, optimizer, partitioning)
-        )
-        self.name, self.batches = objective.name, batches
+        settings = OptimizerConfig(learning_rate=LEARNING_RATE, schedule="constant", b1=B1)
+        self.train_step = TrainingStep(self.config, objective, None, stream, settings)
+        self.state = self.train_step.fresh(None if bert is None else self.like(bert))
+        self.batches = batches
         self.padding = np.mean([batch["segment_ids"] == 0 for batch in batches])
 
     def like(self, bert) -> dict:
         """Our parameters, with BERT's values."""
-        model = build_model(self.config, {"contrastive": {"kind": "sentence"}}, nnx.Rngs(0))
+        from bert import copy_weights
+
+        model = nnx.eval_shape(self.train_step.build)  # the head has no parameters
         copy_weights(bert, model.encoder)
         return nnx.to_pure_dict(nnx.state(model))
 
     def step(self, i: int) -> float:
-        self.state, metrics = self.train_step(
-            self.state, {self.name: self.batches[i]}, self.constants, jax.random.key(0), (None,)
-        )
+        self.state, metrics = self.train_step(self.state, self.batches[i])
         jax.block_until_ready(self.state)
         return float(metrics["step"]["loss"])
 
@@ -227,13 +195,12 @@ class SentenceTransformers:
     """The usual recipe."""
 
     def __init__(self, bert, batches: list[list[Pair]], mini_batches: int):
-        with tempfile.TemporaryDirectory() as folder:
-            bert.save_pretrained(folder)
-            make_tokenizer().save_pretrained(folder)
-            transformer = modules.Transformer(folder, max_seq_length=LENGTH)
-        parts = [transformer, WithoutSpecials(), modules.Pooling(WIDTH, "mean")]
-        model = sentence_transformers.SentenceTransformer(modules=parts, device="cpu")
-        self.bert = transformer.auto_model.eval()  # no dropout, as there
+        import torch
+        from bert import sentence_transformer
+        from sentence_transformers.sentence_transformer import losses
+
+        model = sentence_transformer(bert)
+        self.bert = model[0].auto_model.eval()  # no dropout, as there
         self.loss = losses.CachedMultipleNegativesRankingLoss(
             model,
             scale=SCALE,
@@ -272,7 +239,10 @@ class SentenceTransformers:
         return gradient
 
 
-def padded(sentences: tuple[np.ndarray, ...]) -> dict[str, torch.Tensor]:
+def padded(sentences: tuple[np.ndarray, ...]) -> dict:
+    """Features of sentences, padded to the longest of them."""
+    import torch
+
     tokens = torch.nn.utils.rnn.pad_sequence(
         [torch.from_numpy(ids).long() for ids in sentences], True, SPECIAL.pad
     )
@@ -299,7 +269,8 @@ def check(sides: dict, first_losses: dict[str, float]) -> None:
         assert abs(loss[0] - loss[1]) < 1e-4 and off < 1e-3, "the sides compute something else"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the benchmark with these arguments, or those of the process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -307,19 +278,36 @@ def main() -> None:
     parser.add_argument("--mini_batch", type=int, default=64, help="sentences encoded at once")
     parser.add_argument("--pairs-of-steps", type=int, default=5, help="rounds that are measured")
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens per packed row")
-    args = parser.parse_args()
-    torch.set_num_threads(threads := len(os.sched_getaffinity(0)))
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    parser.add_argument("--layers", type=int, default=LAYERS, help="of BERT")
+    parser.add_argument("--worker", choices=["pairs"], help=argparse.SUPPRESS)
+    args = parse(parser, argv, batch=8, mini_batch=4, pairs_of_steps=2, layers=1)
 
     steps = args.pairs_of_steps + 1
     pairs = make_pairs(args.batch * (steps + 3))
     mini_batches = -(-args.batch // args.mini_batch)  # of each side; rows hold both sides
     ours, theirs, most = make_batches(pairs, args.length, args.batch, 2 * mini_batches, steps)
+    if args.worker:
+        serve(XlFlax(args.layers, ours, most, 2 * mini_batches).step, steps)
+    else:
+        compare(args, ours, theirs, most, mini_batches)
+
+
+def compare(
+    args: argparse.Namespace, ours: list, theirs: list, most: int, mini_batches: int
+) -> None:
+    """Measures all sides and prints the table."""
+    import sentence_transformers
+    import torch
+    import transformers
+    from bert import make_bert
+
+    torch.set_num_threads(threads := len(os.sched_getaffinity(0)))
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     alike = [sorted(batch, key=lambda pair: (len(pair[0]), len(pair[1]))) for batch in theirs]
-    bert = make_bert()
+    bert = make_bert(bert_config(args.layers))
     sides = {
-        "xl-flax": XlFlax(bert, ours, most, 2 * mini_batches),
+        "xl-flax": XlFlax(args.layers, ours, most, 2 * mini_batches, bert),
         "st": SentenceTransformers(bert, theirs, mini_batches),
         "sorted": SentenceTransformers(bert, alike, mini_batches),
     }
@@ -329,13 +317,13 @@ def main() -> None:
         f"{sentence_transformers.__version__}; {threads} threads; median of "
         f"{args.pairs_of_steps} rounds\n{np.mean([len(b) for b in theirs]):.0f} pairs per step, "
         f"{2 * mini_batches} mini-batches; {tokens:.1f} tokens per sentence; "
-        f"{len(ours[0]['row'])} packed rows of {args.length}\n"
+        f"{len(ours[0]['tokens'])} packed rows of {args.length}\n"
     )
     check(sides, {name: side.step(0) for name, side in sides.items()})
 
     # Of each side and round, the seconds that a clock and the processors counted.
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for i in range(1, steps):
+    for i in range(1, len(ours)):
         # The order turns, so that no side always follows the same one.
         for name in np.roll(list(sides), i):
             start = time.perf_counter(), time.process_time()

@@ -1,12 +1,13 @@
 """Time and peak memory of conversion: XL-Flax against Transformers' own load and save.
 
     python tests/benchmarks/convert.py [--models xlmr_base,xlmr_xl] [--dir /tmp/convert]
+        [--repeats 3] [--tiny]
 
 Each line is a process of its own. Folders are of the published layouts with random weights, written
-tensor by tensor: XLM-R base in float32 (0.28 B parameters) and XLM-R XL in bfloat16 (3.5 B). Memory
-is the process's peak resident set, which includes about 0.4 GB of libraries; the ratio leaves out
-what was resident before the conversion began. Weights were read once before, so that disks do not
-decide; nothing is synced.
+tensor by tensor: XLM-R base in float32 (0.28 B parameters) and XLM-R XL in bfloat16 (3.5 B); "tiny"
+has few. Memory is the process's peak resident set, which includes about 0.4 GB of libraries; the
+ratio leaves out what was resident before the conversion began. Weights were read once before, so
+that disks do not decide; nothing is synced.
 
   to ours    python -m xl_flax.convert of the folder
   to theirs  the same of the checkpoint that was made
@@ -25,10 +26,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
 import tokenizers
+from common import parse
 
 from xl_flax.converters import families, tensors
 from xl_flax.converters.weights import places
@@ -41,6 +44,16 @@ MODELS = {
             "model_type": "xlm-roberta", "architectures": ["XLMRobertaForMaskedLM"],
             "vocab_size": 250002, "hidden_size": 768, "num_hidden_layers": 12,
             "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 514,
+            "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1, "hidden_act": "gelu",
+            "bos_token_id": 0, "eos_token_id": 2, "dtype": "float32",
+        },
+    ),
+    "tiny": (
+        np.float32,
+        {
+            "model_type": "xlm-roberta", "architectures": ["XLMRobertaForMaskedLM"],
+            "vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 34,
             "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1, "hidden_act": "gelu",
             "bos_token_id": 0, "eos_token_id": 2, "dtype": "float32",
         },
@@ -127,15 +140,15 @@ def measure(program: str, *arguments: str) -> tuple[float, float, float]:
     return tuple(map(float, line.split()[1:]))
 
 
-def main() -> None:
-    """Runs the benchmark."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the benchmark with these arguments, or those of the process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default="xlmr_base,xlmr_xl")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dir", default=None, help="where to; needs four times the weights")
-    args = parser.parse_args()
+    args = parse(parser, argv, models="tiny", repeats=1)
     rows = [("model", "weights", "step", "seconds", "peak GB", "peak / weights")]
     summary = {}
     for name in args.models.split(","):

@@ -1,6 +1,6 @@
 """Seconds per training step: XL-Flax against Hugging Face Transformers (PyTorch) on this CPU.
 
-    python tests/benchmarks/mlm_vs_hf.py [--cases a,b,c,d] [--pairs 7]
+    python tests/benchmarks/mlm_vs_hf.py [--cases a,b,c,d] [--pairs 7] [--tiny]
 
 The same XLM-R architecture, tokens, masking (15 %, 80/10/10), dropout (0.1 everywhere), AdamW and
 float32 on every side, and a step is all of it: masking, forward, backward, update. The sides take
@@ -19,6 +19,7 @@ as many real tokens in a step. Text comes from XL_FLAX_DATA_DIR/{bible,ntrex} if
 otherwise sentence lengths are drawn from a log-normal distribution with their mean and spread.
 
 The last line is JSON: {case: {side: its time / ours}}, above 1 where XL-Flax is faster.
+`--worker CASE` serves commits.py.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import json
 import os
 import time
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -37,23 +39,20 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from common import parse, serve
+from steps import TrainingStep
 
 from xl_flax.data.packing import best_fit
 from xl_flax.data.stream import Rows
 from xl_flax.models.config import EncoderConfig
-from xl_flax.models.heads import build_model
 from xl_flax.objectives.mlm import MaskedLM
-from xl_flax.parallel import params as params_lib
-from xl_flax.parallel.mesh import MeshConfig, make_partitioning
-from xl_flax.training import state as state_lib
-from xl_flax.training.optimizer import OptimizerConfig, make_optimizer
-from xl_flax.training.step import make_train_step
+from xl_flax.training.optimizer import OptimizerConfig
 
 RATE, DROPOUT, LEARNING_RATE = 0.15, 0.1, 1e-4
 CLS, PAD, SEP, FIRST = 0, 1, 2, 4  # XLM-R's ids; the mask token is the last
 LANGUAGES = ("eng", "deu", "fin", "rus", "vie")
 WARM_UP = 2
+WORKER_BATCHES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +70,12 @@ class Case:
     @property
     def heads(self) -> int:
         return self.width // 64
+
+    def tiny(self) -> "Case":
+        """The same case in seconds."""
+        sizes = {"vocab": 2000, "layers": 1, "width": 64, "rows": 4, "length": 32}
+        text = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        return dataclasses.replace(self, what=f"tiny: {text}", **sizes)
 
 
 CASES = {
@@ -203,31 +208,15 @@ def xl_flax_side(case: Case, batches: list):
         special=types.SimpleNamespace(mask=case.vocab - 1), special_mask=lambda: special
     )
     objective = MaskedLM(rows=Rows("text", case.length), batch_size=case.rows, rate=RATE)
-    constants = {"mlm": objective.bind(vocabulary, types.SimpleNamespace(languages=("all",)))}
-
-    partitioning = make_partitioning(MeshConfig(), jax.devices()[:1])
-    build = lambda: build_model(config, objective.heads, nnx.Rngs(0))  # noqa: E731
-    abstract = params_lib.abstract(build)
-    optimizer, schedule = make_optimizer(
-        OptimizerConfig(learning_rate=LEARNING_RATE, schedule="constant"), 1000, abstract.axes
-    )
-    train_step = make_train_step(
-        abstract.graph,
-        [objective],
-        optimizer,
-        schedule,
-        partitioning,
-        abstract.shardings(partitioning),
-    )
-    layout = state_lib.layout(abstract, optimizer, partitioning)
-    state = state_lib.fresh(params_lib.create(build, partitioning), optimizer, layout)
-    constants, key = jax.device_put(constants), jax.random.key(0)
+    stream = types.SimpleNamespace(num_texts=1, tasks=("text",), languages=("all",))
+    settings = OptimizerConfig(learning_rate=LEARNING_RATE, schedule="constant")
+    train_step = TrainingStep(config, objective, vocabulary, stream, settings)
+    state = train_step.fresh()
 
     def step(i: int) -> int:
         nonlocal state
         row = np.arange(i * case.rows, (i + 1) * case.rows, dtype=np.int32)
-        batch = jax.device_put({**batches[i], "row_id": row})
-        state, metrics = train_step(state, {"mlm": batch}, constants, key, (RATE,))
+        state, metrics = train_step(state, jax.device_put({**batches[i], "row_id": row}))
         sums = jax.device_get(metrics["mlm"])
         jax.block_until_ready(state)
         assert jnp.isfinite(sums["loss"])
@@ -327,13 +316,25 @@ def run(case: Case, pairs: int) -> dict[str, np.ndarray]:
     return {name: np.asarray(t[WARM_UP:]) for name, t in times.items()}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the benchmark with these arguments, or those of the process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", default=",".join(CASES), help="which, as in a,c")
     parser.add_argument("--pairs", type=int, default=7, help="rounds that are measured")
-    args = parser.parse_args()
+    parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
+    args = parse(parser, argv, cases="d", pairs=2)
+    cases = {name: case.tiny() if args.tiny else case for name, case in CASES.items()}
+    if args.worker:
+        batches, _, _ = make_batches(cases[args.worker], WORKER_BATCHES)
+        serve(xl_flax_side(cases[args.worker], batches), WORKER_BATCHES)
+    else:
+        compare({name: cases[name] for name in args.cases.split(",")}, args.pairs)
+
+
+def compare(cases: dict[str, Case], pairs: int) -> None:
+    """Measures all sides and prints the table."""
     import torch
     import transformers
 
@@ -341,12 +342,11 @@ def main() -> None:
     torch.set_num_threads(threads)
     print(
         f"jax {jax.__version__}, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}; {threads} threads; median of {args.pairs} rounds\n"
+        f"{transformers.__version__}; {threads} threads; median of {pairs} rounds\n"
     )
     ratios: dict[str, dict[str, float]] = {}
-    for name in args.cases.split(","):
-        case = CASES[name]
-        times = run(case, args.pairs)
+    for name, case in cases.items():
+        times = run(case, pairs)
         ours = times.pop("xl-flax")
         ratios[name] = {k: round(float(np.median(t / ours)), 2) for k, t in times.items()}
         show = functools.partial(shown, per_token=case.sentences)

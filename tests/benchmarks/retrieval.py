@@ -1,6 +1,7 @@
 """From text to mined pairs: XL-Flax against sentence-transformers with faiss on this CPU.
 
     python tests/benchmarks/retrieval.py [--sentences 100000] [--batch_size 128]
+        [--layers 4] [--tiny]
 
 Two collections of synthetic sentences (14 tokens in the mean; in four of five, seven tenths of the
 words are those of the translation, the rest have none) are tokenised, encoded and mined by ratio
@@ -21,8 +22,8 @@ minutes. The last line is JSON: {"ratio": st's seconds / ours}.
 import argparse
 import json
 import os
-import tempfile
 import time
+from collections.abc import Sequence
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -30,13 +31,11 @@ import faiss
 import jax
 import numpy as np
 import sentence_transformers
-import tokenizers
 import torch
-import transformers
+from bert import copy_weights, make_bert, make_tokenizer, sentence_transformer
+from common import LAYERS, LENGTH, SPECIAL, TOKENS, VOCAB, bert_config, parse
 from flax import nnx
-from sentence_transformers.sentence_transformer import modules
 
-from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.evaluation.embed import Encoding, embed, make_pool
 from xl_flax.evaluation.mining import mine
 from xl_flax.evaluation.search import unit
@@ -44,13 +43,11 @@ from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 
-VOCAB, LAYERS, WIDTH, HEADS, LENGTH, K = 8000, 4, 128, 2, 128, 4
-SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
-TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+K = 4
 ALIKE, KEPT = 0.8, 0.7  # share of sentences with a translation, and of words in common
 
 
-# ---- Text, tokenizer and weights
+# ---- Text
 
 
 def make_text(count: int) -> tuple[list[str], list[str]]:
@@ -67,98 +64,19 @@ def make_text(count: int) -> tuple[list[str], list[str]]:
     return tuple([" ".join(s) for s in np.split(words[ids], ends)] for ids in (x, y))
 
 
-def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Words to ids, framed by [CLS] and [SEP]."""
-    table = {token: i for i, token in enumerate(TOKENS)}
-    table |= {f"w{i}": i + len(TOKENS) for i in range(VOCAB - len(TOKENS))}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(table, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = tokenizers.processors.BertProcessing(
-        ("[SEP]", SPECIAL.sep), ("[CLS]", SPECIAL.cls)
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=LENGTH,
-    )
-
-
-def make_bert() -> transformers.BertModel:
-    """Random weights, large enough for words to matter."""
-    torch.manual_seed(0)
-    model = transformers.BertModel(
-        transformers.BertConfig(
-            vocab_size=VOCAB,
-            hidden_size=WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            intermediate_size=4 * WIDTH,
-            max_position_embeddings=LENGTH,
-            initializer_range=0.05,
-        ),
-        add_pooling_layer=False,
-    )
-    return model.eval()
-
-
-def copy_weights(bert: transformers.BertModel, encoder: nnx.Module) -> None:
-    """Gives our encoder BERT's weights; linear ones are stored the other way round there."""
-    w = {name: value.numpy() for name, value in bert.state_dict().items()}
-
-    def stack(name: str) -> np.ndarray:
-        return np.stack([w[f"encoder.layer.{i}.{name}"].T for i in range(LAYERS)])
-
-    def put(parameter: nnx.Param, value: np.ndarray) -> None:
-        parameter[...] = jax.numpy.asarray(value.reshape(parameter.shape))
-
-    split, layers = (HEADS, WIDTH // HEADS), encoder.layers
-    table = encoder.embeddings
-    put(table.tokens, w["embeddings.word_embeddings.weight"])
-    put(table.positions, w["embeddings.position_embeddings.weight"])
-    put(table.token_types, w["embeddings.token_type_embeddings.weight"])
-    put(table.norm.scale, w["embeddings.LayerNorm.weight"])
-    put(table.norm.bias, w["embeddings.LayerNorm.bias"])
-    parts = [f"attention.self.{part}" for part in ("query", "key", "value")]
-    kernels = [stack(f"{part}.weight").reshape(LAYERS, WIDTH, *split) for part in parts]
-    put(layers.qkv, np.stack(kernels, 2))
-    put(layers.qkv_bias, np.stack([stack(f"{p}.bias").reshape(LAYERS, *split) for p in parts], 1))
-    for name, kernel, bias in (
-        ("attention.output.dense", layers.out, layers.out_bias),
-        ("intermediate.dense", layers.up, layers.up_bias),
-        ("output.dense", layers.down, layers.down_bias),
-        ("attention.output.LayerNorm", layers.attention_norm.scale, layers.attention_norm.bias),
-        ("output.LayerNorm", layers.mlp_norm.scale, layers.mlp_norm.bias),
-    ):
-        put(kernel, stack(f"{name}.weight"))
-        put(bias, stack(f"{name}.bias"))
-
-
 # ---- Sides: encode(texts) -> vectors of length 1, mine(x, y) -> rows of x, rows of y, scores
 
 
 class XlFlax:
     """This project."""
 
-    def __init__(self, bert, tokenizer):
-        config = EncoderConfig(
-            vocab_size=VOCAB,
-            num_layers=LAYERS,
-            width=WIDTH,
-            num_heads=HEADS,
-            mlp_width=4 * WIDTH,
-            max_positions=LENGTH,
-            token_types=2,
-        )
-        model = build_model(config, {}, nnx.Rngs(0))
+    def __init__(self, bert, config: EncoderConfig, tokenizer):
+        model = nnx.eval_shape(lambda: build_model(config, {}, nnx.Rngs(0)))
         copy_weights(bert, model.encoder)
         self.partitioning = make_partitioning(MeshConfig(), jax.devices()[:1])
         graph, state = nnx.split(model)
         self.params = nnx.to_pure_dict(state)
-        self.pool = make_pool(graph, Encoding((LAYERS,), "mean"), self.partitioning)
+        self.pool = make_pool(graph, Encoding((config.num_layers,), "mean"), self.partitioning)
         self.tokenizer = tokenizer.backend_tokenizer
 
     def encode(self, texts: list[str]) -> np.ndarray:
@@ -171,26 +89,11 @@ class XlFlax:
         return mine(x, y, K)
 
 
-class WithoutSpecials(torch.nn.Module):
-    """Takes [CLS] and [SEP] out of what the pooling behind it averages."""
-
-    def forward(self, features: dict) -> dict:
-        mask = features["attention_mask"].clone()
-        mask[torch.arange(len(mask)), mask.sum(dim=1) - 1] = 0
-        mask[:, 0] = 0
-        return features | {"attention_mask": mask}
-
-
 class SentenceTransformers:
     """The usual recipe."""
 
-    def __init__(self, bert, tokenizer, batch_size: int):
-        with tempfile.TemporaryDirectory() as folder:
-            bert.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            transformer = modules.Transformer(folder, max_seq_length=LENGTH)
-        parts = [transformer, WithoutSpecials(), modules.Pooling(WIDTH, "mean")]
-        self.model = sentence_transformers.SentenceTransformer(modules=parts, device="cpu")
+    def __init__(self, bert, batch_size: int):
+        self.model = sentence_transformer(bert)
         self.batch_size = batch_size
 
     def encode(self, texts: list[str]) -> np.ndarray:
@@ -203,7 +106,7 @@ class SentenceTransformers:
 
     def mine(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
         def neighbours(queries, candidates):
-            index = faiss.IndexFlatIP(WIDTH)
+            index = faiss.IndexFlatIP(queries.shape[1])
             index.add(candidates)
             return index.search(queries, K)
 
@@ -271,20 +174,23 @@ def check(mined: dict) -> None:
     assert share > 0.999 and worst < 1e-4, "the sides mined other pairs"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the benchmark with these arguments, or those of the process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sentences", type=int, default=100_000, help="on each side")
     parser.add_argument("--batch_size", type=int, default=128, help="of sentence-transformers")
-    args = parser.parse_args()
+    parser.add_argument("--layers", type=int, default=LAYERS, help="of BERT")
+    args = parse(parser, argv, sentences=300, layers=1)
     torch.set_num_threads(threads := len(os.sched_getaffinity(0)))
-    bert, tokenizer = make_bert(), make_tokenizer()
+    config = bert_config(args.layers)
+    bert = make_bert(config)
     sides = {
-        "xl-flax": XlFlax(bert, tokenizer),
-        "st": SentenceTransformers(bert, tokenizer, args.batch_size),
+        "xl-flax": XlFlax(bert, config, make_tokenizer()),
+        "st": SentenceTransformers(bert, args.batch_size),
     }
-    compare(sides, make_text(2000))
+    compare(sides, make_text(min(2000, args.sentences)))  # a warm-up
     seconds, mined = compare(sides, make_text(args.sentences))
     print(
         f"jax {jax.__version__}, torch {torch.__version__}, sentence-transformers "
