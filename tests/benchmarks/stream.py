@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xl_flax.data.framing import Part, Segment
+from xl_flax.data.framing import Part
 from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, Manifest, write_manifest
 from xl_flax.data.mixtures import Mixture, write_mixture
@@ -53,7 +53,7 @@ def write_cache(directory: str, languages: int) -> None:
         row = rows[number % len(rows)]
         segments = []
         for size in row:
-            segments.append(Part((Segment(ids[tokens % (LENGTH * ROWS) :][:size]),)))
+            segments.append(Part((ids[tokens % (LENGTH * ROWS) :][:size],), size))
             tokens += size
         records.append(encode_row(segments, dtype))
     cache = Cache(directory, ["none"], on_missing="stop")
