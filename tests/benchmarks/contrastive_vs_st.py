@@ -60,7 +60,8 @@ from retrieval import (  # the benchmark beside this one
 )
 from sentence_transformers.sentence_transformer import losses, modules
 
-from xl_flax.data.packing import Segment, measured, pack_windows
+from xl_flax.data.framing import Part
+from xl_flax.data.packing import measured, pack_windows
 from xl_flax.data.records import decode_rows, encode_row, ids_dtype
 from xl_flax.data.stream import Rows
 from xl_flax.models.config import EncoderConfig
@@ -143,9 +144,9 @@ def make_batches(
     Returns:
       The batches, the pairs that are in them, and how many pairs a row may hold.
     """
-    groups = [tuple(map(Segment, pair)) for pair in pairs]
-    most, groups = measured(groups, length)
-    packed = list(pack_windows(groups, length, most))
+    parts_of_rows = [Part(pair, sum(map(len, pair))) for pair in pairs]
+    most, stream = measured(parts_of_rows, length)
+    packed = list(pack_windows(stream, length, most))
     rows = parts * max(1, round(batch * len(packed) / len(pairs) / parts))
     order = np.random.default_rng(1).permutation(len(packed))[: count * rows]
     dtype, batches, inside = ids_dtype(VOCAB), [], []
@@ -155,8 +156,7 @@ def make_batches(
         batches.append(decode_rows(records, length, dtype, SPECIAL.pad))
         batches[-1]["languages"] = np.tile(np.arange(2, dtype=np.int32), (rows, 1))
         batches[-1]["row_id"] = np.arange(rows, dtype=np.int32)
-        ids = [segment.ids for row in taken for segment in row]
-        inside.append(list(zip(ids[::2], ids[1::2], strict=True)))
+        inside.append([part.segments for row in taken for part in row])
     return batches, inside, most
 
 
