@@ -17,15 +17,15 @@ SPLITS = ("train", "validation", "test")
 
 def find_languages(folder: str) -> dict[str, dict[str, str]]:
     """Language -> split -> file, for the files of a folder under XL_FLAX_DATA_DIR."""
-    found: dict[str, dict[str, str]] = {}
+    files_of: dict[str, dict[str, str]] = {}
     absolute = os.path.join(os.environ.get(text.DATA_DIR, ""), folder)
     names = sorted(os.listdir(absolute)) if os.path.isdir(absolute) else []
     for name in names:
         match = re.fullmatch(rf"(\w+)(?:\.({'|'.join(SPLITS)}))?\.txt", name)
         if match:
             # <language>.txt sorts after <language>.train.txt, which wins.
-            found.setdefault(match[1], {}).setdefault(match[2] or "train", f"{folder}/{name}")
-    return found
+            files_of.setdefault(match[1], {}).setdefault(match[2] or "train", f"{folder}/{name}")
+    return files_of
 
 
 def add_folder(name: str, folder: str) -> None:

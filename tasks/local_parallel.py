@@ -24,7 +24,7 @@ def find_files(folder: str) -> dict[tuple[str, ...], dict[str, list[str]]]:
     Raises:
       UserError: a split is there both as a TSV and as a file per language.
     """
-    found: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    files_of: dict[tuple[str, ...], dict[str, list[str]]] = {}
     absolute = os.path.join(os.environ.get(text.DATA_DIR, ""), folder)
     names = sorted(os.listdir(absolute)) if os.path.isdir(absolute) else []
     for name in names:
@@ -35,13 +35,13 @@ def find_files(folder: str) -> dict[tuple[str, ...], dict[str, list[str]]]:
         # One file of a pair suffices here: that the other is missing is said when they are read.
         ends = ("tsv",) if match[4] == "tsv" else languages
         files = [f"{folder}/{match[1]}.{end}" for end in ends]
-        splits = found.setdefault(languages, {})
+        splits = files_of.setdefault(languages, {})
         if splits.setdefault(match[3] or "train", files) != files:
             raise UserError(
                 f"{absolute}: the split {match[3] or 'train'!r} of {match[2]} is there twice, "
                 f"{splits[match[3] or 'train'][0]} and {files[0]}: remove one"
             )
-    return found
+    return files_of
 
 
 def add_folder(name: str, folder: str) -> None:

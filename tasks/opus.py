@@ -51,7 +51,7 @@ def add_translations(name: str, source: seqio.DataSource, codes: Sequence[str]) 
         name,
         [ISO639[code] for code in codes],
         source,
-        preprocessors=[functools.partial(parallel.translation_sides, codes=tuple(codes))],
+        preprocessors=[functools.partial(parallel.translation_texts, codes=tuple(codes))],
     )
 
 

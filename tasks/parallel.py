@@ -1,4 +1,4 @@
-"""What tasks on parallel text are made of: sentences with their translations, side by side.
+"""What tasks on parallel text are made of: sentences with their translations.
 
 A module of your own, here for one pair in two files, line i translating line i, and for one whose
 two languages are the columns of a TSV, needs only this one:
@@ -14,7 +14,7 @@ two languages are the columns of a TSV, needs only this one:
     parallel.add_parallel_task("celtic_cym_eng", ("cym", "eng"), table)
     text.add_language_mixture("celtic_pairs", ["celtic_bre_fra", "celtic_cym_eng"], exponent=0.5)
 
-One task serves both directions: objectives swap the sides. A task may have more than two languages
+One task serves both directions: objectives swap the texts. A task may have more than two languages
 (multi-way text); a mixture is of tasks with equally many. Tasks are named by their languages in
 alphabetical order, with underscores, as seqio wants them.
 """
@@ -61,14 +61,14 @@ def read_columns(
     needed, expected = max(columns) + 1 if columns else 2, None
     for path in paths:
         for number, line in text.numbered_lines(path):
-            sides = line.split("\t")
-            expected = expected or max(len(sides), needed)
-            if len(sides) != expected:
+            cells = line.split("\t")
+            expected = expected or max(len(cells), needed)
+            if len(cells) != expected:
                 raise UserError(
-                    f"{path}, line {number} has {len(sides)} columns, not {expected}: every line "
+                    f"{path}, line {number} has {len(cells)} columns, not {expected}: every line "
                     "needs one text per language with a tab between them, and no tab within a text"
                 )
-            yield tuple(sides[i] for i in columns) if columns else tuple(sides)
+            yield tuple(cells[i] for i in columns) if columns else tuple(cells)
 
 
 def read_translations(paths: Sequence[str], split: str) -> Iterator[tuple[str, ...]]:
@@ -101,7 +101,7 @@ def set_languages(dataset: tf.data.Dataset, task: str, languages: Sequence[str])
     if "text" not in dataset.element_spec:
         raise UserError(
             f"task {task!r}: its examples have {', '.join(dataset.element_spec)}, but no 'text' "
-            "with a string per language; a preprocessor makes it: parallel.translation_sides"
+            "with a string per language; a preprocessor makes it: parallel.translation_texts"
         )
     shape = dataset.element_spec["text"].shape
     if not shape.is_compatible_with([len(languages)]):
@@ -111,13 +111,13 @@ def set_languages(dataset: tf.data.Dataset, task: str, languages: Sequence[str])
         )
 
     def add(example):
-        sides = tf.ensure_shape(example["text"], [len(languages)])
-        return {"tokens": sides, "language": tf.constant(languages)}
+        texts = tf.ensure_shape(example["text"], [len(languages)])
+        return {"tokens": texts, "language": tf.constant(languages)}
 
     return dataset.map(add)
 
 
-def translation_sides(dataset: tf.data.Dataset, codes: Sequence[str]) -> tf.data.Dataset:
+def translation_texts(dataset: tf.data.Dataset, codes: Sequence[str]) -> tf.data.Dataset:
     """A preprocessor for TFDS's translations: {"text": string [K]} in the order of the codes.
 
     Takes examples that are, or have as "translation", {"de": string, "en": string, ...}; and those
@@ -126,30 +126,30 @@ def translation_sides(dataset: tf.data.Dataset, codes: Sequence[str]) -> tf.data
     """
     spec = dataset.element_spec
     if "translations" in spec:
-        return _variable_sides(dataset, tf.constant(codes))
+        return _variable_texts(dataset, tf.constant(codes))
     known = spec.get("translation", spec)
     if missing := [code for code in codes if code not in known]:
         raise UserError(
             f"no translation into {', '.join(missing)}; the examples have {', '.join(known)}"
         )
 
-    def sides(example):
-        found = example.get("translation", example)
-        return {"text": tf.stack([found[code] for code in codes])}
+    def stack(example):
+        by_code = example.get("translation", example)
+        return {"text": tf.stack([by_code[code] for code in codes])}
 
-    return dataset.map(sides)
+    return dataset.map(stack)
 
 
-def _variable_sides(dataset: tf.data.Dataset, codes: tf.Tensor) -> tf.data.Dataset:
-    def is_side(example):  # bool [K, n]
+def _variable_texts(dataset: tf.data.Dataset, codes: tf.Tensor) -> tf.data.Dataset:
+    def is_text(example):  # bool [K, n]
         return codes[:, None] == example["translations"]["language"]
 
-    def sides(example):
-        first = tf.argmax(tf.cast(is_side(example), tf.int32), axis=1)
+    def gather(example):
+        first = tf.argmax(tf.cast(is_text(example), tf.int32), axis=1)
         return {"text": tf.gather(example["translations"]["translation"], first)}
 
-    complete = dataset.filter(lambda example: tf.reduce_all(tf.reduce_any(is_side(example), 1)))
-    return complete.map(sides)
+    complete = dataset.filter(lambda example: tf.reduce_all(tf.reduce_any(is_text(example), 1)))
+    return complete.map(gather)
 
 
 def add_parallel_task(
@@ -166,7 +166,7 @@ def add_parallel_task(
       languages: what the K languages are called, in the order of the texts.
       source: yields {"text": string [K]}; `ParallelFiles`, or any seqio source.
       preprocessors: seqio preprocessors that rewrite or drop examples, such as
-        `translation_sides`; their results must have "text".
+        `translation_texts`; their results must have "text".
 
     Returns:
       The task, whose examples are {"tokens": ragged int32 [K, None], "language": string [K]}.

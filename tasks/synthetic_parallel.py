@@ -37,10 +37,10 @@ def source(languages: Sequence[Language], sizes: Mapping[str, int] = SIZES) -> s
 
     def dataset_fn(split: str, shuffle_files: bool = False, seed: int | None = None):
         del shuffle_files, seed  # the sentences follow from the languages and the split alone
-        groups = functools.partial(translations, languages, split, sizes)
+        sentences = functools.partial(translations, languages, split, sizes)
 
         def chunks():
-            left = groups()
+            left = sentences()
             while chunk := list(itertools.islice(left, CHUNK)):
                 yield {"text": chunk}
 
@@ -60,8 +60,8 @@ def translations(
         held_out.append(set())
         for other in HELD_OUT[split]:
             held_out[-1].update(_texts(language, SEEDS[other], range(sizes[other])))
-    groups = zip(*corpora, strict=True)
-    fresh = (group for group in groups if not any(map(set.__contains__, held_out, group)))
+    sentences = zip(*corpora, strict=True)
+    fresh = (each for each in sentences if not any(map(set.__contains__, held_out, each)))
     return itertools.islice(fresh, sizes[split])
 
 

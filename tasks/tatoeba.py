@@ -16,6 +16,6 @@ CODES = """
 for _code in CODES.split():
     text.add_aligned_tasks(
         f"tatoeba_{_code}",
-        {side: f"tatoeba/tatoeba.{_code}-eng.{side}" for side in (_code, "eng")},
+        {code: f"tatoeba/tatoeba.{_code}-eng.{code}" for code in (_code, "eng")},
         languages={_code: text.iso639(_code)},
     )

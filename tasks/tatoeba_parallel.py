@@ -12,7 +12,7 @@ from tasks.tatoeba import CODES
 PAIRS = []
 for _code in CODES.split():
     # Sorted by language, not by code: tatoeba_pairs_eng_zho, whatever the file calls Chinese.
-    _files = {text.iso639(side): f"tatoeba/tatoeba.{_code}-eng.{side}" for side in (_code, "eng")}
+    _files = {text.iso639(code): f"tatoeba/tatoeba.{_code}-eng.{code}" for code in (_code, "eng")}
     _pair = sorted(_files)
     _source = parallel.ParallelFiles({"train": [_files[language] for language in _pair]})
     _name = "tatoeba_pairs_" + "_".join(_pair)

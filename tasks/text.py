@@ -103,20 +103,6 @@ def read_lines(path: str, split: str) -> Iterator[str]:
             yield line
 
 
-def read_documents(path: str, split: str) -> Iterator[str]:
-    """Yields the documents of a text file, which blank lines set apart, their lines kept."""
-    del split
-    document = []
-    for _, line in numbered_lines(path):
-        if line.strip():
-            document.append(line)
-        elif document:
-            yield "\n".join(document)
-            document = []
-    if document:
-        yield "\n".join(document)
-
-
 def read_aligned(path: str, split: str) -> Iterator[str]:
     """Yields every line of a file whose line i translates line i of others; none may be blank."""
     del split

@@ -200,6 +200,32 @@ TrainConfig.steps = %STEPS
     gin.clear_config()
 
 
+def test_phases_may_be_named_wherever_a_mixture_is(project):
+    import gin
+
+    from xl_flax import cli
+    from xl_flax.data.required import required
+
+    phases = "--gin.MIXTURE=[(0, 'synthetic_core'), (1000, 'synthetic')]"
+    cli.load_gin(["gin/runs/quickstart.gin"], [phases.removeprefix("--gin.")])
+    try:
+        needed = {(spec.mixture, spec.split) for spec in required()}
+        assert needed == {
+            (name, split)
+            for name in ("synthetic_core", "synthetic")
+            for split in ("train", "validation", "test")
+        }
+    finally:
+        gin.clear_config()
+    project.two_languages()
+    project.gin.write_text(
+        project.gin.read_text() + "Rows.mixture = [(0, 'both'), (9, 'one'), (12, 'both')]\n"
+    )
+    project.run()
+    assert read_mixture(project.cache, "both", "train").rates.keys() == {"one", "two"}
+    assert read_mixture(project.cache, "one", "train").rates == {"one": 1.0}
+
+
 def test_temperature_sees_the_cached_counts(project):
     project.two_languages()
     project.run("--need=tempered:train:32")
@@ -298,8 +324,10 @@ def test_bad_input_names_culprit_and_remedy(project, case):
 
     for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
         registry.reset()
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         project.run()
+    for path in re.findall(r"\bxl_flax/[\w/.]+", str(caught.value)):
+        assert os.path.exists(path)
     assert not list((project.folder / "cache").glob("*/*/*/manifest.json"))
     assert not list((project.folder / "cache").glob("*/*/.*"))
 

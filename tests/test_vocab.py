@@ -24,9 +24,11 @@ for _language in ("big", "tiny"):
     text.add_text_task(f"voc_{_language}", _language, text.TextFiles(_files))
 text.add_language_mixture("voc", ["voc_big", "voc_tiny"])
 text.add_text_task("voc_upper", "big", text.TextFiles("big.train.txt"), preprocessors=[upper])
-text.add_text_task(
-    "voc_documents", "big", text.TextFiles("documents.txt", text.read_documents)
-)
+def documents(path, split):
+    with open(path) as file:
+        yield from file.read().split("\\n\\n")
+
+text.add_text_task("voc_documents", "big", text.TextFiles("documents.txt", documents))
 text.add_text_task("voc_empty", "big", text.TextFiles("empty.txt"))
 """
 SIZES = {"big": 800, "tiny": 50}
@@ -162,6 +164,12 @@ def test_preprocessors_have_their_say(run):
     vocabulary = load_vocabulary(run(mixture="voc_upper", size=80))
     assert vocabulary.special.unk in vocabulary.encode("kato")
     assert vocabulary.special.unk not in vocabulary.encode("KATO")
+
+
+def test_phases_stand_for_the_text_of_all_their_mixtures(run):
+    path = run(mixture=[(0, "voc_big"), (1000, "voc"), (2000, "voc_tiny")])
+    assert report(path)["languages"] == report(run(path=f"{path}.alone"))["languages"]
+    run(mixture=[(0, "voc_big"), (1000, "voc"), (2000, "voc_tiny")])  # is current
 
 
 def test_documents_are_read_line_by_line_and_long_lines_cut(run):

@@ -54,7 +54,7 @@ from common import (
 from flax import nnx
 from steps import TrainingStep
 
-from xl_flax.data.framing import Part, Segment
+from xl_flax.data.framing import Part
 from xl_flax.data.packing import measured, pack_windows
 from xl_flax.data.records import decode_rows, encode_row, ids_dtype
 from xl_flax.data.stream import Rows
@@ -132,9 +132,9 @@ def make_batches(
     Returns:
       The batches, the pairs that are in them, and how many pairs a row may hold.
     """
-    examples = [Part(tuple(map(Segment, pair))) for pair in pairs]
-    most, examples = measured(examples, length)
-    packed = list(pack_windows(examples, length, most))
+    parts_of_rows = [Part(pair, sum(map(len, pair))) for pair in pairs]
+    most, stream = measured(parts_of_rows, length)
+    packed = list(pack_windows(stream, length, most))
     rows = parts * max(1, round(batch * len(packed) / len(pairs) / parts))
     order = np.random.default_rng(1).permutation(len(packed))[: count * rows]
     dtype, batches, inside = ids_dtype(VOCAB), [], []
@@ -144,7 +144,7 @@ def make_batches(
         batches.append(decode_rows(records, length, dtype, SPECIAL.pad))
         batches[-1]["languages"] = np.tile(np.arange(2, dtype=np.int32), (rows, 1))
         batches[-1]["row_id"] = np.arange(rows, dtype=np.int32)
-        inside.append([tuple(s.ids for s in part.segments) for row in taken for part in row])
+        inside.append([part.segments for row in taken for part in row])
     return batches, inside, most
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from common import parse
 
-from xl_flax.data.framing import Part, Segment
+from xl_flax.data.framing import Part
 from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, Manifest, write_manifest
 from xl_flax.data.mixtures import Mixture, write_mixture
@@ -56,7 +56,7 @@ def write_cache(directory: str, languages: int, size: int) -> None:
         row = rows[number % len(rows)]
         segments = []
         for count in row:
-            segments.append(Part((Segment(ids[tokens % (LENGTH * size) :][:count]),)))
+            segments.append(Part((ids[tokens % (LENGTH * size) :][:count],), count))
             tokens += count
         records.append(encode_row(segments, dtype))
     cache = Cache(directory, ["none"], on_missing="stop")

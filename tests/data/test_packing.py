@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from xl_flax.data import packing, shuffling
 from xl_flax.data.features import Example
-from xl_flax.data.framing import Framer, Part, Piece, Segment, join
+from xl_flax.data.framing import Framer, Part, Piece, join
 from xl_flax.data.layout import Layout
 from xl_flax.data.packing import best_fit, pack_in_order, pack_windows
 
@@ -44,7 +44,7 @@ def test_best_fit_fills_rows_of_sentences():
 def test_nothing_is_lost_however_long_the_examples(sizes, length, random):
     examples = [np.arange(n) + 1000 * i for i, n in enumerate(sizes)]
     framing = framed(examples, length)
-    ids = [part.segments[0].ids for part in framing]
+    ids = [part.segments[0] for part in framing]
     assert all(len(i) <= length and i[0] == CLS and i[-1] == SEP for i in ids)
     assert joined(framing) == [e.tolist() for e in examples]
     random.shuffle(framing)
@@ -53,7 +53,7 @@ def test_nothing_is_lost_however_long_the_examples(sizes, length, random):
 
 def test_a_missing_piece_is_noticed():
     with pytest.raises(ValueError, match="pieces of 1 examples"):
-        joined([Part((Segment(np.arange(4), Piece(0, 0, 2)),))])
+        joined([Part((np.arange(4),), 4, Piece(0, 0, 2))])
 
 
 def test_in_order_packing_keeps_the_order():
@@ -71,7 +71,7 @@ def test_windows_bound_what_is_held(monkeypatch):
         nonlocal read
         for _ in range(1000):
             read += 1
-            yield Part((Segment(np.zeros(8, np.int32)),))
+            yield Part((np.zeros(8, np.int32),), 8)
 
     rows = pack_windows(stream(), 16)
     next(rows)
@@ -105,7 +105,7 @@ def parts_of_rows(draw):
     size = st.integers(2, length // texts)
     sizes = draw(st.lists(st.lists(size, min_size=texts, max_size=texts), max_size=60))
     parts = [
-        Part(tuple(Segment(np.full(n, 10 * i + k)) for k, n in enumerate(each)), i)
+        Part(tuple(np.full(n, 10 * i + k) for k, n in enumerate(each)), sum(each))
         for i, each in enumerate(sizes)
     ]
     return parts, length, draw(st.integers(1, 6))
@@ -135,7 +135,7 @@ def test_best_fit_with_a_cap_loses_nothing(lengths, most):
 @pytest.mark.parametrize("length, mean, shape", [(128, 60, 1.5), (128, 60, 6), (512, 60, 2)])
 def test_the_cap_costs_little_room(length, mean, shape):
     lengths = np.random.default_rng(0).gamma(shape, mean / shape, 20_000).astype(int)
-    stream = [Part((Segment(np.zeros(n, np.int32)),)) for n in lengths.clip(6, length)]
+    stream = [Part((np.zeros(n, np.int32),), n) for n in lengths.clip(6, length)]
     most, again = packing.measured(stream, length)
     assert most == int(np.ceil(1.15 * length / np.mean(lengths.clip(6, length))))
     rows = list(pack_windows(again, length, most))
@@ -144,7 +144,7 @@ def test_the_cap_costs_little_room(length, mean, shape):
 
 def test_the_first_window_alone_decides_how_many_parts_a_row_may_hold(monkeypatch):
     monkeypatch.setattr(packing, "WINDOW_ROWS", 2)
-    stream = [Part((Segment(np.zeros(n, np.int32)),)) for n in [*[8] * 4, *[2] * 50]]
+    stream = [Part((np.zeros(n, np.int32),), n) for n in [*[8] * 4, *[2] * 50]]
     most, again = packing.measured(iter(stream), 16)
     assert most == 3  # 1.15 * 16 / 8, rounded up
     assert len(list(again)) == 54

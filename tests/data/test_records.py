@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from xl_flax.data.framing import Part, Piece, Segment
+from xl_flax.data.framing import Part, Piece
 from xl_flax.data.records import (
     RowSource,
     check_shards,
@@ -14,17 +14,17 @@ from xl_flax.data.records import (
 from xl_flax.errors import UserError
 
 ROW = [
-    Part((Segment(np.array([0, 7, 8, 2])),)),
-    Part((Segment(np.array([0, 9, 2]), Piece(example=70_000, index=3, count=5)),)),
+    Part((np.array([0, 7, 8, 2]),), 4),
+    Part((np.array([0, 9, 2]),), 3, Piece(example=70_000, index=3, count=5)),
 ]
 
 
 @pytest.mark.parametrize("vocab_size", [1000, 65_536, 65_537, 250_002])
 def test_a_row_survives_the_round_trip(vocab_size):
     dtype = ids_dtype(vocab_size)
-    row = [*ROW, Part((Segment(np.array([0, vocab_size - 1, 2])),))]
+    row = [*ROW, Part((np.array([0, vocab_size - 1, 2]),), 3)]
     back = decode_row(encode_row(row, dtype), dtype)
-    assert [p.segments[0].ids.tolist() for p in back] == [p.segments[0].ids.tolist() for p in row]
+    assert [p.segments[0].tolist() for p in back] == [p.segments[0].tolist() for p in row]
     assert [p.piece for p in back] == [None, ROW[1].piece, None]
 
 
@@ -40,7 +40,7 @@ def test_decoded_rows_mark_segments_and_positions():
 @pytest.fixture
 def shards(tmp_path, monkeypatch):
     monkeypatch.setattr("xl_flax.data.records.SHARD_BYTES", 1000)
-    records = (encode_row([Part((Segment(np.full(100, i)),))], ids_dtype(100)) for i in range(10))
+    records = (encode_row([Part((np.full(100, i),), 100)], ids_dtype(100)) for i in range(10))
     return tmp_path, write_shards(tmp_path, records)
 
 
@@ -52,7 +52,7 @@ def test_shards_are_read_as_one(shards):
     assert len(source) == 10
     tags, records = zip(*(source[i] for i in range(10)), strict=True)
     assert set(tags) == {3}
-    assert [int(decode_row(r, ids_dtype(100))[0].segments[0].ids[0]) for r in records] == list(
+    assert [int(decode_row(r, ids_dtype(100))[0].segments[0][0]) for r in records] == list(
         range(10)
     )
 

@@ -3,17 +3,19 @@ import types
 import numpy as np
 import pytest
 
-from xl_flax.data.prepare import DatasetSpec
+from xl_flax.data.filtering import are_translations
+from xl_flax.data.layout import Layout
+from xl_flax.data.prepare import CachedMixture, Caches, DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation import retrieval, sentences
-from xl_flax.evaluation.context import check_aligned
+from xl_flax.evaluation.context import Context, check_aligned
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.retrieval import SentenceRetrieval
 from xl_flax.evaluation.scores import precision_at_1
 from xl_flax.evaluation.sentences import centred, check_finite
 from xl_flax.models.config import EncoderConfig
 
-NEED = DatasetSpec("m", "test", 128)
+NEED = DatasetSpec("m", "test", Layout(128))
 
 
 def normal(seed, *shape):
@@ -169,3 +171,21 @@ def test_embeddings_are_kept_for_the_other_evaluations_of_a_checkpoint(monkeypat
     assert list(memory["embedded"]) == [(2, "m")]  # those of an older checkpoint are gone
     monkeypatch.setattr(sentences, "KEPT_BYTES", 20)
     assert get(2, name="large") is not get(2, name="large")
+
+
+def test_texts_that_are_no_translations_are_refused(tmp_path):
+    def manifest(languages, features):
+        return types.SimpleNamespace(
+            languages=languages,
+            num_texts=len(languages),
+            features=features,
+            translations=are_translations(languages, features),
+        )
+
+    for languages, features in (("eng", "eng"), {}), (("eng", "deu"), {"label": None}):
+        dataset = CachedMixture(None, {"nli": manifest(languages, features)}, {"nli": tmp_path})
+        context = Context(Caches({NEED: dataset}), None, None)
+        with pytest.raises(
+            UserError, match=r"mixture 'm', split 'test': .*'nli' are no transl.*eng"
+        ):
+            context.aligned(*NEED)

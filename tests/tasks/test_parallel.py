@@ -151,7 +151,7 @@ def test_a_task_without_texts_says_what_makes_them(vocabulary):
 
     source = seqio.FunctionDataSource(dataset_fn, splits=["train"])
     task = parallel.add_parallel_task(next(NAMES), ("deu", "eng"), source)
-    with pytest.raises(UserError, match="have de, en, but no 'text'.*translation_sides"):
+    with pytest.raises(UserError, match="have de, en, but no 'text'.*translation_texts"):
         examples(task)
 
 
@@ -168,15 +168,15 @@ def test_preprocessors_run_on_the_texts(table, vocabulary):
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_translations_of_tfds_are_put_in_order(nested):
-    sides = {"de": ["eins", "zwei"], "en": ["one", "two"], "fr": ["un", "deux"]}
-    dataset = tf.data.Dataset.from_tensor_slices({"translation": sides} if nested else sides)
-    found = parallel.translation_sides(dataset, ("fr", "de"))
+    texts = {"de": ["eins", "zwei"], "en": ["one", "two"], "fr": ["un", "deux"]}
+    dataset = tf.data.Dataset.from_tensor_slices({"translation": texts} if nested else texts)
+    found = parallel.translation_texts(dataset, ("fr", "de"))
     assert [e["text"].tolist() for e in found.as_numpy_iterator()] == [
         [b"un", b"eins"],
         [b"deux", b"zwei"],
     ]
     with pytest.raises(UserError, match="no translation into it; the examples have de, en, fr"):
-        parallel.translation_sides(dataset, ("it", "de"))
+        parallel.translation_texts(dataset, ("it", "de"))
 
 
 def test_examples_without_all_languages_are_left_out():
@@ -191,8 +191,8 @@ def test_examples_without_all_languages_are_left_out():
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
 
     def found(*codes):
-        sides = parallel.translation_sides(dataset, codes)
-        return [tuple(t.decode() for t in e["text"]) for e in sides.as_numpy_iterator()]
+        texts = parallel.translation_texts(dataset, codes)
+        return [tuple(t.decode() for t in e["text"]) for e in texts.as_numpy_iterator()]
 
     assert found("fr", "de") == [("un", "eins"), ("deux", "zwei")]
     assert found("de", "fr", "en") == [("eins", "un", "one")]

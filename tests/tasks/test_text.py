@@ -43,11 +43,6 @@ def test_one_line_is_one_example_whatever_ends_it(data_dir):
     assert source.files("test") == [str(data_dir / "a.txt")] * 2 == source.list_shards("test")
 
 
-def test_documents_are_set_apart_by_blank_lines(data_dir):
-    (data_dir / "a.txt").write_text("\none\ntwo\n\n\nthree\n")
-    assert texts(text.TextFiles("a.txt", text.read_documents)) == ["one\ntwo", "three"]
-
-
 def test_preprocessors_run_on_the_text(data_dir, vocabulary):
     (data_dir / "a.txt").write_text("keep this\ndrop\nkeep that\n")
     task = text.add_text_task(

@@ -67,10 +67,9 @@ class _Packer:
 
     def _take(self, part: Part) -> None:
         for ids, segment in zip(self._ids, part.segments, strict=True):
-            ids.append(segment.ids)
-        size = part.size
-        self.tokens += size
-        self._held += size
+            ids.append(segment)
+        self.tokens += part.size
+        self._held += part.size
         if self._held > 2**20:
             self.count()
 

@@ -76,11 +76,11 @@ class Hashes:
 
     def has(self, hashes: np.ndarray) -> np.ndarray:
         """bool[n]: which of uint64[n] are in the set."""
-        found = np.zeros(len(hashes), bool)
+        known = np.zeros(len(hashes), bool)
         for array in self._arrays:
             places = np.searchsorted(array, hashes).clip(max=len(array) - 1)
-            found |= array[places] == hashes
-        return found
+            known |= array[places] == hashes
+        return known
 
     def add(self, hashes: np.ndarray) -> np.ndarray:
         """Adds uint64[n]; bool[n]: which of them were not in the set and did not come before."""

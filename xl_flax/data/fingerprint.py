@@ -95,7 +95,7 @@ def reachable(values: Iterable[Any]) -> list[Any]:
     Follows bound arguments, closures and base classes, and the globals of functions that are not
     part of an installed package.
     """
-    found: list[Any] = []
+    parts: list[Any] = []
     seen: set[int] = set()
     waiting = list(values)
     while waiting:
@@ -103,7 +103,7 @@ def reachable(values: Iterable[Any]) -> list[Any]:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        found.append(value)
+        parts.append(value)
         if isinstance(value, functools.partial):
             waiting += [value.func, *value.args, *value.keywords.values()]
         elif inspect.isfunction(value):
@@ -116,16 +116,16 @@ def reachable(values: Iterable[Any]) -> list[Any]:
             waiting += value.values()
         elif isinstance(value, (list, tuple, set)):
             waiting += value
-    return found
+    return parts
 
 
 def files_among(parts: Iterable[Any]) -> list[str]:
-    """The paths of files among what `reachable` found."""
+    """The paths of files among what `reachable` gives."""
     return [str(p) for p in parts if isinstance(p, (str, os.PathLike)) and os.path.isfile(p)]
 
 
 def modules_among(parts: Iterable[Any]) -> set[str]:
-    """Modules of the functions and classes that `reachable` found, installed ones left out."""
+    """Modules of the functions and classes that `reachable` gives, installed ones left out."""
     return {name for part in parts if (name := _own_module(part))}
 
 
@@ -157,25 +157,25 @@ def observe(
 
 def changes(old: Fingerprint, new: Fingerprint) -> list[str]:
     """What differs, one phrase per culprit; empty if nothing does."""
-    found = []
+    phrases = []
     for key, noun in (("modules", "task module"), ("files", "source file")):
         for name in sorted(old[key].keys() | new[key].keys()):
             if name not in new[key]:
-                found.append(f"{noun} {name} is no longer used")
+                phrases.append(f"{noun} {name} is no longer used")
             elif name not in old[key]:
-                found.append(f"{noun} {name} is new")
+                phrases.append(f"{noun} {name} is new")
             elif old[key][name] != new[key][name]:
-                found.append(f"{noun} {name} changed")
+                phrases.append(f"{noun} {name} changed")
     if old["vocabulary"] != new["vocabulary"]:
-        found.append(
+        phrases.append(
             f"the vocabulary changed (sha256 {old['vocabulary'][:12]} when cached, "
             f"{new['vocabulary'][:12]} now)"
         )
     for name in sorted(old["filter"].keys() | new["filter"].keys()):
         before, now = old["filter"].get(name), new["filter"].get(name)
         if before != now:
-            found.append(f"Filter.{name} changed from {before} to {now}")
+            phrases.append(f"Filter.{name} changed from {before} to {now}")
     for key in ("source", "preprocessors"):
         if old[key] != new[key]:
-            found.append(f"{key} changed from {old[key]} to {new[key]}")
-    return found
+            phrases.append(f"{key} changed from {old[key]} to {new[key]}")
+    return phrases

@@ -13,42 +13,28 @@ from xl_flax.errors import UserError
 
 
 class Piece(NamedTuple):
-    """The place of a segment in an example that was cut."""
+    """The place of a part in an example that was cut."""
 
     example: int  # number of the example in its task and split
     index: int  # which piece this is, from 0
     count: int  # how many pieces the example has
 
 
-class Segment(NamedTuple):
-    """One text, or a piece of it, with its special tokens, int[n]."""
-
-    ids: np.ndarray
-    piece: Piece | None = None
-
-
 class Part(NamedTuple):
-    """An example, or a piece of one, as it lies in a row: one segment for each of its texts.
+    """An example, or a piece of one, as it lies in a row: a segment for each of its texts."""
 
-    Of an example that was cut, the last segment says which piece it is; the other texts are whole.
-    """
-
-    segments: tuple[Segment, ...]
+    segments: Texts
+    """int[n] token ids of each text with its special tokens. A piece has a part of the example's
+    last text; the other texts are whole."""
+    size: int
+    """Tokens, special tokens included."""
+    piece: Piece | None = None
+    """Which piece of an example this is; None if it is a whole one."""
     number: int = -1
     """Number of the example in its split; -1 where the cache does not hold it."""
     features: Mapping[str, Any] = NO_FEATURES
     """As of an example, but "token" is one array [n] over all segments with their special tokens,
     and "span" counts tokens from the part's first one."""
-
-    @property
-    def piece(self) -> Piece | None:
-        """Which piece of an example this is; None if it is a whole one."""
-        return self.segments[-1].piece
-
-    @property
-    def size(self) -> int:
-        """Tokens, special tokens included."""
-        return sum(len(segment.ids) for segment in self.segments)
 
 
 class Framer:
@@ -122,24 +108,24 @@ class Framer:
         return Example(example.number, texts, features)
 
     def _part(self, example: Example, piece: Piece | None = None) -> Part:
-        segments = []
-        for text in example.texts:
-            ids = np.empty(len(text) + 2, np.int32)
-            ids[0], ids[1:-1], ids[-1] = self._cls, text, self._sep
-            segments.append(Segment(ids))
-        if piece:
-            segments[-1] = segments[-1]._replace(piece=piece)
-        part = Part(tuple(segments), example.number)
+        segments, size = tuple(map(self._framed, example.texts)), 0
+        for ids in segments:
+            size += len(ids)
         if not self._specs:
-            return part
+            return Part(segments, size, piece, example.number)
         features = dict(example.features)
         for key, spec in self._specs.items():
             if spec.kind == "token":
                 framed = [np.pad(x, 1, constant_values=spec.nothing) for x in features[key]]
                 features[key] = np.concatenate(framed)
             elif spec.kind == "span" and features[key][0] >= 0:
-                features[key] = features[key] + (part.size - len(segments[-1].ids) + 1)
-        return part._replace(features=features)
+                features[key] = features[key] + (size - len(segments[-1]) + 1)
+        return Part(segments, size, piece, example.number, features)
+
+    def _framed(self, text: np.ndarray) -> np.ndarray:
+        ids = np.empty(len(text) + 2, np.int32)
+        ids[0], ids[1:-1], ids[-1] = self._cls, text, self._sep
+        return ids
 
 
 def truncated_sizes(sizes: list[int], room: int) -> list[int]:
@@ -188,18 +174,18 @@ def join(parts: Iterable[Part], stride: int, specs: Features) -> Iterator[Exampl
 
 
 def _texts(part: Part) -> Example:
-    return Example(part.number, tuple(segment.ids[1:-1] for segment in part.segments))
+    return Example(part.number, tuple(ids[1:-1] for ids in part.segments))
 
 
 def _unframed(part: Part, specs: Features) -> Example:
     features = dict(part.features)
-    ends = np.cumsum([len(segment.ids) for segment in part.segments])
+    ends = np.cumsum([len(ids) for ids in part.segments])
     for key, spec in specs.items():
         if spec.kind == "token":
             split = np.split(features[key], ends[:-1])
             features[key] = tuple(array[1:-1] for array in split)
         elif spec.kind == "span" and features[key][0] >= 0:
-            features[key] = features[key] - (ends[-1] - len(part.segments[-1].ids) + 1)
+            features[key] = features[key] - (part.size - len(part.segments[-1]) + 1)
     return _texts(part)._replace(features=features)
 
 

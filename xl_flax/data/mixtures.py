@@ -60,15 +60,15 @@ def mixture_changes(
 ) -> list[str]:
     """What has changed since the rates were resolved."""
     now = modules_sha256(mixture.modules)
-    found = [
+    phrases = [
         f"task module {name} changed"
         for name, sha256 in mixture.modules.items()
         if now.get(name, sha256) != sha256
     ]
     before, now = list(mixture.excluded_languages), list(excluded_languages)
     if before != now:
-        found.append(f"Filter.exclude_languages changed from {before} to {now}")
-    return found + [
+        phrases.append(f"Filter.exclude_languages changed from {before} to {now}")
+    return phrases + [
         f"the number of examples of task {task} changed"
         for task, count in mixture.examples.items()
         if examples[task] != count

@@ -22,7 +22,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from xl_flax.data.features import NO_FEATURES, Features, batched
-from xl_flax.data.framing import Part, Piece, Segment
+from xl_flax.data.framing import Part, Piece
 from xl_flax.errors import UserError
 
 SHARD_BYTES = 2**28
@@ -43,10 +43,12 @@ def ids_dtype(vocab_size: int) -> np.dtype:
 
 def encode_row(row: Sequence[Part], dtype: np.dtype, specs: Features = NO_FEATURES) -> bytes:
     """One packed row as the bytes of a record."""
-    segments = [segment for part in row for segment in part.segments]
-    pieces = [(i, *s.piece) for i, s in enumerate(segments) if s.piece]
-    lengths = np.array([len(s.ids) for s in segments], "<u2")
-    ids = np.concatenate([s.ids for s in segments]).astype(dtype)
+    segments = [ids for part in row for ids in part.segments]
+    texts = len(row[0].segments)
+    # The segment of a piece is that of its example's last text.
+    pieces = [((i + 1) * texts - 1, *part.piece) for i, part in enumerate(row) if part.piece]
+    lengths = np.array([len(ids) for ids in segments], "<u2")
+    ids = np.concatenate(segments).astype(dtype)
     return b"".join(
         [
             struct.pack("<HH", len(segments), len(pieces)),
@@ -111,13 +113,15 @@ def decode_row(
 ) -> list[Part]:
     """The parts of one record; undoes `encode_row`."""
     lengths, pieces, ids, at = _split(record, dtype, specs)
-    places = {int(p[0]): Piece(*map(int, p[1:])) for p in pieces}
+    places = {int(p[0]) // num_texts: Piece(*map(int, p[1:])) for p in pieces}
     ids = np.split(ids, np.cumsum(lengths[:-1], dtype=np.int64))
-    segments = [Segment(part, places.get(i)) for i, part in enumerate(ids)]
-    parts = [Part(tuple(segments[i : i + num_texts])) for i in range(0, len(segments), num_texts)]
+    sizes = lengths.reshape(-1, num_texts).sum(axis=1, dtype=np.int64).tolist()
+    parts = [
+        Part(tuple(ids[i * num_texts : (i + 1) * num_texts]), size, places.get(i))
+        for i, size in enumerate(sizes)
+    ]
     if not specs:
         return parts
-    sizes = [part.size for part in parts]
     begins = np.cumsum([0, *sizes])
     (numbers, _), arrays, at = _decode_features(record, at, len(parts), sum(sizes), specs)
     features: list[dict[str, Any]] = [{} for _ in parts]

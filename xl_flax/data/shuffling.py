@@ -60,9 +60,9 @@ def _deal(
     batch: list[Example], files: list[Path], rng: np.random.Generator, specs: Features
 ) -> None:
     chosen = rng.integers(len(files), size=len(batch))
-    for number, group in itertools.groupby(np.argsort(chosen, kind="stable"), chosen.__getitem__):
+    for number, members in itertools.groupby(np.argsort(chosen, kind="stable"), chosen.__getitem__):
         with files[number].open("ab") as out:
-            for i in group:
+            for i in members:
                 example, texts = batch[i].number, batch[i].texts
                 out.write(np.array([example, len(texts), *map(len, texts)], "<i8").tobytes())
                 out.write(b"".join(text.astype("<i4").tobytes() for text in texts))

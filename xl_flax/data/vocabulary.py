@@ -254,9 +254,9 @@ def find_special(
     ids, missing, known = {}, [], known or {}
     for name, pieces in SPECIAL_PIECES.items():
         pieces += MORE_SPECIAL_PIECES.get(name, ())
-        found = [i for i in (known.get(name), *map(id_of, pieces)) if i is not None]
-        if found:
-            ids[name] = found[0]
+        named = [i for i in (known.get(name), *map(id_of, pieces)) if i is not None]
+        if named:
+            ids[name] = named[0]
         elif name in known and "pad" in ids:
             ids[name] = ids["pad"]
         else:
