@@ -19,6 +19,7 @@ from xl_flax.data.mixtures import Mixture, write_mixture
 from xl_flax.data.vocabulary import VOCABULARY_FILE, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import sentences
+from xl_flax.evaluation.base import Subject
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 
@@ -261,10 +262,8 @@ def test_a_sweep_skips_what_is_there_unless_told_to_overwrite(command, rows, mon
     loaded, compiled = [], []
     make_pool = sentences.make_pool
     monkeypatch.setattr(sentences, "make_pool", lambda *a: (compiled.append(a), make_pool(*a))[1])
-    load = evaluate.load_model
-    monkeypatch.setattr(
-        evaluate, "load_model", lambda path, *a: (loaded.append(path), load(path, *a))[1]
-    )
+    load = Subject.load
+    monkeypatch.setattr(Subject, "load", lambda path, *a: (loaded.append(path), load(path, *a))[1])
     count = len(rows())
     sweep = ["--gin.SentenceRetrieval.layers=[1]", "--checkpoint=all"]
     command(*sweep, fresh=False)

@@ -60,10 +60,12 @@ OptimizerConfig.schedule = 'constant'
 TrainConfig.log_every = 4
 TrainConfig.checkpoint_every = 3
 TrainConfig.keep_last = 2
-TrainConfig.eval_every = 6
-TrainConfig.held_out = [@HeldOut()]
-HeldOut.mixture = 'small'
-HeldOut.rows_per_task = 4
+TrainConfig.held_out = [@Periodic()]
+Periodic.every = 6
+Periodic.evaluation = @MaskedAccuracy()
+MaskedAccuracy.mixture = 'small'
+MaskedAccuracy.length = %LENGTH
+MaskedAccuracy.rows_per_task = 4
 """
 CLOCK = ("time", "tokens_per_second", "seconds_per_step", "input_wait", "model_tflops", "mfu")
 
