@@ -12,6 +12,7 @@ from flax import nnx
 
 from xl_flax import evaluate
 from xl_flax.checkpoints.description import Description
+from xl_flax.checkpoints.load import load_model
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.data.build import write_split
 from xl_flax.data.manifest import Cache
@@ -83,20 +84,18 @@ def cache(folder, vocabulary):
     return cache
 
 
-@pytest.fixture(scope="module")
-def model_dir(folder, vocabulary):
-    """A run with checkpoints of steps 5 and 10."""
+def make_run(directory, vocabulary, seed=0, best=None):
+    """A run with checkpoints of steps 5 and 10, whose parameters are random."""
     config = EncoderConfig(
         vocab_size=vocabulary.size, num_layers=2, width=16, num_heads=2, mlp_width=32,
         max_positions=16,
     )  # fmt: skip
-    directory = str(folder / "run")
     manager = CheckpointManager(directory, keep_last=5)
     with open(vocabulary.path, "rb") as file:
         model_file = file.read()
     for step in (5, 10):
         state = nnx.jit(lambda key: nnx.state(build_model(config, HEADS, nnx.Rngs(key))))(
-            jax.random.key(step)
+            jax.random.key(seed + step)
         )
         description = Description(
             config, HEADS, vocabulary.fingerprint, {"mlm": LANGUAGES}, {}, step=step
@@ -104,11 +103,18 @@ def model_dir(folder, vocabulary):
         manager.save(
             nnx.to_pure_dict(state),
             {"count": jax.numpy.zeros(())},
-            Progress(step, {}, 0, {}),
+            Progress(step, {}, 0, {}, best=best),
             {"model.json": description.to_json(), VOCABULARY_FILE: model_file},
         )
+    manager.wait()
     manager.close()
     return directory
+
+
+@pytest.fixture(scope="module")
+def model_dir(folder, vocabulary):
+    best = {"metric": "eval/m/loss", "mode": "min", "step": 5, "value": 0.5, "waited": 1}
+    return make_run(str(folder / "run"), vocabulary, best=best)
 
 
 @pytest.fixture
@@ -116,8 +122,10 @@ def command(model_dir, cache):
     """Runs the command; without `fresh` it finds what earlier tests left in results.jsonl."""
 
     def run(*flags, path=model_dir, fresh=True):
-        if fresh and os.path.exists(results := os.path.join(model_dir, "results.jsonl")):
-            os.remove(results)
+        paths = [path] if isinstance(path, str) else path
+        for results in (os.path.join(folder, "results.jsonl") for folder in {model_dir, *paths}):
+            if fresh and os.path.exists(results):
+                os.remove(results)
         evaluate.main(
             [
                 f"--gin.MODEL_DIR={path}",
@@ -139,10 +147,10 @@ def command(model_dir, cache):
 
 @pytest.fixture
 def rows(model_dir):
-    def read(**wanted):
-        with open(os.path.join(model_dir, "results.jsonl")) as file:
-            found = [json.loads(line) for line in file]
-        return [r for r in found if all(r[k] == v for k, v in wanted.items())]
+    def read(run=model_dir, **wanted):
+        with open(os.path.join(run, "results.jsonl")) as file:
+            lines = [json.loads(line) for line in file]
+        return [r for r in lines if all(r[k] == v for k, v in wanted.items())]
 
     return read
 
@@ -273,6 +281,54 @@ def test_a_sweep_skips_what_is_there_unless_told_to_overwrite(command, rows, mon
     assert [os.path.basename(path) for path in loaded] == ["5", "5", "10"]
     assert len(compiled) == 2  # once in each of these two commands
     assert len(rows()) == 2 * count
+
+
+def test_several_runs_are_evaluated_as_each_alone(
+    command, rows, model_dir, vocabulary, folder, monkeypatch
+):
+    other = make_run(str(folder / "other"), vocabulary, seed=100)
+    compiled = []
+    make_pool = sentences.make_pool
+    monkeypatch.setattr(sentences, "make_pool", lambda *a: (compiled.append(a), make_pool(*a))[1])
+
+    def values(run):
+        return {(tuple(r["languages"]), r["metric"], r["layer"]): r["value"] for r in rows(run)}
+
+    command(path=other)
+    alone = values(other)
+    command()
+    compiled.clear()
+    command(path=[model_dir, other])
+    assert len(compiled) == 1
+    # What was remembered of one run's step 10 was once taken for the other's.
+    assert values(other) == alone != values(model_dir)
+
+
+def test_runs_of_different_vocabularies_are_an_error_that_names_both(command, model_dir, folder):
+    other = train_vocabulary(folder / "third.model", WORDS[:8])
+    run = make_run(str(folder / "third"), other)
+    with pytest.raises(UserError, match="/run/.* and .*/third/.*different vocabularies.*of their"):
+        command(path=[model_dir, run])
+
+
+def test_phases_name_the_mixtures_whose_tasks_are_evaluated(command, rows):
+    command()
+    whole = {r["languages"][0]: r["value"] for r in rows(metric="loss")}
+    phases = "[(0, 'one-same'), (7, 'one-other')]"
+    command(f"--gin.MaskedAccuracy.mixture={phases}", f"--gin.SentenceRetrieval.mixture={phases}")
+    assert {r["languages"][0]: r["value"] for r in rows(metric="loss")} == whole
+    assert {r["data"] for r in rows(task="masked_lm")} == {"one-same+one-other/validation"}
+    named = {r["data"] for r in rows(task="retrieval", metric="p@1")}
+    assert {"one-same/test", "one-other/test"} < named
+
+
+def test_the_best_checkpoint_is_chosen_by_its_mark(command, rows, model_dir, vocabulary, folder):
+    command("--checkpoint=best")
+    assert {r["step"] for r in rows()} == {5}
+    assert load_model(f"{model_dir}:best")[1].step == 5
+    unmarked = make_run(str(folder / "unmarked"), vocabulary)
+    with pytest.raises(UserError, match="has no best checkpoint .*TrainConfig.best"):
+        evaluate.choose_checkpoints(unmarked, "best")
 
 
 def test_a_checkpoint_is_found_by_step_or_by_its_folder(model_dir):
