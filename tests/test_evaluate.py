@@ -1,5 +1,6 @@
 """The command from end to end, on checkpoints of random parameters and a cache of token ids."""
 
+import dataclasses
 import json
 import os
 
@@ -21,6 +22,9 @@ from xl_flax.data.vocabulary import VOCABULARY_FILE, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import sentences
 from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation.context import EvaluateConfig
+from xl_flax.evaluation.results import Result
+from xl_flax.evaluation.sentences import SentenceEvaluation
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 
@@ -329,6 +333,44 @@ def test_the_best_checkpoint_is_chosen_by_its_mark(command, rows, model_dir, voc
     unmarked = make_run(str(folder / "unmarked"), vocabulary)
     with pytest.raises(UserError, match="has no best checkpoint .*TrainConfig.best"):
         evaluate.choose_checkpoints(unmarked, "best")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread(SentenceEvaluation):
+    """How far the sentences of each language lie from their mean, in every layer."""
+
+    def signatures(self, description, context):
+        layers = self.encoding(description).layers
+        return [
+            self._template(layer, description, context).keywords["signature"] for layer in layers
+        ]
+
+    def __call__(self, subject, context):
+        results = []
+        for _, layer, vectors in self.vectors(subject, context):
+            template = self._template(layer, subject.description, context)
+            for language, x in vectors.items():
+                spread = float(np.linalg.norm(x - x.mean(axis=0), axis=1).mean())
+                results.append(
+                    template(languages=(language,), metric="spread", value=spread, n=len(x))
+                )
+        return results
+
+    def _template(self, layer, description, context):
+        return self.result_template("spread", self.datasets, layer, description, context)
+
+
+def test_an_evaluation_from_outside_runs_on_every_layer(cache, model_dir, rows, capsys):
+    config = EvaluateConfig(model_dir, cache, [Spread("all", length=16)])
+    evaluate.evaluate(config, overwrite=True)
+    values = {(r["layer"], *r["languages"]): r["value"] for r in rows(task="spread")}
+    assert len(values) == 3 * len(LANGUAGES) and min(values.values()) > 0
+    assert all(values[layer, "one"] == values[layer, "same"] for layer in range(3))
+    assert "spread|data:all/test" in capsys.readouterr().out
+    results = Spread("all", length=16).scalars(
+        [Result("spread", "all/test", ("one",), "spread", 1.0, 9, "s", 2)]
+    )
+    assert results == {"eval/all/spread/layer2/one": 1.0}
 
 
 def test_a_checkpoint_is_found_by_step_or_by_its_folder(model_dir):

@@ -20,6 +20,7 @@ from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import load_parts
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
+from xl_flax.evaluation import report
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, Source
 from xl_flax.parallel.rules import Partitioning
@@ -68,8 +69,9 @@ def checkpoint_source(checkpoint: str, step: int) -> Source:
 class Evaluation:
     """Measures something of a model. Settings are dataclass fields, which Gin sets.
 
-    Must have: `datasets`, `signatures`, `__call__`, `table`. May have: `control_datasets`,
-    `scalars`, `summary`, whose defaults suit results with means over languages (`MACRO`).
+    Must have: `datasets`, `signatures`, `__call__`. May have: `control_datasets`, `table`,
+    `scalars`, `summary`; the defaults of the last two suit results with means over languages
+    (`MACRO`).
 
     Whoever calls sees to it that all datasets are cached before `signatures` or `__call__` runs.
     What depends on data or settings alone is remembered by `context.once(key, make)`, and so are
@@ -111,8 +113,11 @@ class Evaluation:
         raise NotImplementedError
 
     def table(self, results: Sequence[Result]) -> str:
-        """What the command shows of a checkpoint's results: a table and the signatures."""
-        raise NotImplementedError
+        """What the command shows of a checkpoint's results: a table and the signatures.
+
+        By default a line for each result.
+        """
+        return report.plain(results)
 
     def scalars(self, results: Sequence[Result]) -> dict[str, float]:
         """What a run logs in `metrics.jsonl` and TensorBoard, by names that begin with "eval/".

@@ -65,6 +65,4 @@ class BestTracker:
 
     def __str__(self) -> str:
         """The best so far, for the console."""
-        if self.record["step"] is None:
-            return f"{self.record['metric']} was never finite"
         return "best {metric} {value:.4f} at step {step:,}".format(**self.record)
