@@ -3,6 +3,7 @@ import types
 import numpy as np
 import pytest
 
+from xl_flax.data.layout import Layout
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation import context as context_lib
@@ -14,7 +15,7 @@ from xl_flax.evaluation.scores import precision_at_1
 from xl_flax.evaluation.sentences import centred, check_finite
 from xl_flax.models.config import EncoderConfig
 
-SPEC = DatasetSpec("m", "test", 128)
+SPEC = DatasetSpec("m", "test", Layout(128))
 
 
 def normal(seed, *shape):

@@ -38,7 +38,7 @@ def evaluations(*items, steps=10):
         vocab_size=8, num_layers=1, width=8, num_heads=1, mlp_width=8, max_positions=8
     )
     description = Description(encoder, {}, "v", {}, {})
-    context = Context(None, {}, None, None, training=True)
+    context = Context({}, None, None, training=True)
     return PeriodicEvaluations(config, None, description, context)
 
 

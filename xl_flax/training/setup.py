@@ -4,7 +4,7 @@ Cheap checks come first; caches are built where they are missing.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
