@@ -57,7 +57,6 @@ def _train(
         config,
         setup.abstract.graph,
         setup.partitioning,
-        setup.caches,
         setup.vocabulary,
         description,
         setup.caches,
