@@ -1,5 +1,6 @@
 """The command from end to end, on checkpoints of random parameters and a cache of token ids."""
 
+import dataclasses
 import json
 import os
 
@@ -12,13 +13,19 @@ from flax import nnx
 
 from xl_flax import evaluate
 from xl_flax.checkpoints.description import Description
+from xl_flax.checkpoints.load import load_model
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.data.build import write_split
+from xl_flax.data.features import Example
+from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache
 from xl_flax.data.mixtures import Mixture, write_mixture
 from xl_flax.data.vocabulary import VOCABULARY_FILE, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import sentences
+from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation.context import EvaluateConfig
+from xl_flax.evaluation.sentences import SentenceEvaluation
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 
@@ -59,9 +66,10 @@ def cache(folder, vocabulary):
     made["vocabulary"] = vocabulary.fingerprint
 
     def write(task, split, languages, examples):
-        fingerprint = made | {"filter": cache.filter.settings(split, len(languages))}
+        fingerprint = made | {"filter": cache.filter.settings(split, len(languages) > 1)}
+        numbered = [Example(i, texts) for i, texts in enumerate(examples)]
         write_split(
-            cache, task, split, 16, examples,
+            cache, task, split, Layout(16), numbered,
             languages=languages, vocabulary=vocabulary, fingerprint=fingerprint,
         )  # fmt: skip
 
@@ -82,20 +90,18 @@ def cache(folder, vocabulary):
     return cache
 
 
-@pytest.fixture(scope="module")
-def model_dir(folder, vocabulary):
-    """A run with checkpoints of steps 5 and 10."""
+def make_run(directory, vocabulary, seed=0, best=None):
+    """A run with checkpoints of steps 5 and 10, whose parameters are random."""
     config = EncoderConfig(
         vocab_size=vocabulary.size, num_layers=2, width=16, num_heads=2, mlp_width=32,
         max_positions=16,
     )  # fmt: skip
-    directory = str(folder / "run")
     manager = CheckpointManager(directory, keep_last=5)
     with open(vocabulary.path, "rb") as file:
         model_file = file.read()
     for step in (5, 10):
         state = nnx.jit(lambda key: nnx.state(build_model(config, HEADS, nnx.Rngs(key))))(
-            jax.random.key(step)
+            jax.random.key(seed + step)
         )
         description = Description(
             config, HEADS, vocabulary.fingerprint, {"mlm": LANGUAGES}, {}, step=step
@@ -103,11 +109,18 @@ def model_dir(folder, vocabulary):
         manager.save(
             nnx.to_pure_dict(state),
             {"count": jax.numpy.zeros(())},
-            Progress(step, {}, 0, {}),
+            Progress(step, {}, 0, {}, best=best),
             {"model.json": description.to_json(), VOCABULARY_FILE: model_file},
         )
+    manager.wait()
     manager.close()
     return directory
+
+
+@pytest.fixture(scope="module")
+def model_dir(folder, vocabulary):
+    best = {"metric": "eval/m/loss", "mode": "min", "step": 5, "value": 0.5, "waited": 1}
+    return make_run(str(folder / "run"), vocabulary, best=best)
 
 
 @pytest.fixture
@@ -115,8 +128,10 @@ def command(model_dir, cache):
     """Runs the command; without `fresh` it finds what earlier tests left in results.jsonl."""
 
     def run(*flags, path=model_dir, fresh=True):
-        if fresh and os.path.exists(results := os.path.join(model_dir, "results.jsonl")):
-            os.remove(results)
+        paths = [path] if isinstance(path, str) else path
+        for results in (os.path.join(folder, "results.jsonl") for folder in {model_dir, *paths}):
+            if fresh and os.path.exists(results):
+                os.remove(results)
         evaluate.main(
             [
                 f"--gin.MODEL_DIR={path}",
@@ -138,10 +153,10 @@ def command(model_dir, cache):
 
 @pytest.fixture
 def rows(model_dir):
-    def read(**wanted):
-        with open(os.path.join(model_dir, "results.jsonl")) as file:
-            found = [json.loads(line) for line in file]
-        return [r for r in found if all(r[k] == v for k, v in wanted.items())]
+    def read(run=model_dir, **wanted):
+        with open(os.path.join(run, "results.jsonl")) as file:
+            lines = [json.loads(line) for line in file]
+        return [r for r in lines if all(r[k] == v for k, v in wanted.items())]
 
     return read
 
@@ -261,10 +276,8 @@ def test_a_sweep_skips_what_is_there_unless_told_to_overwrite(command, rows, mon
     loaded, compiled = [], []
     make_pool = sentences.make_pool
     monkeypatch.setattr(sentences, "make_pool", lambda *a: (compiled.append(a), make_pool(*a))[1])
-    load = evaluate.load_model
-    monkeypatch.setattr(
-        evaluate, "load_model", lambda path, *a: (loaded.append(path), load(path, *a))[1]
-    )
+    load = Subject.load
+    monkeypatch.setattr(Subject, "load", lambda path, *a: (loaded.append(path), load(path, *a))[1])
     count = len(rows())
     sweep = ["--gin.SentenceRetrieval.layers=[1]", "--checkpoint=all"]
     command(*sweep, fresh=False)
@@ -274,6 +287,85 @@ def test_a_sweep_skips_what_is_there_unless_told_to_overwrite(command, rows, mon
     assert [os.path.basename(path) for path in loaded] == ["5", "5", "10"]
     assert len(compiled) == 2  # once in each of these two commands
     assert len(rows()) == 2 * count
+
+
+def test_several_runs_are_evaluated_as_each_alone(
+    command, rows, model_dir, vocabulary, folder, monkeypatch
+):
+    other = make_run(str(folder / "other"), vocabulary, seed=100)
+    compiled = []
+    make_pool = sentences.make_pool
+    monkeypatch.setattr(sentences, "make_pool", lambda *a: (compiled.append(a), make_pool(*a))[1])
+
+    def values(run):
+        return {(tuple(r["languages"]), r["metric"], r["layer"]): r["value"] for r in rows(run)}
+
+    command(path=other)
+    alone = values(other)
+    command()
+    compiled.clear()
+    command(path=[model_dir, other])
+    assert len(compiled) == 1
+    # What was remembered of one run's step 10 was once taken for the other's.
+    assert values(other) == alone != values(model_dir)
+
+
+def test_vocabularies_that_differ_are_an_error_that_names_both(command, model_dir, folder):
+    other = train_vocabulary(folder / "third.model", WORDS[:6])
+    run = make_run(str(folder / "third"), other)
+    with pytest.raises(UserError, match="/run/.* and .*/third/.*different vocabularies.*of their"):
+        command(path=[model_dir, run])
+    with pytest.raises(UserError, match="use its own: --gin.run_vocabulary.path=.*/10/model/"):
+        command(f"--gin.run_vocabulary.path={other.path}")
+
+
+def test_phases_name_the_mixtures_whose_tasks_are_evaluated(command, rows):
+    command()
+    whole = {r["languages"][0]: r["value"] for r in rows(metric="loss")}
+    phases = "[(0, 'one-same'), (7, 'one-other')]"
+    command(f"--gin.MaskedAccuracy.mixture={phases}", f"--gin.SentenceRetrieval.mixture={phases}")
+    assert {r["languages"][0]: r["value"] for r in rows(metric="loss")} == whole
+    assert {r["data"] for r in rows(task="masked_lm")} == {"one-same+one-other/validation"}
+    named = {r["data"] for r in rows(task="retrieval", metric="p@1")}
+    assert {"one-same/test", "one-other/test"} < named
+
+
+def test_the_best_checkpoint_is_chosen_by_its_mark(command, rows, model_dir, vocabulary, folder):
+    command("--checkpoint=best")
+    assert {r["step"] for r in rows()} == {load_model(f"{model_dir}:best")[1].step} == {5}
+    unmarked = make_run(str(folder / "unmarked"), vocabulary)
+    with pytest.raises(UserError, match="has no best checkpoint .*TrainConfig.best"):
+        evaluate.choose_checkpoints(unmarked, "best")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread(SentenceEvaluation):
+    """How far the sentences of each language lie from their mean, in every layer."""
+
+    def template(self, layer, description, context):
+        return self.result_template("spread", self.datasets, layer, description, context)
+
+    def signatures(self, description, context):
+        templates = [self.template(layer, description, context) for layer in range(3)]
+        return [template.keywords["signature"] for template in templates]
+
+    def __call__(self, subject, context):
+        results = []
+        for _, layer, vectors in self.vectors(subject, context):
+            template = self.template(layer, subject.description, context)
+            for name, x in vectors.items():
+                value = float(np.linalg.norm(x - x.mean(axis=0), axis=1).mean())
+                results.append(template(languages=(name,), metric="spread", value=value, n=len(x)))
+        return results
+
+
+def test_an_evaluation_from_outside_runs_on_every_layer(cache, model_dir, rows, capsys):
+    evaluate.evaluate(EvaluateConfig(model_dir, cache, [Spread("all", length=16)]), overwrite=True)
+    values = {(r["layer"], *r["languages"]): r["value"] for r in rows(task="spread")}
+    assert len(values) == 9 and all(
+        values[layer, "one"] == values[layer, "same"] for layer in range(3)
+    )
+    assert "spread|data:all/test" in capsys.readouterr().out
 
 
 def test_a_checkpoint_is_found_by_step_or_by_its_folder(model_dir):
@@ -309,9 +401,3 @@ def test_bad_settings_are_errors_and_leave_no_results(command, model_dir, flags,
     with pytest.raises((UserError, ValueError), match=message):
         command(*flags)
     assert not os.path.exists(os.path.join(model_dir, "results.jsonl"))
-
-
-def test_another_vocabulary_than_the_checkpoints_is_an_error(command, folder):
-    other = train_vocabulary(folder / "other.model", WORDS[:6])
-    with pytest.raises(UserError, match="use its own: --gin.run_vocabulary.path=.*/10/model/"):
-        command(f"--gin.run_vocabulary.path={other.path}")

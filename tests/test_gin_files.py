@@ -45,6 +45,17 @@ def test_a_run_is_complete(path):
         assert "Expect" in file.read()
 
 
+def test_the_quickstart_takes_phases():
+    phases = "MIXTURE = [(0, 'synthetic_core'), (100, 'synthetic')]"
+    quickstart = os.path.join(cli.ROOT, "gin", "runs", "quickstart.gin")
+    cli.load_gin([quickstart], [*SET, phases, "VocabularyConfig.mixture = 'synthetic'"])
+    assert {(spec.mixture, spec.split) for spec in required()} == {
+        (name, split)
+        for name in ("synthetic_core", "synthetic")
+        for split in ("train", "validation", "test")
+    }
+
+
 @pytest.mark.parametrize("path", files("meshes"), ids=os.path.basename)
 def test_a_mesh_goes_with_any_run(path):
     cli.load_gin([files("runs")[0], path], SET)

@@ -23,9 +23,11 @@ from xl_flax.data.synthetic.language import FAMILY
 from xl_flax.data.vocabulary import VocabularyConfig
 from xl_flax.data.vocabulary_training import Corpus, train_model
 from xl_flax.errors import UserError
+from xl_flax.evaluation.base import Evaluation
+from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.training import loop, setup
-from xl_flax.training.config import InitFrom, TrainConfig
+from xl_flax.training.config import Best, InitFrom, Periodic, TrainConfig
 
 TASKS = """
 from tasks.synthetic import FAMILY, source
@@ -60,10 +62,12 @@ OptimizerConfig.schedule = 'constant'
 TrainConfig.log_every = 4
 TrainConfig.checkpoint_every = 3
 TrainConfig.keep_last = 2
-TrainConfig.eval_every = 6
-TrainConfig.held_out = [@HeldOut()]
-HeldOut.mixture = 'small'
-HeldOut.rows_per_task = 4
+TrainConfig.held_out = [@Periodic()]
+Periodic.every = 6
+Periodic.evaluation = @MaskedAccuracy()
+MaskedAccuracy.mixture = 'small'
+MaskedAccuracy.length = %LENGTH
+MaskedAccuracy.rows_per_task = 4
 """
 CLOCK = ("time", "tokens_per_second", "seconds_per_step", "input_wait", "model_tflops", "mfu")
 
@@ -301,6 +305,50 @@ def test_a_dry_run_writes_nothing(reference, configure, folder, capsys):
     assert train(config, folder, dry_run=True)
     assert "the step compiles" in capsys.readouterr().out
     assert not os.path.exists(config.model_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scripted(Evaluation):
+    """Scores a run by its step, or breaks it off as a kill does."""
+
+    scores: dict
+    kill_at: int | None = None
+    datasets = ()
+
+    def signatures(self, description, context):
+        return ["scripted"]
+
+    def __call__(self, subject, context):
+        step = subject.description.step
+        if step == self.kill_at:
+            raise KeyboardInterrupt
+        return [Result("scripted", "m/dev", (MACRO,), "score", self.scores[step], 1, "scripted")]
+
+
+def test_the_best_checkpoint_stays_and_patience_ends_the_run(configure, folder, capsys):
+    base = configure(STEPS=24, TrainConfig__checkpoint_every=10, TrainConfig__keep_last=1)
+    best = Best("eval/m/score", "max", patience=2)
+    scores = {0: 0.9, 3: 0.1, 6: 0.5, 9: 0.4, 12: 0.2}
+
+    def run(**settings):
+        held_out = [Periodic(Scripted(scores, **settings), every=3)]
+        return train(dataclasses.replace(base, held_out=held_out, best=best), folder)
+
+    steps = lambda: [os.path.basename(c) for c in find_checkpoints(base.model_dir)]  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run(kill_at=12)
+    assert steps() == ["6", "10"]
+    for _ in range(2):  # it goes on with best and patience, ends, and does not go on from there
+        capsys.readouterr()
+        assert run()
+        message = "done: stopped early at step 12: best eval/m/score 0.5000 at step 6"
+        assert message in capsys.readouterr().out
+        assert steps() == ["6", "12"]
+    with open(os.path.join(base.model_dir, "checkpoints", "best.json")) as file:
+        assert json.load(file) == {"step": 6, "metric": best.metric, "mode": "max", "value": 0.5}
+    assert load_model(f"{base.model_dir}:best")[1].step == 6
+    logged = {line["step"]: line.get("eval/m/score") for line in lines_of(base.model_dir)}
+    assert logged[9] == 0.4 and logged[12] == 0.2
 
 
 def test_a_diverging_run_stops_with_its_checkpoints_intact(reference, configure, folder):

@@ -2,15 +2,18 @@
 
 Runs the evaluations that Gin names (`EvaluateConfig.evaluations`, see `xl_flax.evaluation` and
 `gin/eval/`) on the newest checkpoint of MODEL_DIR, which is a run's folder, its `checkpoints/` or
-one checkpoint. `--checkpoint` takes others, or all of them. Prints tables and adds every number to
-`results.jsonl` in the run's folder, with the signature that says how it was measured; numbers that
-are there already are shown, not computed again, unless `--overwrite` is given.
+one checkpoint; or a list of these, whose checkpoints must have one vocabulary. `--checkpoint` takes
+others of each, or all of them. Prints tables and adds every number to `results.jsonl` in the run's
+folder, with the signature that says how it was measured; numbers that are there already are shown,
+not computed again, unless `--overwrite` is given.
 
 Examples:
   python -m xl_flax.evaluate --gin_file=gin/runs/quickstart.gin --checkpoint=all
   python -m xl_flax.evaluate --gin_file=gin/eval/retrieval.gin --gin.MODEL_DIR=runs/quickstart \\
     --gin.CACHE_DIR=runs/quickstart/cache --gin.TASK_MODULES="['tasks.synthetic']" \\
     --gin.SentenceRetrieval.mixture=synthetic_core
+  python -m xl_flax.evaluate --gin_file=gin/runs/parallel_bible.gin --checkpoint=best \\
+    --gin.MODEL_DIR="['runs/parallel/mlm/0', 'runs/parallel/mlm/1']"
 """
 
 import argparse
@@ -22,8 +25,8 @@ import jax
 
 from xl_flax import cli
 from xl_flax.checkpoints.load import (
+    best_checkpoint,
     find_checkpoints,
-    load_model,
     read_description,
     vocabulary_path,
 )
@@ -31,8 +34,8 @@ from xl_flax.data.prepare import prepare
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
+from xl_flax.evaluation.base import Subject, checkpoint_source
 from xl_flax.evaluation.context import Context, EvaluateConfig
-from xl_flax.evaluation.results import Source
 from xl_flax.parallel import distributed
 from xl_flax.parallel.mesh import make_partitioning
 
@@ -42,22 +45,25 @@ def choose_checkpoints(path: str, which: str) -> list[str]:
 
     Args:
       path: a run's folder, its `checkpoints/`, or one checkpoint.
-      which: "latest", "all", or steps as in "500,1000".
+      which: "latest", "best" (that the run marked by `TrainConfig.best`), "all", or steps as in
+        "500,1000".
 
     Raises:
       UserError: there is no such checkpoint.
     """
-    found = find_checkpoints(path)
+    if which == "best":
+        return [best_checkpoint(path)]
+    checkpoints = find_checkpoints(path)
     if which == "all":
-        return found
+        return checkpoints
     if which == "latest":
-        return found[-1:]
-    by_step = {str(read_description(checkpoint).step): checkpoint for checkpoint in found}
+        return checkpoints[-1:]
+    by_step = {str(read_description(checkpoint).step): checkpoint for checkpoint in checkpoints}
     steps = [step.strip() for step in which.split(",")]
     if missing := [step for step in steps if step not in by_step]:
         raise UserError(
             f"--checkpoint={which}: no checkpoint of step {', '.join(missing)} under {path}; "
-            f'there are {", ".join(by_step)}; or say "latest" or "all"'
+            f'there are {", ".join(by_step)}; or say "latest", "best" or "all"'
         )
     return [by_step[step] for step in sorted(steps, key=int)]
 
@@ -87,17 +93,11 @@ def evaluate(
       UserError: anything that the user can mend; see its message.
     """
     main_process = jax.process_index() == 0
-    say = print if main_process else lambda *_: None
-    checkpoints = choose_checkpoints(config.model_dir, which)
+    say = print if main_process else lambda *_, **__: None
+    checkpoints = [c for path in config.model_dirs for c in choose_checkpoints(path, which)]
     partitioning = make_partitioning(config.mesh)
-    vocabulary = _vocabulary(checkpoints[0])
-    for checkpoint in checkpoints:  # before anything is cached with the wrong vocabulary
-        if read_description(checkpoint).vocabulary != vocabulary.fingerprint:
-            raise UserError(
-                f"{checkpoint} was trained with another vocabulary than {vocabulary.path}; "
-                f"use its own: --gin.run_vocabulary.path={vocabulary_path(checkpoint)}"
-            )
-    specs = [spec for e in config.evaluations for spec in e.datasets]
+    vocabulary = _vocabulary(checkpoints)
+    specs = [spec for e in config.evaluations for spec in e.datasets + e.control_datasets]
     caches = distributed.first_process_first(
         "evaluation caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags)
     )
@@ -105,10 +105,9 @@ def evaluate(
     for checkpoint in checkpoints:
         description = read_description(checkpoint)
         planned = [(e, e.signatures(description, context)) for e in config.evaluations]
-        saved = os.stat(os.path.join(checkpoint, "model", "model.json")).st_mtime_ns
-        source, path = Source(checkpoint, description.step, saved), results_path(checkpoint)
+        source, path = checkpoint_source(checkpoint, description.step), results_path(checkpoint)
         say(f"\n{checkpoint}: step {description.step:,}")
-        model = None
+        subject = None
         for evaluation, signatures in planned:
             rows = [] if overwrite else results_lib.read(path)
             if set(signatures) <= results_lib.done(rows, source):
@@ -116,24 +115,41 @@ def evaluate(
                 results = results_lib.from_rows(rows, signatures)
                 say(f"\nFrom {path} (--overwrite computes it again):", end="")
             else:
-                if model is None:
-                    model, _, _ = load_model(checkpoint, partitioning)
-                results = evaluation(model, description, context)
+                subject = subject or Subject.load(checkpoint, partitioning)
+                results = evaluation(subject, context)
                 if main_process:
                     results_lib.write(path, source, results)
             say(f"\n{evaluation.table(results)}")
         say(f"\nresults: {path}")
 
 
-def _vocabulary(checkpoint: str) -> Vocabulary:
-    """The vocabulary that Gin names, else the copy that the checkpoint keeps."""
+def _vocabulary(checkpoints: Sequence[str]) -> Vocabulary:
+    """The vocabulary that Gin names, else the copy that the first checkpoint keeps.
+
+    Raises:
+      UserError: it is not that of all checkpoints, which is said before anything is cached.
+    """
+    fingerprints = [read_description(checkpoint).vocabulary for checkpoint in checkpoints]
+    for checkpoint, fingerprint in zip(checkpoints, fingerprints, strict=True):
+        if fingerprint != fingerprints[0]:
+            raise UserError(
+                f"{checkpoints[0]} and {checkpoint} have different vocabularies "
+                f"({vocabulary_path(checkpoints[0])} and {vocabulary_path(checkpoint)}): evaluate "
+                "them in commands of their own"
+            )
     try:
         path = gin.query_parameter("run_vocabulary.path")
     except ValueError:
         path = None
     if path is None:
-        return load_vocabulary(vocabulary_path(checkpoint))
-    return run_vocabulary()
+        return load_vocabulary(vocabulary_path(checkpoints[0]))
+    vocabulary = run_vocabulary()
+    if vocabulary.fingerprint != fingerprints[0]:
+        raise UserError(
+            f"{checkpoints[0]} was trained with another vocabulary than {vocabulary.path}; "
+            f"use its own: --gin.run_vocabulary.path={vocabulary_path(checkpoints[0])}"
+        )
+    return vocabulary
 
 
 def _flags(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +157,7 @@ def _flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="latest",
         metavar="WHICH",
-        help='"latest" (the default), "all", or steps as in 500,1000',
+        help='of each MODEL_DIR: "latest" (the default), "best", "all", or steps as in 500,1000',
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="compute again what results.jsonl already holds"

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from xl_flax.evaluation import masked_lm
-from xl_flax.evaluation.masked_lm import evaluate, make_score, unigram_scores
+from xl_flax.evaluation.masked_lm import make_score, score_rows, unigram_scores
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import mlm_prediction
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
@@ -73,7 +73,7 @@ def scores_on(model, vocabulary, devices, rate=0.3):
     partitioning = make_partitioning(MeshConfig(), jax.devices()[:devices])
     graph, state = nnx.split(model)
     score = make_score(graph, vocabulary, rate, partitioning)
-    return score, evaluate(score, nnx.to_pure_dict(state), FakeRows(), partitioning)
+    return score, score_rows(score, nnx.to_pure_dict(state), FakeRows(), partitioning)
 
 
 @nnx.jit

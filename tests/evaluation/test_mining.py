@@ -139,7 +139,7 @@ class FakeContext:
     def __init__(self, examples):
         self.examples = examples
 
-    def aligned(self, *need):
+    def aligned(self, spec):
         return self.examples
 
     def once(self, key, make):
@@ -148,7 +148,7 @@ class FakeContext:
 
 def collections(examples, **settings):
     evaluation = BitextMining("m", **settings)
-    return evaluation._collections(evaluation.datasets[0], FakeContext(examples))
+    return evaluation._halves(evaluation.datasets[0], FakeContext(examples))
 
 
 def sentences(n, seed=0):

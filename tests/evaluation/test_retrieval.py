@@ -7,7 +7,8 @@ from xl_flax.data.filtering import are_translations
 from xl_flax.data.layout import Layout
 from xl_flax.data.prepare import CachedMixture, Caches, DatasetSpec
 from xl_flax.errors import UserError
-from xl_flax.evaluation import retrieval, sentences
+from xl_flax.evaluation import context as context_lib
+from xl_flax.evaluation import retrieval
 from xl_flax.evaluation.context import Context, check_aligned
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.retrieval import SentenceRetrieval
@@ -15,7 +16,7 @@ from xl_flax.evaluation.scores import precision_at_1
 from xl_flax.evaluation.sentences import centred, check_finite
 from xl_flax.models.config import EncoderConfig
 
-NEED = DatasetSpec("m", "test", Layout(128))
+SPEC = DatasetSpec("m", "test", Layout(128))
 
 
 def normal(seed, *shape):
@@ -89,7 +90,7 @@ def test_similarities_are_a_list_of_known_ones(description, similarity):
 
 def context(n=20, languages=("deu", "eng")):
     examples = {language: [np.arange(5)] * n for language in languages}
-    return types.SimpleNamespace(aligned=lambda *need: examples)
+    return types.SimpleNamespace(aligned=lambda spec: examples)
 
 
 def test_signatures_differ_where_any_setting_does(description):
@@ -128,7 +129,7 @@ def make(**row):
 def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
     x = normal(0, 30, 8)
     vectors = {"a": x, "b": x.copy(), "c": normal(1, 30, 8)}
-    pairs = retrieval._pairs(vectors, SentenceRetrieval("m").pairs(NEED, vectors), "cosine", make)
+    pairs = retrieval._pairs(vectors, SentenceRetrieval("m").pairs(SPEC, vectors), "cosine", make)
     of = {r.languages: r.value for r in pairs if r.metric == "p@1"}
     found = {r.languages: r for r in retrieval._means(pairs, make)}
     assert of["a", "b"] == of["b", "a"] == 1.0
@@ -140,11 +141,11 @@ def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
 
 def test_a_pivot_keeps_the_pairs_it_is_part_of():
     with_b, with_d = (SentenceRetrieval("m", pivot=pivot) for pivot in "bd")
-    assert with_b.pairs(NEED, "abc") == [("a", "b"), ("b", "c")]
+    assert with_b.pairs(SPEC, "abc") == [("a", "b"), ("b", "c")]
     with pytest.raises(
         UserError, match="SentenceRetrieval.pivot = 'd' is no language of m: a, b, c"
     ):
-        with_d.pairs(NEED, "abc")
+        with_d.pairs(SPEC, "abc")
 
 
 def test_centring_takes_away_what_a_language_has_in_common():
@@ -154,23 +155,24 @@ def test_centring_takes_away_what_a_language_has_in_common():
     assert precision_at_1(centred(x), centred(shifted)) == (1.0, 1.0)
 
 
-def test_embeddings_are_kept_for_the_other_evaluations_of_a_checkpoint(monkeypatch):
-    memory, made = {}, []
-    context = types.SimpleNamespace(once=lambda key, make: memory.setdefault(key, make()))
+def test_embeddings_are_remembered_for_the_other_evaluations_of_a_subject(monkeypatch):
+    shared, made = Context({}, None, None), []
 
-    def get(step, size=4, name="m"):
+    def get(subject, size=4, name="m"):
         def encode():
-            made.append((step, name))
+            made.append((subject, name))
             return np.ones(size, np.float32)
 
-        return sentences._kept(context, (step, name), encode)
+        return shared.once_per_subject(subject, name, encode)
 
-    assert get(1) is get(1) and get(1, name="other") is not get(1)
-    assert made == [(1, "m"), (1, "other")]
-    get(2)
-    assert list(memory["embedded"]) == [(2, "m")]  # those of an older checkpoint are gone
-    monkeypatch.setattr(sentences, "KEPT_BYTES", 20)
-    assert get(2, name="large") is not get(2, name="large")
+    # Checkpoints of one step, of two runs.
+    a, b = ("runs/a/checkpoints/5", 17), ("runs/b/checkpoints/5", 17)
+    assert get(a) is get(a) and get(a, name="other") is not get(a)
+    assert made == [(a, "m"), (a, "other")]
+    first = get(a)
+    assert get(b) is not first and get(a) is not first  # one subject's at a time
+    monkeypatch.setattr(context_lib, "REMEMBERED_BYTES", 20)
+    assert get(a, name="large") is not get(a, name="large")
 
 
 def test_texts_that_are_no_translations_are_refused(tmp_path):
@@ -184,8 +186,8 @@ def test_texts_that_are_no_translations_are_refused(tmp_path):
 
     for languages, features in (("eng", "eng"), {}), (("eng", "deu"), {"label": None}):
         dataset = CachedMixture(None, {"nli": manifest(languages, features)}, {"nli": tmp_path})
-        context = Context(Caches({NEED: dataset}), None, None)
+        context = Context(Caches({SPEC: dataset}), None, None)
         with pytest.raises(
             UserError, match=r"mixture 'm', split 'test': .*'nli' are no transl.*eng"
         ):
-            context.aligned(*NEED)
+            context.aligned(*SPEC)

@@ -11,13 +11,15 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from xl_flax.checkpoints.description import Description
-from xl_flax.checkpoints.manager import first_line
+from xl_flax.checkpoints.manager import BEST_FILE, first_line, read_best
 from xl_flax.data.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model, build_model
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 from xl_flax.parallel.rules import Partitioning
+
+BEST_SUFFIX = ":best"
 
 
 def complete_checkpoints(path: str) -> list[str]:
@@ -46,12 +48,47 @@ def find_checkpoints(path: str) -> list[str]:
     Raises:
       UserError: there is none.
     """
-    found = complete_checkpoints(path)
-    if not found:
+    checkpoints = complete_checkpoints(path)
+    if not checkpoints:
         raise UserError(
             f"no checkpoint under {path}: give a run's folder (MODEL_DIR) or one checkpoint"
         )
-    return found
+    return checkpoints
+
+
+def best_checkpoint(path: str) -> str:
+    """The folder of the checkpoint that a run marked as its best (`TrainConfig.best`).
+
+    Args:
+      path: a run's folder or its `checkpoints/`.
+
+    Raises:
+      UserError: none is marked, or it is gone.
+    """
+    path = os.path.abspath(path)
+    folder = os.path.join(path, "checkpoints")
+    folder = folder if os.path.isdir(folder) else path
+    best = read_best(folder)
+    if best is None:
+        raise UserError(
+            f"{path} has no best checkpoint ({folder}/{BEST_FILE}): TrainConfig.best makes a run "
+            "keep one"
+        )
+    checkpoint = os.path.join(folder, str(best["step"]))
+    if not os.path.exists(os.path.join(checkpoint, "model", "model.json")):
+        raise UserError(f"{folder}/{BEST_FILE} names {checkpoint}, which is not there any more")
+    return checkpoint
+
+
+def one_checkpoint(path: str) -> str:
+    """The newest checkpoint under `path`, or with ":best" behind it the one marked as best.
+
+    Raises:
+      UserError: there is none.
+    """
+    if path.endswith(BEST_SUFFIX):
+        return best_checkpoint(path.removesuffix(BEST_SUFFIX))
+    return find_checkpoints(path)[-1]
 
 
 def read_description(checkpoint: str) -> Description:
@@ -111,13 +148,37 @@ def _restore(checkpoint: str, item: Any, restore_args: Any) -> Any:
         ) from error
 
 
+def load_parts(
+    checkpoint: str, partitioning: Partitioning, dtype: str | None = None
+) -> tuple[nnx.GraphDef, dict[str, Any], Description]:
+    """Loads the model of one checkpoint folder, without putting it together.
+
+    Args:
+      checkpoint: the folder.
+      partitioning: where the parameters go.
+      dtype: of computation, as in "float32"; None: that of training.
+
+    Returns:
+      The graph definition, the parameters, a nested dict of sharded arrays, and the description.
+      `nnx.merge(graph, params)` gives the model. Models of one description have equal graphs.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    description = read_description(checkpoint)
+    encoder = description.encoder
+    encoder = dataclasses.replace(encoder, dtype=dtype or encoder.dtype)
+    abstract = params_lib.abstract(lambda: build_model(encoder, description.heads, nnx.Rngs(0)))
+    return abstract.graph, load_params(checkpoint, abstract.layout(partitioning)), description
+
+
 def load_model(
     path: str, partitioning: Partitioning | None = None, dtype: str | None = None
 ) -> tuple[Model, Description, str]:
-    """Loads the newest model under `path`.
+    """Loads one model.
 
     Args:
-      path: a run's folder, its `checkpoints/`, or one checkpoint.
+      path: a run's folder, its `checkpoints/`, or one checkpoint; see `one_checkpoint`.
       partitioning: where the parameters go; by default all devices along the data axis.
       dtype: of computation, as in "float32"; None: that of training.
 
@@ -127,14 +188,10 @@ def load_model(
     Raises:
       UserError: no checkpoint is there, or it is damaged.
     """
-    checkpoint = find_checkpoints(path)[-1]
-    description = read_description(checkpoint)
+    checkpoint = one_checkpoint(path)
     partitioning = partitioning or make_partitioning(MeshConfig())
-    encoder = description.encoder
-    encoder = dataclasses.replace(encoder, dtype=dtype or encoder.dtype)
-    abstract = params_lib.abstract(lambda: build_model(encoder, description.heads, nnx.Rngs(0)))
-    params = load_params(checkpoint, abstract.layout(partitioning))
-    return nnx.merge(abstract.graph, params), description, checkpoint
+    graph, params, description = load_parts(checkpoint, partitioning, dtype)
+    return nnx.merge(graph, params), description, checkpoint
 
 
 def replace_params(
@@ -144,7 +201,7 @@ def replace_params(
 
     Args:
       params: freshly created parameters, sharded; what is not taken stays as it is.
-      path: where the checkpoint is, as in `load_model`.
+      path: where the checkpoint is, as in `one_checkpoint`.
       include: regular expression that a path must match as a whole.
       exclude: regular expression of paths to leave out all the same; "" for none.
 
@@ -154,7 +211,7 @@ def replace_params(
     Raises:
       UserError: an invalid expression, nothing matches, or a shape differs.
     """
-    checkpoint = find_checkpoints(path)[-1]
+    checkpoint = one_checkpoint(path)
     try:
         wanted = [
             name

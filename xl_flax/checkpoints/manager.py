@@ -3,13 +3,17 @@
 `MODEL_DIR/checkpoints/STEP/` holds three items: `params` and `optimizer` (sharded arrays) and
 `model`, plain files: `model.json`, which describes the encoder, the vocabulary file, and
 `progress.json`, where the run was. A folder gets its final name only when all of it is written.
+
+`MODEL_DIR/checkpoints/best.json` says which checkpoint is the best so far (`TrainConfig.best`): its
+step, the metric and its value. The file is written after that checkpoint is complete and before the
+one that it named last is deleted, so the checkpoint that it names is there at any time.
 """
 
 import asyncio
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,10 +21,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from xl_flax.errors import UserError
+from xl_flax.files import write_atomically
 
 PROGRESS_FILE = "progress.json"
 # 1: random keys followed from an objective's place in the list, and states had other names.
 PROGRESS_FORMAT = 2
+BEST_FILE = "best.json"
 
 
 @dataclasses.dataclass
@@ -32,6 +38,9 @@ class Progress:
     seed: int
     window: dict[str, Any]  # metric sums since the last logged line
     format: int = 1  # PROGRESS_FORMAT when it was written; files of the first one lack it
+    # The best evaluation so far, as `training/best.py` keeps it; "step" names its checkpoint, None
+    # before there is one.
+    best: dict[str, Any] | None = None
 
 
 class _FilesHandler(ocp.AsyncCheckpointHandler):
@@ -87,9 +96,48 @@ def read_progress(checkpoint: str) -> Progress:
         ) from error
 
 
+def read_best(directory: str) -> dict[str, Any] | None:
+    """What `checkpoints/best.json` says; None if there is none.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = os.path.join(directory, BEST_FILE)
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            best = json.load(file)
+        int(best["step"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}); delete it") from error
+    return best
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@dataclasses.dataclass
+class _Preservation:
+    """Which checkpoints stay, as Orbax asks (`PreservationPolicy`)."""
+
+    last: int | None  # the newest ones; None: all
+    every: int | None  # those at multiples of this step
+    best: set[int]  # steps of the best one, and of the one before until that is marked
+
+    def keeps(self, steps: Sequence[int]) -> list[bool]:
+        """Whether each of the steps, oldest first, stays."""
+        recent = set(steps if self.last is None else steps[-self.last :])
+        return [
+            step in recent | self.best or bool(self.every and step % self.every == 0)
+            for step in steps
+        ]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any = None) -> list[bool]:
+        """As `keeps`, of what Orbax knows of the checkpoints."""
+        return self.keeps([checkpoint.step for checkpoint in checkpoints])
 
 
 class CheckpointManager:
@@ -98,10 +146,20 @@ class CheckpointManager:
     def __init__(
         self, model_dir: str, keep_last: int | None = None, keep_every: int | None = None
     ) -> None:
+        """Opens a run's `checkpoints/`.
+
+        Args:
+          model_dir: the run's folder.
+          keep_last: how many of the newest stay; None: all.
+          keep_every: those at multiples of this step stay, too. So does the best one.
+        """
         self.directory = os.path.join(os.path.abspath(model_dir), "checkpoints")
+        self._marked = read_best(self.directory)
+        marked = set() if self._marked is None else {self._marked["step"]}
+        self._preservation = _Preservation(keep_last, keep_every, marked)
+        self._unmarked: dict[str, Any] | None = None  # the best one, from its saving to its mark
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep_last,
-            keep_period=keep_every,
+            preservation_policy=self._preservation,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
@@ -115,9 +173,12 @@ class CheckpointManager:
         Args:
           params: parameters, a pytree of sharded arrays.
           optimizer: the optimizer's state and whatever else the step carries.
-          progress: where the run is; its step names the checkpoint.
+          progress: where the run is; its step names the checkpoint. Its best checkpoint, this or
+            one that was saved before, is kept.
           files: `model.json` and the vocabulary file, by name.
         """
+        self.wait()  # Orbax would wait, too: one checkpoint is written at a time
+        self.expect_best(progress.best)
         record = json.dumps(dataclasses.asdict(progress), indent=1).encode()
         self._manager.save(
             progress.step,
@@ -149,9 +210,29 @@ class CheckpointManager:
             ) from error
         return items["params"], items["optimizer"]
 
+    def expect_best(self, best: dict[str, Any] | None) -> None:
+        """Keeps the checkpoint of `Progress.best`; `wait` marks it once it is complete."""
+        if best is None or best["step"] is None:
+            return
+        mark = {key: best[key] for key in ("step", "metric", "mode", "value")}
+        if mark != self._marked:
+            self._unmarked = mark
+            self._preservation.best.add(mark["step"])
+
     def wait(self) -> None:
-        """Blocks until everything started is on disk."""
+        """Blocks until everything started is on disk, and marks the best checkpoint."""
         self._manager.wait_until_finished()
+        steps = sorted(self._manager.all_steps())
+        if self._unmarked is None or self._unmarked["step"] not in steps:
+            return
+        if jax.process_index() == 0:
+            content = json.dumps(self._unmarked, indent=1) + "\n"
+            write_atomically(os.path.join(self.directory, BEST_FILE), content)
+        self._marked, self._unmarked = self._unmarked, None
+        self._preservation.best = {self._marked["step"]}
+        for step, kept in zip(steps, self._preservation.keeps(steps), strict=True):
+            if not kept:
+                self._manager.delete(step)
 
     def close(self) -> None:
         """Finishes what was started and frees the manager's threads."""

@@ -13,10 +13,10 @@ def required() -> list[DatasetSpec]:
     train, evaluate = gin.get_bindings("TrainConfig"), gin.get_bindings("EvaluateConfig")
     objectives = list(train.get("objectives", ()))
     specs = [spec for objective in objectives for spec in objective.rows.datasets]
-    for held_out in train.get("held_out", ()):
-        specs += held_out.datasets(objectives[0].rows.length)
+    for item in train.get("held_out", ()):
+        specs += item.evaluation.datasets
     for evaluation in evaluate.get("evaluations", ()):
-        specs += evaluation.datasets
+        specs += evaluation.datasets + evaluation.control_datasets
     return list(dict.fromkeys(specs))
 
 

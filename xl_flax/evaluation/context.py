@@ -8,9 +8,9 @@ import gin
 import numpy as np
 
 from xl_flax.data.build import read_examples
-from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, read_unigrams
 from xl_flax.data.prepare import Caches, DatasetSpec
+from xl_flax.data.stream import HeldOutRows, open_held_out
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.parallel.mesh import MeshConfig
@@ -18,26 +18,40 @@ from xl_flax.parallel.rules import Partitioning
 
 T = TypeVar("T")
 
+REMEMBERED_BYTES = 2 << 30  # of arrays, for the other evaluations of a subject
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     """What `python -m xl_flax.evaluate` does."""
 
-    model_dir: str = gin.REQUIRED  # a run's folder, its `checkpoints/`, or one checkpoint
+    # A run's folder, its `checkpoints/`, or one checkpoint; or a list of these.
+    model_dir: str | Sequence[str] = gin.REQUIRED
     cache: Cache = gin.REQUIRED
     evaluations: Sequence[Any] = gin.REQUIRED  # as in [@MaskedAccuracy(), @SentenceRetrieval()]
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
+    @property
+    def model_dirs(self) -> list[str]:
+        """The folders, each once."""
+        one = isinstance(self.model_dir, str)
+        return [self.model_dir] if one else list(dict.fromkeys(self.model_dir))
+
 
 @dataclasses.dataclass
 class Context:
-    """Lives as long as the command; what it remembers is shared by the checkpoints of a sweep."""
+    """Lives as long as the command or the run; its memory is shared by all that is evaluated."""
 
     caches: Caches  # of all that the evaluations read
     vocabulary: Vocabulary
     partitioning: Partitioning
+    # Whether live parameters are evaluated while a run trains. No baselines are computed then, and
+    # a language of which a small sample says nothing is left out instead of being an error.
+    training: bool = False
     _memory: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
+    _subject: Hashable = None  # whose arrays `_of_subject` holds
+    _of_subject: dict[Hashable, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """`make()`, remembered under `key`: data that was read, functions that were compiled."""
@@ -45,14 +59,40 @@ class Context:
             self._memory[key] = make()
         return self._memory[key]
 
-    def aligned(self, mixture: str, split: str, layout: Layout) -> dict[str, list[np.ndarray]]:
+    def once_per_subject(
+        self, subject: Hashable, key: Hashable, make: Callable[[], np.ndarray]
+    ) -> np.ndarray:
+        """An array that depends on parameters, made once for all evaluations of one subject.
+
+        The arrays of one subject are remembered at a time, up to `REMEMBERED_BYTES` of them; what
+        does not fit is made again.
+
+        Args:
+          subject: `Subject.key`.
+          key: what the array is, with all settings that it depends on.
+          make: makes it.
+        """
+        if subject != self._subject:
+            self._subject = subject
+            self._of_subject.clear()
+        if key in self._of_subject:
+            return self._of_subject[key]
+        array = make()
+        if array.nbytes + sum(x.nbytes for x in self._of_subject.values()) <= REMEMBERED_BYTES:
+            self._of_subject[key] = array
+        return array
+
+    def forget_subject(self) -> None:
+        """Frees what `once_per_subject` remembers."""
+        self._subject = None
+        self._of_subject.clear()
+
+    def aligned(self, spec: DatasetSpec) -> dict[str, list[np.ndarray]]:
         """The examples of a mixture of translations, by language, sorted by name.
 
         Args:
-          mixture: name of a mixture whose tasks have a translation of sentence i as example i, or
-            of one task of parallel text.
-          split: as "test".
-          layout: of the cached rows; examples come whole, whatever it is.
+          spec: a mixture whose tasks have a translation of sentence i as example i, or one task of
+            parallel text. Examples come whole, however long the rows are in which they are cached.
 
         Returns:
           Language (the task's name where two tasks have one language) -> int[n] tokens of each
@@ -62,22 +102,34 @@ class Context:
           UserError: fewer than two tasks, they differ in their number of examples, or the texts of
             an example are no translations.
         """
-        spec = DatasetSpec(mixture, split, layout)
-        return self.once(spec, lambda: self._read_aligned(spec))
+        return self.once(("aligned", spec), lambda: self._read_aligned(spec))
+
+    def rows(self, specs: Sequence[DatasetSpec], rows_per_task: int | None = None) -> HeldOutRows:
+        """The rows of one or more mixtures in order, those of a task that several have once.
+
+        Args:
+          specs: mixtures of one split and layout.
+          rows_per_task: the first rows of each task; None: all.
+        """
+        key = ("rows", tuple(specs), rows_per_task)
+        return self.once(
+            key,
+            lambda: open_held_out(specs, self.caches, self.vocabulary, rows_per_task=rows_per_task),
+        )
 
     def unigrams(self, specs: Sequence[DatasetSpec]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Language -> token ids int32[k] and counts int64[k] in some datasets; each task once."""
-        return self.once(("unigrams", *specs), lambda: self._unigrams(specs))
+        """Language -> token ids int32[k] and counts int64[k] in the tasks of these mixtures."""
+        return self.once(("unigrams", tuple(specs)), lambda: self._read_unigrams(specs))
 
-    def _unigrams(self, specs: Sequence[DatasetSpec]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        manifests = {
-            dataset.folders[task]: manifest
+    def _read_unigrams(self, specs: Sequence[DatasetSpec]) -> dict:
+        languages = {
+            dataset.folders[task]: manifest.languages
             for dataset in map(self.caches.__getitem__, specs)
             for task, manifest in dataset.manifests.items()
         }
         counts: dict[str, np.ndarray] = {}
-        for folder, manifest in manifests.items():
-            for text, language in enumerate(manifest.languages):
+        for folder, own_languages in languages.items():
+            for text, language in enumerate(own_languages):
                 ids, own = read_unigrams(folder, text)
                 sums = counts.setdefault(language, np.zeros(self.vocabulary.size, np.int64))
                 sums[ids] += own
@@ -86,21 +138,21 @@ class Context:
     def _read_aligned(self, spec: DatasetSpec) -> dict[str, list[np.ndarray]]:
         _, manifests, folders = self.caches[spec]
         where = f"mixture {spec.mixture!r}, split {spec.split!r}"
-        several = len(manifests) > 1
-        if several and (parallel := [t for t, m in manifests.items() if m.num_texts > 1]):
+        parallel = [task for task, manifest in manifests.items() if manifest.num_texts > 1]
+        if len(manifests) > 1 and parallel:
             raise UserError(
                 f"{where} holds several tasks, also of parallel text ({', '.join(parallel[:3])}): "
                 "give the evaluation a list of these instead"
             )
-        for task, manifest in manifests.items():
-            if manifest.num_texts > 1 and not manifest.translations:
+        for task in parallel:
+            if not manifests[task].translations:
                 raise UserError(
                     f"{where}: the texts of an example of task {task!r} are no translations "
-                    f"(languages {', '.join(manifest.languages)}; features "
-                    f"{', '.join(manifest.features) or 'none'}): name parallel text, each text in "
-                    "a language of its own"
+                    f"(languages {', '.join(manifests[task].languages)}; features "
+                    f"{', '.join(manifests[task].features) or 'none'}): name parallel text, each "
+                    "text in a language of its own"
                 )
-        languages = [m.languages[0] for m in manifests.values()]
+        languages = [manifest.languages[0] for manifest in manifests.values()]
         texts = {}
         for task, manifest in manifests.items():
             examples = list(read_examples(folders[task], manifest))

@@ -19,13 +19,14 @@ from xl_flax.data.batches import global_batch
 from xl_flax.data.layout import Layout
 from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.prepare import DatasetSpec
-from xl_flax.data.stream import HeldOutRows, open_held_out
+from xl_flax.data.stream import HeldOutRows
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report
+from xl_flax.evaluation.base import Evaluation, NotFiniteError, Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, signature
-from xl_flax.models.heads import MLM_HEAD, Model, mlm_prediction
+from xl_flax.models.heads import MLM_HEAD, mlm_prediction
 from xl_flax.ops.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.masking import select_slots
@@ -62,14 +63,15 @@ class Score:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class MaskedAccuracy:
+class MaskedAccuracy(Evaluation):
     """Masked-token loss and accuracy per language on held-out text, without dropout.
 
     Every chosen token is replaced by the mask token (Devlin et al., 2019, leave a tenth as it is
     when training; a model scores there by copying). The same tokens are hidden in every checkpoint.
     """
 
-    mixture: str | Sequence[tuple[int, str]] = gin.REQUIRED  # phases: all the mixtures they name
+    # Its name, or several, or phases [(first row, name), …]: the rows of all their tasks.
+    mixture: str | Sequence[str] | Sequence[tuple[int, str]] = gin.REQUIRED
     length: int = gin.REQUIRED  # tokens per row
     split: str = "validation"
     rows_per_task: int | None = None  # the first ones only; None: all
@@ -82,140 +84,159 @@ class MaskedAccuracy:
 
     @property
     def datasets(self) -> list[DatasetSpec]:
-        """What must be cached."""
-        return [*self._held_out, *self._train]
+        """The held-out text."""
+        return self._specs(self.mixture, self.split)
 
     @property
-    def _held_out(self) -> list[DatasetSpec]:
-        layout = Layout(self.length)
-        return [DatasetSpec(name, self.split, layout) for name in mixture_names(self.mixture)]
-
-    @property
-    def _train(self) -> list[DatasetSpec]:
-        names = mixture_names(self.baseline or self.mixture)
-        return [DatasetSpec(name, "train", Layout(self.length)) for name in names]
-
-    @property
-    def _name(self) -> str:
-        return "+".join(mixture_names(self.mixture))
+    def control_datasets(self) -> list[DatasetSpec]:
+        """The text whose token frequencies are the baseline."""
+        return self._specs(self.baseline or self.mixture, "train")
 
     def signatures(self, description: Description, context: Context) -> list[str]:
-        """Of the results that a call will give.
+        """One, of all results.
 
         Raises:
-          UserError: the model has no MLM head.
+          UserError: the model has no MLM head, or rows are longer than it takes.
         """
         if MLM_HEAD not in description.heads:
             raise UserError(
-                f"the model has no MLM head (heads: {', '.join(description.heads) or 'none'}): "
-                "leave MaskedAccuracy out of EvaluateConfig.evaluations"
+                "MaskedAccuracy needs a model with an MLM head, and this one has "
+                f"{', '.join(description.heads) or 'no heads'}: leave MaskedAccuracy out of "
+                "EvaluateConfig.evaluations and TrainConfig.held_out"
+            )
+        longest = description.encoder.max_positions
+        if self.length > longest:
+            raise UserError(
+                f"MaskedAccuracy.length = {self.length}: the model takes at most {longest} tokens"
             )
         rows = self._rows(context)
         return [
             signature(
                 "masked_lm",
-                data=f"{self._name}/{self.split}",
+                data=self._data,
                 languages=len(rows.languages),
                 rows=len(rows),
                 length=self.length,
                 rate=self.rate,
                 masks=f"all,key{KEY}",
-                baseline=f"{self.baseline or self._name}/train",
+                baseline="none" if context.training else self._baseline,
                 vocabulary=description.vocabulary[:12],
             )
         ]
 
-    def __call__(self, model: Model, description: Description, context: Context) -> list[Result]:
-        """Evaluates one checkpoint.
+    def __call__(self, subject: Subject, context: Context) -> list[Result]:
+        """Evaluates one subject.
 
         Returns:
-          Per language and as a mean over languages ("macro"): "loss", "accuracy", and on the very
-          same tokens "unigram_loss" and "unigram_accuracy".
+          Per language and as a mean over languages ("macro"): "loss", "accuracy", and, but for
+          training, on the very same tokens "unigram_loss" and "unigram_accuracy".
 
         Raises:
-          UserError: rows longer than the model takes, or a loss that is not finite.
+          NotFiniteError: a loss is not finite.
+          UserError: as `signatures`, or no token of a language was hidden, or the baseline lacks
+            a language.
         """
-        rows = self._rows(context)
-        graph, state = nnx.split(model)
+        (sign,) = self.signatures(subject.description, context)
         score = context.once(
-            ("masked_lm", graph, self.rate),
-            lambda: make_score(graph, context.vocabulary, self.rate, context.partitioning),
+            ("masked_lm", subject.graph, self.rate),
+            lambda: make_score(subject.graph, context.vocabulary, self.rate, context.partitioning),
         )
-        what = f"{self._name}, step {description.step}"
-        scores = evaluate(
+        scores = score_rows(
             score,
-            nnx.to_pure_dict(state),
-            rows,
+            subject.params,
+            self._rows(context),
             context.partitioning,
-            description.all_languages,
+            subject.description.all_languages,
         )
-        unigrams = context.unigrams(self._train)
-        (sign,) = self.signatures(description, context)
-        return list(self._results(scores, unigrams, context.vocabulary, sign, what))
+        where = f"{self._data}, step {subject.description.step}"
+        if context.training:  # a few rows may have nothing of a language to hide
+            scores = {language: score for language, score in scores.items() if score.count}
+        check_scores(scores, where)
+        values = {k: {"loss": s.loss, "accuracy": s.accuracy} for k, s in scores.items()}
+        if not context.training:
+            for language, baseline in self._unigram_values(scores, context).items():
+                values[language] |= baseline
+        counts = {language: score.count for language, score in scores.items()}
+        return list(self._results(values, counts, sign))
 
     def table(self, results: Sequence[Result]) -> str:
-        """What the console shows."""
+        """Per language: loss and accuracy of the model and of token frequencies."""
         return report.masked_lm(results)
 
+    def summary(self, results: Sequence[Result]) -> str:
+        """Means over languages."""
+        macro = {r.metric: r.value for r in results if r.languages == (MACRO,)}
+        return f"{self._name}: loss {macro['loss']:.4f} acc {macro['accuracy']:.3f}"
+
+    @property
+    def _name(self) -> str:
+        return "+".join(mixture_names(self.mixture))
+
+    @property
+    def _data(self) -> str:
+        return f"{self._name}/{self.split}"
+
+    @property
+    def _baseline(self) -> str:
+        return f"{'+'.join(mixture_names(self.baseline or self.mixture))}/train"
+
+    def _specs(self, mixture: Any, split: str) -> list[DatasetSpec]:
+        layout = Layout(self.length)
+        return [DatasetSpec(name, split, layout) for name in mixture_names(mixture)]
+
     def _rows(self, context: Context) -> HeldOutRows:
-        rows = context.once(
-            ("rows", *self._held_out, self.rows_per_task),
-            lambda: open_held_out(
-                self._held_out,
-                context.caches,
-                context.vocabulary,
-                rows_per_task=self.rows_per_task,
-            ),
-        )
+        rows = context.rows(self.datasets, self.rows_per_task)
         if rows.num_texts > 1:
             raise UserError(
-                f"MaskedAccuracy: {self._name}/{self.split} is parallel text; give it a mixture "
-                "of text in one language each"
+                f"MaskedAccuracy: {self._data} is parallel text; give it a mixture of text in one "
+                "language each"
             )
         return rows
 
-    def _results(
-        self,
-        scores: Mapping[str, Score],
-        unigrams: Mapping[str, tuple[np.ndarray, np.ndarray]],
-        vocabulary: Vocabulary,
-        sign: str,
-        what: str,
-    ) -> Iterator[Result]:
-        per_language: dict[str, dict[str, float]] = {}
+    def _unigram_values(
+        self, scores: Mapping[str, Score], context: Context
+    ) -> dict[str, dict[str, float]]:
+        unigrams = context.unigrams(self.control_datasets)
+        ordinary_V = ~context.vocabulary.special_mask()
+        values = {}
         for language, score in scores.items():
-            if not score.count:
-                raise UserError(
-                    f"{what}: no token of {language!r} was hidden; give it more held-out text, or "
-                    "raise MaskedAccuracy.rate"
-                )
-            if not math.isfinite(score.loss_sum):
-                raise UserError(
-                    f"{what}: the loss of {language!r} is not finite; evaluate an earlier "
-                    "checkpoint, and train with a lower learning rate"
-                )
             if language not in unigrams:
                 raise UserError(
-                    f"mixture {self.baseline or self._name!r} has no {language!r} to take the "
-                    "unigram baseline from; set MaskedAccuracy.baseline to one that has"
+                    f"{self._baseline} has no {language!r} to take the unigram baseline from; set "
+                    "MaskedAccuracy.baseline to a mixture that has"
                 )
-            loss, accuracy = unigram_scores(
-                np.concatenate(score.targets), *unigrams[language], ~vocabulary.special_mask()
+            targets_N = np.concatenate(score.targets)
+            loss, accuracy = unigram_scores(targets_N, *unigrams[language], ordinary_V)
+            values[language] = {"unigram_loss": loss, "unigram_accuracy": accuracy}
+        return values
+
+    def _results(
+        self, values: Mapping[str, Mapping[str, float]], counts: Mapping[str, int], sign: str
+    ) -> Iterator[Result]:
+        for language, metrics in values.items():
+            for metric, value in metrics.items():
+                n = counts[language]
+                yield Result("masked_lm", self._data, (language,), metric, value, n, sign)
+        for metric in next(iter(values.values()), ()):
+            mean = float(np.mean([metrics[metric] for metrics in values.values()]))
+            yield Result("masked_lm", self._data, (MACRO,), metric, mean, len(values), sign)
+
+
+def check_scores(scores: Mapping[str, Score], where: str) -> None:
+    """Raises an error unless every language has masked tokens and a finite loss."""
+    if not scores:
+        raise UserError(f"{where}: no token was hidden; raise MaskedAccuracy.rows_per_task")
+    for language, score in scores.items():
+        if not score.count:
+            raise UserError(
+                f"{where}: no token of {language!r} was hidden; give it more held-out text, or "
+                "raise MaskedAccuracy.rate"
             )
-            per_language[language] = {
-                "loss": score.loss,
-                "accuracy": score.accuracy,
-                "unigram_loss": loss,
-                "unigram_accuracy": accuracy,
-            }
-        data = f"{self._name}/{self.split}"
-        for language, values in per_language.items():
-            for metric, value in values.items():
-                n = scores[language].count
-                yield Result("masked_lm", data, (language,), metric, value, n, sign)
-        for metric in ("loss", "accuracy", "unigram_loss", "unigram_accuracy"):
-            mean = float(np.mean([values[metric] for values in per_language.values()]))
-            yield Result("masked_lm", data, (MACRO,), metric, mean, len(per_language), sign)
+        if not math.isfinite(score.loss_sum):
+            raise NotFiniteError(
+                f"{where}: the loss of {language!r} is not finite; evaluate an earlier checkpoint, "
+                "and train with a lower learning rate"
+            )
 
 
 def make_score(
@@ -230,9 +251,9 @@ def make_score(
       partitioning: the batch is spread over its data axes.
 
     Returns:
-      A function of parameters and a batch of rows (tokens, segment_ids, positions, row, and as
-      language a row of the encoder's language table), that gives
-      hidden bool[B, L], and loss and correct float32[B, L], 0 where nothing is hidden.
+      A function of parameters and a batch (`tokens`, `segment_ids`, `positions`, `row_id`, and as
+      `languages` int32[B, 1] rows of the encoder's language table). It returns `hidden` bool[B, L],
+      and `loss` and `correct` float32[B, L], 0 where nothing is hidden.
     """
     special_V = jnp.asarray(vocabulary.special_mask())
     mask_id = vocabulary.special.mask
@@ -276,7 +297,7 @@ def make_score(
     return jax.jit(score, out_shardings=partitioning.sharding(()))
 
 
-def evaluate(
+def score_rows(
     score: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]],
     params: Any,
     rows: HeldOutRows,
@@ -304,15 +325,15 @@ def evaluate(
     for first in range(0, len(rows), batch_size):
         batch = global_batch(rows, first, batch_size, sharding)
         batch["languages"] = table[batch["languages"]]
-        found = {name: np.asarray(x) for name, x in score(params, batch).items()}
+        scored = {name: np.asarray(x) for name, x in score(params, batch).items()}
         # Read again rather than fetched: another process may hold these rows' devices.
         own = rows.rows(range(first, first + batch_size))
         for i, language in enumerate(rows.languages):
-            mine = found["hidden"] & (own["languages"] == i)
+            hidden = scored["hidden"] & (own["languages"] == i)
             total = scores[language]
-            total.loss_sum += float(found["loss"][mine].sum(dtype=np.float64))
-            total.correct += float(found["correct"][mine].sum(dtype=np.float64))
-            total.targets.append(own["tokens"][mine])
+            total.loss_sum += float(scored["loss"][hidden].sum(dtype=np.float64))
+            total.correct += float(scored["correct"][hidden].sum(dtype=np.float64))
+            total.targets.append(own["tokens"][hidden])
     return scores
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import gin
@@ -12,12 +12,12 @@ from xl_flax.checkpoints.description import Description
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report
+from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, ratio_margins
 from xl_flax.evaluation.search import unit
 from xl_flax.evaluation.sentences import SentenceEvaluation, centred
-from xl_flax.models.heads import Model
 
 K = NEIGHBOURS["margin"]
 
@@ -53,20 +53,22 @@ class BitextMining(SentenceEvaluation):
     gold: float = 0.5  # share of sentences whose translation is present
 
     def signatures(self, description: Description, context: Context) -> list[str]:
-        """Of the results that a call will give: one per mixture and layer."""
-        for need in self.datasets:
-            self._collections(need, context)
-        sets = [[need] for need in self.datasets] + (
-            [self.datasets] if len(self.datasets) > 1 else []
-        )
+        """One per mixture and layer.
+
+        Raises:
+          UserError: the tasks are not aligned, a setting is wrong, or a pair has too few sentences
+            or none with a translation.
+        """
+        for spec in self.datasets:
+            self._halves(spec, context)
         return [
-            self._maker(needs, layer, description, context).keywords["signature"]
-            for needs in sets
+            self._template(specs, layer, description, context).keywords["signature"]
+            for specs in self.scopes
             for layer in self.encoding(description).layers
         ]
 
-    def __call__(self, model: Model, description: Description, context: Context) -> list[Result]:
-        """Evaluates one checkpoint.
+    def __call__(self, subject: Subject, context: Context) -> list[Result]:
+        """Evaluates one subject.
 
         Returns:
           Per mixture, layer and pair of languages: "precision" (n = pairs mined), "recall" and "f1"
@@ -75,39 +77,43 @@ class BitextMining(SentenceEvaluation):
           are several.
 
         Raises:
-          UserError: the tasks are not aligned, a setting is wrong, a pair has too few sentences or
-            none with a translation, embeddings are not finite.
+          NotFiniteError: embeddings are NaN or infinite.
+          UserError: as `signatures`.
         """
-        results, by_layer = [], {}
-        for need, layer, vectors in self.vectors(model, description, context):
-            make = self._maker([need], layer, description, context)
-            found = []
-            for pair, dev_test in self._collections(need, context).items():
-                found += _score_pair(pair, dev_test, vectors, self.center, make)
-            by_layer.setdefault(layer, []).extend(found)
-            results += found + _means(found, make)
+        description = subject.description
+        results: list[Result] = []
+        by_layer: dict[int, list[Result]] = {}
+        for spec, layer, vectors in self.vectors(subject, context):
+            template = self._template([spec], layer, description, context)
+            pairs = []
+            for pair, dev_test in self._halves(spec, context).items():
+                pairs += _score_pair(pair, dev_test, vectors, self.center, template)
+            by_layer.setdefault(layer, []).extend(pairs)
+            results += pairs + _means(pairs, template)
         if len(self.datasets) > 1:
-            for layer, found in by_layer.items():
-                results += _means(found, self._maker(self.datasets, layer, description, context))
+            for layer, pairs in by_layer.items():
+                results += _means(pairs, self._template(self.datasets, layer, description, context))
         return results
 
     def table(self, results: Sequence[Result]) -> str:
-        """What the console shows."""
+        """Macro F1 by layer, then all pairs in the layer that is best on the dev half."""
         return report.mining(results)
 
-    def _collections(self, need: DatasetSpec, context: Context) -> dict:
+    def _halves(
+        self, spec: DatasetSpec, context: Context
+    ) -> dict[tuple[str, str], tuple["Half", "Half"]]:
         """For each pair of languages its dev and test `Half`."""
-        key = ("mining", need, self.gold, self.pivot)
-        return context.once(key, lambda: self._split(need, context.aligned(*need)))
+        key = ("mining", spec, self.gold, self.pivot)
+        return context.once(key, lambda: self._split(spec, context.aligned(spec)))
 
-    def _split(self, need: DatasetSpec, examples: dict[str, list[np.ndarray]]) -> dict:
+    def _split(self, spec: DatasetSpec, examples: dict[str, list[np.ndarray]]) -> dict:
         if not 0 < self.gold <= 1:
             raise UserError(f"BitextMining.gold = {self.gold}: a share above 0, at most 1")
         first = {language: _first_occurrences(s) for language, s in examples.items()}
         pairs = {}
-        for a, b in self.pairs(need, examples):
+        for a, b in self.pairs(spec, examples):
             kept = first[a] & first[b]
-            where = f"{need.mixture}, {a}-{b}"
+            where = f"{spec.mixture}, {a}-{b}"
             if left_out := int((~kept).sum()):
                 print(f"{where}: {left_out:,} empty or repeated sentences are left out of mining")
             pairs[a, b] = halves(kept, self.gold)
@@ -124,8 +130,8 @@ class BitextMining(SentenceEvaluation):
                     )
         return pairs
 
-    def _maker(
-        self, needs: Sequence[DatasetSpec], layer: int, description: Description, context: Context
+    def _template(
+        self, specs: Sequence[DatasetSpec], layer: int, description: Description, context: Context
     ) -> functools.partial:
         how = {
             "similarity": "ratio_margin",
@@ -137,7 +143,7 @@ class BitextMining(SentenceEvaluation):
             "pivot": self.pivot or "none",
             "threshold": "dev",
         }
-        return self.result_maker("mining", needs, layer, description, context, **how)
+        return self.result_template("mining", specs, layer, description, context, **how)
 
 
 class Half(NamedTuple):
@@ -245,16 +251,16 @@ def _score_pair(
     dev_test: tuple[Half, Half],
     vectors: dict[str, np.ndarray],
     center: bool,
-    make,
+    template: Callable[..., Result],
 ) -> list[Result]:
     mined, right = [], []
     for half in dev_test:
         x, y = vectors[pair[0]][half.x], vectors[pair[1]][half.y]
         if center:
             x, y = centred(x), centred(y)
-        found = mine(unit(x), unit(y))
-        mined.append(found)
-        right.append(half.x[found.x] == half.y[found.y])
+        pairs = mine(unit(x), unit(y))
+        mined.append(pairs)
+        right.append(half.x[pairs.x] == half.y[pairs.y])
     (dev, test), (dev_mined, test_mined) = dev_test, mined
     threshold = tune_threshold(dev_mined.score, right[0], dev.gold)
     on_dev = evaluate_pairs(right[0][dev_mined.score >= threshold], dev.gold)
@@ -267,15 +273,15 @@ def _score_pair(
         ("dev_f1", on_dev.f1, dev.gold),
         ("threshold", threshold, dev.gold),
     ]
-    return [make(languages=pair, metric=m, value=float(v), n=n) for m, v, n in rows]
+    return [template(languages=pair, metric=m, value=float(v), n=n) for m, v, n in rows]
 
 
-def _means(results: Sequence[Result], make) -> list[Result]:
+def _means(results: Sequence[Result], template: Callable[..., Result]) -> list[Result]:
     values: dict[str, list[float]] = {}
     for result in results:
         values.setdefault(result.metric, []).append(result.value)
     return [
-        make(languages=(MACRO,), metric=metric, value=float(np.mean(v)), n=len(v))
+        template(languages=(MACRO,), metric=metric, value=float(np.mean(v)), n=len(v))
         for metric, v in values.items()
         if metric != "threshold"
     ]

@@ -6,6 +6,16 @@ from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.text_table import table
 
 
+def plain(results: Sequence[Result]) -> str:
+    """A line for each result."""
+    rows = [("data", "layer", "languages", "metric", "value", "n")]
+    for r in results:
+        layer = "" if r.layer is None else str(r.layer)
+        cells = (r.data, layer, "-".join(r.languages), r.metric, f"{r.value:.4f}", f"{r.n:,}")
+        rows.append(cells)
+    return "\n".join([table(rows), *_once(r.signature for r in results)])
+
+
 def masked_lm(results: Sequence[Result]) -> str:
     """Per language: loss and accuracy of the model and of token frequencies."""
     values = {(r.languages[0], r.metric): r.value for r in results}

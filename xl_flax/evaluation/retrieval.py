@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import gin
 import numpy as np
@@ -11,11 +11,11 @@ from xl_flax.checkpoints.description import Description
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report
+from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, Similarity, precision_at_1
 from xl_flax.evaluation.sentences import SentenceEvaluation, centred
-from xl_flax.models.heads import Model
 
 # Of the languages of a result; XTREME's Tatoeba scores are those of ("eng", other) by this.
 DIRECTION = "query>searched"
@@ -35,20 +35,28 @@ class SentenceRetrieval(SentenceEvaluation):
     similarity: Sequence[Similarity] = ("cosine",)  # each is scored, of one embedding
 
     def signatures(self, description: Description, context: Context) -> list[str]:
-        """Of the results that a call will give: one per mixture, layer and similarity."""
-        self._check()
-        sets = [[need] for need in self.datasets] + (
-            [self.datasets] if len(self.datasets) > 1 else []
-        )
+        """One per mixture, layer and similarity.
+
+        Raises:
+          UserError: the tasks are not aligned, a setting is wrong, or a mixture lacks the pivot.
+        """
+        asked = self.similarity
+        if isinstance(asked, str) or not asked or not set(asked) <= set(NEIGHBOURS):
+            raise UserError(
+                f"SentenceRetrieval.similarity = {asked!r}: give a list of some of "
+                + ", ".join(map(repr, NEIGHBOURS))
+            )
+        for spec in self.datasets:
+            self.pairs(spec, context.aligned(spec))
         return [
-            self._maker(needs, layer, similarity, description, context).keywords["signature"]
-            for needs in sets
+            self._template(specs, layer, similarity, description, context).keywords["signature"]
+            for specs in self.scopes
             for layer in self.encoding(description).layers
             for similarity in self.similarity
         ]
 
-    def __call__(self, model: Model, description: Description, context: Context) -> list[Result]:
-        """Evaluates one checkpoint.
+    def __call__(self, subject: Subject, context: Context) -> list[Result]:
+        """Evaluates one subject.
 
         Returns:
           Per mixture, layer and similarity: "p@1" of each ordered pair (query language, language
@@ -58,26 +66,25 @@ class SentenceRetrieval(SentenceEvaluation):
           over all mixtures, too, if there are several.
 
         Raises:
-          UserError: the tasks are not aligned, a setting is wrong, a mixture lacks the pivot,
-            embeddings are not finite.
+          NotFiniteError: embeddings are NaN or infinite.
+          UserError: as `signatures`.
         """
-        self._check()
-        for need in self.datasets:
-            self.pairs(need, context.aligned(*need))
-        results, by_setting = [], {}
-        for need, layer, vectors in self.vectors(model, description, context):
+        description = subject.description
+        self.signatures(description, context)  # checks the settings before anything is encoded
+        results: list[Result] = []
+        all_pairs: dict[tuple[int, Similarity], list[Result]] = {}
+        for spec, layer, vectors in self.vectors(subject, context):
             if self.center:
                 vectors = {language: centred(x) for language, x in vectors.items()}
             for similarity in self.similarity:
-                make = self._maker([need], layer, similarity, description, context)
-                pairs = self.pairs(need, vectors)
-                found = _pairs(vectors, pairs, similarity, make)
-                by_setting.setdefault((layer, similarity), []).extend(found)
-                results += found + _means(found, make)
+                template = self._template([spec], layer, similarity, description, context)
+                pairs = _pairs(vectors, self.pairs(spec, vectors), similarity, template)
+                all_pairs.setdefault((layer, similarity), []).extend(pairs)
+                results += pairs + _means(pairs, template)
         if len(self.datasets) > 1:
-            for (layer, similarity), found in by_setting.items():
-                make = self._maker(self.datasets, layer, similarity, description, context)
-                results += _means(found, make)
+            for (layer, similarity), pairs in all_pairs.items():
+                template = self._template(self.datasets, layer, similarity, description, context)
+                results += _means(pairs, template)
         return results + [
             dataclasses.replace(r, metric="xsim", value=100 * (1 - r.value))
             for r in results
@@ -85,20 +92,12 @@ class SentenceRetrieval(SentenceEvaluation):
         ]
 
     def table(self, results: Sequence[Result]) -> str:
-        """What the console shows."""
+        """The mean by layer, then all pairs in the best layer."""
         return report.retrieval(results)
 
-    def _check(self) -> None:
-        asked = self.similarity
-        if isinstance(asked, str) or not asked or not set(asked) <= set(NEIGHBOURS):
-            raise UserError(
-                f"SentenceRetrieval.similarity = {asked!r}: give a list of some of "
-                + ", ".join(map(repr, NEIGHBOURS))
-            )
-
-    def _maker(
+    def _template(
         self,
-        needs: Sequence[DatasetSpec],
+        specs: Sequence[DatasetSpec],
         layer: int,
         similarity: Similarity,
         description: Description,
@@ -110,35 +109,38 @@ class SentenceRetrieval(SentenceEvaluation):
             "k": NEIGHBOURS[similarity] or "none",
             "candidates": "one_language",
         } | ({"pivot": self.pivot} if self.pivot else {})
-        make = self.result_maker("retrieval", needs, layer, description, context, **how)
-        return functools.partial(make, similarity=similarity)
+        template = self.result_template("retrieval", specs, layer, description, context, **how)
+        return functools.partial(template, similarity=similarity)
 
 
 def _pairs(
-    vectors: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]], similarity: Similarity, make
+    vectors: dict[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    similarity: Similarity,
+    template: Callable[..., Result],
 ) -> list[Result]:
     results = []
     for a, b in pairs:
         forward, backward = precision_at_1(vectors[a], vectors[b], similarity)
-        n = len(vectors[a])
+        n, mean = len(vectors[a]), (forward + backward) / 2
         results += [
-            make(languages=(a, b), metric="p@1", value=forward, n=n),
-            make(languages=(b, a), metric="p@1", value=backward, n=n),
-            make(languages=(a, b), metric="p@1_mean", value=(forward + backward) / 2, n=2 * n),
+            template(languages=(a, b), metric="p@1", value=forward, n=n),
+            template(languages=(b, a), metric="p@1", value=backward, n=n),
+            template(languages=(a, b), metric="p@1_mean", value=mean, n=2 * n),
         ]
     return results
 
 
-def _means(pairs: Sequence[Result], make) -> list[Result]:
+def _means(pairs: Sequence[Result], template: Callable[..., Result]) -> list[Result]:
     """Unweighted means over ordered pairs: of all, and by the language on either side."""
-    groups: dict[tuple[str, ...], list[float]] = {}
+    values: dict[tuple[str, ...], list[float]] = {}
     for result in pairs:
         if result.metric == "p@1":
             query, searched = result.languages
-            for group in ((query, MACRO), (MACRO, searched), (MACRO,)):
-                groups.setdefault(group, []).append(result.value)
+            for languages in ((query, MACRO), (MACRO, searched), (MACRO,)):
+                values.setdefault(languages, []).append(result.value)
     return [
-        make(languages=group, metric="p@1", value=float(np.mean(values)), n=len(values))
-        for group, values in sorted(groups.items())
-        if len(values) > 1
+        template(languages=languages, metric="p@1", value=float(np.mean(own)), n=len(own))
+        for languages, own in sorted(values.items())
+        if len(own) > 1
     ]

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, get_args
 
 import gin
@@ -16,21 +16,25 @@ from xl_flax.data.layout import Layout
 from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
+from xl_flax.evaluation.base import Evaluation, NotFiniteError, Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.embed import Encoding, embed, make_pool
 from xl_flax.evaluation.results import Result, signature
-from xl_flax.models.heads import HEADS, Model
+from xl_flax.models.heads import HEADS
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.pooling import Pooling
 
-KEPT_BYTES = 2 << 30  # of embeddings, for the other evaluations of a checkpoint
-
 
 @dataclasses.dataclass(frozen=True)
-class SentenceEvaluation:
-    """An evaluation on mixtures of which example i of every task is the same sentence."""
+class SentenceEvaluation(Evaluation):
+    """An evaluation on mixtures of which example i of every task is the same sentence.
 
-    mixture: str | Sequence[str] = gin.REQUIRED  # its name, or several (one per pair: Tatoeba)
+    Those that inherit from it take the embeddings of all layers asked for from `vectors`, and make
+    their results with `result_template`.
+    """
+
+    # Its name, or several (one per pair: Tatoeba), each on its own; of phases, all that they name.
+    mixture: str | Sequence[str] | Sequence[tuple[int, str]] = gin.REQUIRED
     split: str = "test"
     layers: str | Sequence[int] = "all"  # 0 = embeddings, i = after layer i, -1 = last; or "all"
     pooling: Pooling = "mean"  # without special tokens; or "mean_all", with them; or "cls"
@@ -41,11 +45,17 @@ class SentenceEvaluation:
 
     @property
     def datasets(self) -> list[DatasetSpec]:
-        """What must be cached."""
+        """The mixtures of sentences."""
         layout = Layout(self.length)
         return [DatasetSpec(name, self.split, layout) for name in mixture_names(self.mixture)]
 
-    def pairs(self, need: DatasetSpec, languages: Collection[str]) -> list[tuple[str, str]]:
+    @property
+    def scopes(self) -> list[list[DatasetSpec]]:
+        """What results are about: each mixture, and all of them if there are several."""
+        each = [[spec] for spec in self.datasets]
+        return each if len(each) == 1 else [*each, self.datasets]
+
+    def pairs(self, spec: DatasetSpec, languages: Collection[str]) -> list[tuple[str, str]]:
         """Pairs of a mixture's languages, each once; with a pivot those that it is part of.
 
         Raises:
@@ -53,7 +63,7 @@ class SentenceEvaluation:
         """
         if self.pivot not in (None, *languages):
             raise UserError(
-                f"{type(self).__name__}.pivot = {self.pivot!r} is no language of {need.mixture}: "
+                f"{type(self).__name__}.pivot = {self.pivot!r} is no language of {spec.mixture}: "
                 + ", ".join(languages)
             )
         every = itertools.combinations(languages, 2)
@@ -84,56 +94,60 @@ class SentenceEvaluation:
         return Encoding(tuple(sorted({i % (last + 1) for i in self.layers})), self.pooling)
 
     def vectors(
-        self, model: Model, description: Description, context: Context
+        self, subject: Subject, context: Context
     ) -> Iterator[tuple[DatasetSpec, int, dict[str, np.ndarray]]]:
         """Yields (mixture, layer, language -> float32[N, D]), all layers of one mixture in turn.
 
         Raises:
-          UserError: the tasks are not aligned, or embeddings are not finite.
+          NotFiniteError: embeddings are NaN or infinite.
+          UserError: the tasks are not aligned, or a setting is wrong.
         """
+        description = subject.description
         encoding, length = self.encoding(description), self._length(description)
-        graph, state = nnx.split(model)
-        params = nnx.to_pure_dict(state)
         pool = context.once(
-            ("pool", graph, encoding), lambda: make_pool(graph, encoding, context.partitioning)
+            ("pool", subject.graph, encoding),
+            lambda: make_pool(subject.graph, encoding, context.partitioning),
         )
-        for need in self.datasets:
-            examples = context.aligned(*need)
-            self._tell(need, examples, length)
-            rows = language_rows(list(examples), description.all_languages)
+        for spec in self.datasets:
+            sentences = context.aligned(spec)
+            report = functools.partial(_report_lengths, spec, sentences, length)
+            context.once(("lengths", spec, length), report)
+            rows = language_rows(list(sentences), description.all_languages)
             encode = functools.partial(
                 embed,
                 pool,
-                params,
-                list(itertools.chain.from_iterable(examples.values())),
+                subject.params,
+                list(itertools.chain.from_iterable(sentences.values())),
                 context.vocabulary.special,
                 length,
                 context.partitioning,
-                f"encoding {need.mixture}",
-                np.repeat(rows, [len(e) for e in examples.values()]),
+                None if context.training else f"encoding {spec.mixture}",
+                np.repeat(rows, [len(s) for s in sentences.values()]),
             )
-            embedded = _kept(context, (description.step, need, encoding, length), encode)
-            parts = np.split(embedded, len(examples), axis=1)
+            embedded = context.once_per_subject(
+                subject.key, ("sentences", spec, encoding, length), encode
+            )
+            parts = np.split(embedded, len(sentences), axis=1)
             for i, layer in enumerate(encoding.layers):
-                vectors = {name: part[i] for name, part in zip(examples, parts, strict=True)}
-                check_finite(vectors, f"{need.mixture}, layer {layer}, step {description.step}")
-                yield need, layer, vectors
+                vectors = {name: part[i] for name, part in zip(sentences, parts, strict=True)}
+                check_finite(vectors, f"{spec.mixture}, layer {layer}, step {description.step}")
+                yield spec, layer, vectors
 
-    def result_maker(
+    def result_template(
         self,
         task: str,
-        needs: Sequence[DatasetSpec],
+        specs: Sequence[DatasetSpec],
         layer: int,
         description: Description,
         context: Context,
         **how: Any,
     ) -> functools.partial:
-        """`Result` with all but its number; `how` is what else the signature says."""
-        examples = [context.aligned(*need) for need in needs]
+        """`Result` without languages, metric, value and n; `how` is added to the signature."""
+        examples = [context.aligned(spec) for spec in specs]
         pooling = self.encoding(description).pooling
         sign = signature(
             task,
-            data=_name(needs),
+            data=_data_name(specs),
             languages=len({language for e in examples for language in e}),
             n=sum(len(next(iter(e.values()))) for e in examples),
             layer=layer,
@@ -146,7 +160,7 @@ class SentenceEvaluation:
         return functools.partial(
             Result,
             task=task,
-            data=_name(needs),
+            data=_data_name(specs),
             signature=sign,
             layer=layer,
             pooling=pooling,
@@ -156,10 +170,9 @@ class SentenceEvaluation:
     def _head_encoding(self, name: str, description: Description) -> Encoding:
         kinds = {key: value.get("kind", key) for key, value in description.heads.items()}
         if kinds.get(self.head) != "sentence":
-            found = ", ".join(key for key, kind in kinds.items() if kind == "sentence") or "none"
+            heads = ", ".join(key for key, kind in kinds.items() if kind == "sentence") or "none"
             raise UserError(
-                f"{name}head = {self.head!r}: the checkpoint has no such sentence head; it has "
-                f"{found}"
+                f"{name}head = {self.head!r}: the model has no such sentence head; it has {heads}"
             )
         settings = {k: v for k, v in description.heads[self.head].items() if k != "kind"}
         build = lambda: HEADS["sentence"](description.encoder, nnx.Rngs(0), **settings)  # noqa: E731
@@ -169,39 +182,28 @@ class SentenceEvaluation:
     def _length(self, description: Description) -> int:
         return min(self.length, description.encoder.max_positions)
 
-    def _tell(self, need: DatasetSpec, examples: dict[str, list[np.ndarray]], length: int) -> None:
-        sizes = {language: np.array([len(s) for s in e]) for language, e in examples.items()}
-        for what, count in (
-            (f"sentences longer than {length} tokens were cut", lambda s: (s > length - 2).sum()),
-            ("sentences are empty and can be found by chance only", lambda s: (s == 0).sum()),
-        ):
-            counts = {language: int(count(s)) for language, s in sizes.items()}
-            if total := sum(counts.values()):
-                listed = ", ".join(f"{language} {n}" for language, n in counts.items() if n)
-                share = total / sum(map(len, sizes.values()))
-                print(f"{need.mixture}: {total:,} {what} ({share:.1%}: {listed})")
+
+def _report_lengths(spec: DatasetSpec, texts: dict[str, list[np.ndarray]], length: int) -> None:
+    """Says how many sentences are cut to `length` tokens or are empty, by language."""
+    sizes = {language: np.array([len(s) for s in own]) for language, own in texts.items()}
+    for what, count in (
+        (f"sentences longer than {length} tokens were cut", lambda s: (s > length - 2).sum()),
+        ("sentences are empty and can be found by chance only", lambda s: (s == 0).sum()),
+    ):
+        counts = {language: int(count(s)) for language, s in sizes.items()}
+        if total := sum(counts.values()):
+            listed = ", ".join(f"{language} {n}" for language, n in counts.items() if n)
+            share = total / sum(map(len, sizes.values()))
+            print(f"{spec.mixture}: {total:,} {what} ({share:.1%}: {listed})")
 
 
-def _kept(context: Context, key: tuple[Any, ...], encode: Callable[[], np.ndarray]) -> np.ndarray:
-    """Embeddings that another evaluation of the same checkpoint has made, if they were kept."""
-    kept: dict[tuple[Any, ...], np.ndarray] = context.once("embedded", dict)
-    if any(step != key[0] for step, *_ in kept):
-        kept.clear()
-    if key in kept:
-        return kept[key]
-    embedded = encode()
-    if embedded.nbytes + sum(x.nbytes for x in kept.values()) <= KEPT_BYTES:
-        kept[key] = embedded
-    return embedded
-
-
-def _name(needs: Sequence[DatasetSpec]) -> str:
+def _data_name(specs: Sequence[DatasetSpec]) -> str:
     """mixture/split; of several mixtures the first, how many more, and a digest of all names."""
-    name = needs[0].mixture
-    if len(needs) > 1:
-        digest = hashlib.sha256("\n".join(need.mixture for need in needs).encode()).hexdigest()
-        name += f"+{len(needs) - 1}#{digest[:6]}"
-    return f"{name}/{needs[0].split}"
+    name = specs[0].mixture
+    if len(specs) > 1:
+        digest = hashlib.sha256("\n".join(spec.mixture for spec in specs).encode()).hexdigest()
+        name += f"+{len(specs) - 1}#{digest[:6]}"
+    return f"{name}/{specs[0].split}"
 
 
 def centred(x_NxD: np.ndarray) -> np.ndarray:
@@ -213,11 +215,11 @@ def centred(x_NxD: np.ndarray) -> np.ndarray:
 
 
 def check_finite(vectors: dict[str, Any], where: str) -> None:
-    """Raises UserError if embeddings have NaN or infinite values."""
+    """Raises NotFiniteError if embeddings have NaN or infinite values."""
     for language, x_NxD in vectors.items():
         bad = int((~np.isfinite(x_NxD).all(axis=1)).sum())
         if bad:
-            raise UserError(
+            raise NotFiniteError(
                 f"{where}: {bad:,} of {len(x_NxD):,} embeddings of {language!r} are NaN or "
                 "infinite; evaluate an earlier checkpoint, and train with a lower learning rate"
             )

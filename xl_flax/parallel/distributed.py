@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from xl_flax.errors import UserError
@@ -51,6 +52,13 @@ def first_process_first(name: str, function: Callable[[], T]) -> T:
     result = function() if first else None
     barrier(name)
     return result if first else function()
+
+
+def decide_on_first(decision: bool) -> bool:
+    """The decision of process 0, for all: where each would compute it alone, they might differ."""
+    if jax.process_count() > 1:
+        return bool(multihost_utils.broadcast_one_to_all(np.asarray(decision)))
+    return decision
 
 
 class Preemption:

@@ -2,15 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gin
 
-from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache
-from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
+from xl_flax.evaluation.base import Evaluation
 from xl_flax.models.config import EncoderConfig
 from xl_flax.parallel.mesh import MeshConfig
 from xl_flax.training.optimizer import OptimizerConfig
@@ -24,29 +23,52 @@ LEAST = {
     "checkpoint_every": 1,
     "keep_last": 1,
     "keep_every": 1,
-    "eval_every": 1,
     "max_bad_steps": 1,
 }
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """A held-out mixture on which the masked-token loss is measured during training."""
+class Periodic:
+    """An evaluation that a run makes of its own parameters: at step 0, then again and again."""
 
-    mixture: str | Sequence[tuple[int, str]] = gin.REQUIRED  # phases: all the mixtures they name
-    split: str = "validation"
-    rows_per_task: int = 64  # rows read of each language
+    evaluation: Evaluation = gin.REQUIRED  # as in @MaskedAccuracy()
+    every: int = 1000  # steps; it also runs at the last one
+    name: str = ""  # between "eval/" and the rest of its scalars' names, where these would clash
+
+    def __post_init__(self):
+        if not isinstance(self.evaluation, Evaluation):
+            raise UserError(
+                f"Periodic.evaluation = {self.evaluation!r}: give an evaluation, as in "
+                "@MaskedAccuracy()"
+            )
+        if not isinstance(self.every, int) or self.every < 1:
+            raise UserError(f"Periodic.every = {self.every!r}: a number of steps, at least 1")
 
     @property
-    def name(self) -> str:
-        """What the metrics are called by."""
-        return "+".join(mixture_names(self.mixture))
+    def prefix(self) -> str:
+        """`name/`, or nothing."""
+        return f"{self.name}/" if self.name else ""
 
-    def datasets(self, length: int) -> list[DatasetSpec]:
-        """What must be cached, in rows of this length."""
-        layout = Layout(length)
-        return [DatasetSpec(name, self.split, layout) for name in mixture_names(self.mixture)]
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The checkpoint to keep for good, and when to stop early, both by a held-out metric.
+
+    The metric is that of an evaluation in `TrainConfig.held_out`. A checkpoint is saved whenever it
+    improves, and the best one is kept, whatever `keep_last` says; `checkpoints/best.json` names it.
+    """
+
+    metric: str = gin.REQUIRED  # a logged scalar, as in "eval/bible/loss"
+    mode: Literal["min", "max"] = "min"  # whether lower or higher is better
+    patience: int | None = None  # evaluations in a row without improvement; None: never stop early
+
+    def __post_init__(self):
+        if self.mode not in ("min", "max"):
+            raise UserError(f"Best.mode = {self.mode!r}: choose 'min' or 'max'")
+        if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
+            raise UserError(f"Best.patience = {self.patience!r}: at least 1, or None")
 
 
 @gin.configurable
@@ -54,7 +76,7 @@ class HeldOut:
 class InitFrom:
     """Start from another checkpoint's parameters (only), chosen by their paths."""
 
-    checkpoint: str = gin.REQUIRED  # a run's folder, or one checkpoint
+    checkpoint: str = gin.REQUIRED  # a run's folder, with ":best" behind it or not; or a checkpoint
     include: str = ".*"  # regular expression over paths such as encoder/layers/mlp/up
     exclude: str = ""  # of the included ones, those to drop; they keep their fresh values
 
@@ -77,8 +99,8 @@ class TrainConfig:
     checkpoint_every: int = 1000  # steps; the last step is always saved
     keep_last: int | None = 3  # checkpoints; None: all
     keep_every: int | None = None  # checkpoints at multiples of this step are kept for good
-    held_out: Sequence[HeldOut] = ()
-    eval_every: int = 1000  # steps
+    held_out: Sequence[Periodic] = ()  # evaluations while it trains
+    best: Best | None = None  # keep the best checkpoint, perhaps stop early
     max_bad_steps: int = 10  # skipped in a row (loss or gradient not finite) before the run stops
     init_from: InitFrom | None = None
     profile: tuple[int, int] | None = None  # (first step, steps) to trace with the JAX profiler
@@ -94,6 +116,12 @@ class TrainConfig:
                 )
         if not isinstance(self.objectives, Sequence):
             raise UserError("TrainConfig.objectives must be a list, as in [@MaskedLM()]")
-        held_out = [h.name for h in self.held_out]
-        if len(set(held_out)) < len(held_out):
-            raise UserError(f"TrainConfig.held_out names a mixture twice: {', '.join(held_out)}")
+        if not all(isinstance(item, Periodic) for item in self.held_out):
+            raise UserError("TrainConfig.held_out must be a list, as in [@Periodic()]")
+        if self.best is not None and not self.held_out:
+            raise UserError("TrainConfig.best chooses by a metric of TrainConfig.held_out: set it")
+
+    @property
+    def evaluation_datasets(self) -> list[DatasetSpec]:
+        """What the evaluations during training read."""
+        return [spec for item in self.held_out for spec in item.evaluation.datasets]

@@ -145,17 +145,6 @@ def console_line(step: int, steps: int, values: Mapping[str, float], eta: float)
     return "  ".join(parts) + f"  ETA {clock(eta)}"
 
 
-def held_out_line(step: int, values: Mapping[str, float]) -> str:
-    """Loss and accuracy of each held-out mixture in one line."""
-    parts = [f"step {step:,}  held out"]
-    for key, loss in values.items():
-        if key.endswith("/loss"):
-            mixture = key.removeprefix("eval/").removesuffix("/loss")
-            accuracy = values[f"eval/{mixture}/accuracy"]
-            parts.append(f"{mixture}: loss {loss:.4f} acc {accuracy:.3f}")
-    return "  ".join(parts)
-
-
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, seconds = divmod(int(seconds), 60)

@@ -17,9 +17,10 @@ from xl_flax.files import write_atomically
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
 from xl_flax.training import state as state_lib
+from xl_flax.training.best import BestTracker
 from xl_flax.training.config import TrainConfig
-from xl_flax.training.held_out import make_held_out
-from xl_flax.training.logging import Logger, Window, console_line, held_out_line
+from xl_flax.training.logging import Logger, Window, console_line
+from xl_flax.training.periodic import make_periodic
 from xl_flax.training.setup import Setup, set_up
 from xl_flax.training.speed import Speed
 
@@ -52,13 +53,13 @@ def _train(
     setup = set_up(config, gin_flags)
     feeds, description = setup.feeds, setup.description
     say(f"\n{setup.parameter_table}\n")
-    held_out = make_held_out(
+    held_out = make_periodic(
         config,
         setup.abstract.graph,
         setup.partitioning,
-        setup.caches,
         setup.vocabulary,
-        description.all_languages,
+        description,
+        setup.caches,
     )
 
     # ---- What is there already: nothing, or this very run.
@@ -68,6 +69,7 @@ def _train(
     resumed = progress is not None
     if not resumed:
         progress = Progress(0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT)
+    best = BestTracker(config.best, progress.best)
     for name, feed in feeds.items():
         feed.rows = progress.rows[name]
         rows = feed.rows + max(config.steps - progress.step, 0) * feed.objective.batch_size
@@ -79,6 +81,12 @@ def _train(
 
     # ---- State: resumed, or fresh, or with another checkpoint's parameters.
     manager = CheckpointManager(config.model_dir, config.keep_last, config.keep_every)
+    manager.expect_best(best.record)
+    if resumed and best.exhausted:
+        manager.wait()
+        manager.close()
+        say(f"done: stopped early at step {progress.step:,}: {best}, {config.model_dir}")
+        return True
     if resumed:
         state = state_lib.resume(manager, progress.step, setup.layout)
         say(f"resuming {config.model_dir} at step {progress.step:,}")
@@ -129,17 +137,17 @@ def _train(
         manager.save(
             state.params,
             state_lib.pack(state),
-            Progress(step, rows, config.seed, window.to_json(), PROGRESS_FORMAT),
+            Progress(step, rows, config.seed, window.to_json(), PROGRESS_FORMAT, best.record),
             {
                 setup.vocabulary.file_name: setup.vocabulary.content,
                 "model.json": described.to_json(),
             },
         )
 
-    def evaluate(step: int) -> None:
-        values = held_out(state.params)
+    def evaluate(step: int) -> dict[str, float]:
+        values = held_out(step, state.params)
         logger.write(step, values)
-        say(held_out_line(step, values), flush=True)
+        return values
 
     stack.callback(manager.close)
     stack.callback(logger.close)
@@ -147,7 +155,9 @@ def _train(
         feed.start()
         stack.callback(feed.close)
     if not resumed and config.held_out:
-        evaluate(0)
+        best.check(evaluate(0))
+    elif best.is_new:
+        best.check(held_out(0, state.params))
     finished = True
     for step in range(first + 1, config.steps + 1):
         trace.before(step)
@@ -164,22 +174,27 @@ def _train(
         last = step == config.steps
         trace.after(step, state, last or stopping)
         saving = last or stopping or step % config.checkpoint_every == 0
-        evaluating = config.held_out and (last or step % config.eval_every == 0)
+        evaluating = held_out.due(step)
         if saving or evaluating:
             record(step, pending)
             pending = None
         if evaluating:
             with speed.paused():
-                evaluate(step)
+                improved = best.update(step, evaluate(step))
+            saving = saving or improved or best.exhausted
         if saving:
             save(step)
+        if best.exhausted:
+            trace.after(step, state, True)
+            break
         if stopping and not last:
             say(f"asked to stop: saved step {step:,}; the same command goes on from there")
             finished = False
             break
     manager.wait()
     if finished:
-        say(f"done: {config.steps:,} steps, {config.model_dir}")
+        early = f"stopped early at step {step:,}: {best}" if best.exhausted else ""
+        say(f"done: {early or f'{config.steps:,} steps'}, {config.model_dir}")
     return finished
 
 

@@ -82,8 +82,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
     specs = [spec for objective in objectives for spec in objective.rows.datasets]
-    length = objectives[0].rows.length
-    specs += [spec for h in config.held_out for spec in h.datasets(length)]
+    specs += config.evaluation_datasets
     caches = first_process_first(
         "caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags)
     )

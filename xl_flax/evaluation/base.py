@@ -1,0 +1,157 @@
+"""What an evaluation is: the one contract that all of them follow, and what they are given.
+
+The command (`python -m xl_flax.evaluate`) evaluates checkpoints, a training run its live parameters
+(`TrainConfig.held_out`). Both make a `Subject` and a `Context` and call the evaluation with them.
+An evaluation reads no file of a checkpoint, so it is the same in both places; `Context.training`
+says in which of them it runs.
+
+A new evaluation is a frozen dataclass that inherits from `Evaluation`, has `@gin.configurable` and
+is named in Gin. It may lie outside this package; the Gin file then begins with `import my.module`.
+"""
+
+import dataclasses
+import os
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from flax import nnx
+
+from xl_flax.checkpoints.description import Description
+from xl_flax.checkpoints.load import load_parts
+from xl_flax.data.prepare import DatasetSpec
+from xl_flax.errors import UserError
+from xl_flax.evaluation import report
+from xl_flax.evaluation.context import Context
+from xl_flax.evaluation.results import MACRO, Result, Source
+from xl_flax.parallel.rules import Partitioning
+
+
+class NotFiniteError(UserError):
+    """A model's outputs are NaN or infinite. A run logs this and goes on; the command stops."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """What is evaluated: a model of a checkpoint, or of a run that is being trained."""
+
+    graph: nnx.GraphDef  # `nnx.merge(graph, params)` gives the `Model`, under jit
+    params: Any  # nested dict of sharded arrays
+    description: Description  # `description.step` is the step of these very parameters
+    key: Hashable  # of what `Context.once_per_subject` remembers; no two subjects share one
+
+    @classmethod
+    def load(cls, checkpoint: str, partitioning: Partitioning) -> "Subject":
+        """Reads the parameters of one checkpoint folder.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        graph, params, description = load_parts(checkpoint, partitioning)
+        source = checkpoint_source(checkpoint, description.step)
+        return cls(graph, params, description, key=(source.checkpoint, source.saved))
+
+    @classmethod
+    def live(
+        cls, graph: nnx.GraphDef, params: Any, description: Description, run: str, step: int
+    ) -> "Subject":
+        """The parameters of a run after a step."""
+        described = dataclasses.replace(description, step=step)
+        return cls(graph, params, described, key=("live", run, step))
+
+
+def checkpoint_source(checkpoint: str, step: int) -> Source:
+    """A checkpoint's folder, step, and the time its `model.json` was saved."""
+    saved = os.stat(os.path.join(checkpoint, "model", "model.json")).st_mtime_ns
+    return Source(os.path.abspath(checkpoint), step, saved)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Measures something of a model. Settings are dataclass fields, which Gin sets.
+
+    Must have: `datasets`, `signatures`, `__call__`. May have: `control_datasets`, `table`,
+    `scalars`, `summary`; the defaults of the last two suit results with means over languages
+    (`MACRO`).
+
+    Whoever calls sees to it that all datasets are cached before `signatures` or `__call__` runs.
+    What depends on data or settings alone is remembered by `context.once(key, make)`, and so are
+    jitted functions, by the graph and the settings they are made of: then a sweep over checkpoints
+    compiles once per shape. What depends on the parameters is remembered, for the other evaluations
+    of the same subject, by `context.once_per_subject(subject.key, key, make)`.
+    """
+
+    @property
+    def datasets(self) -> list[DatasetSpec]:
+        """What must be cached, for checkpoints and in training."""
+        raise NotImplementedError
+
+    @property
+    def control_datasets(self) -> list[DatasetSpec]:
+        """What must be cached for baselines and controls, which are not measured in training."""
+        return []
+
+    def signatures(self, description: Description, context: Context) -> list[str]:
+        """Of the results that a call will give, so that it can be seen whether they are there.
+
+        It is called before parameters are loaded, and once before a run's first step.
+
+        Raises:
+          UserError: a setting is wrong, the model lacks what is evaluated (a head, a layer), or
+            the data does not suit.
+        """
+        raise NotImplementedError
+
+    def __call__(self, subject: Subject, context: Context) -> list[Result]:
+        """Evaluates one subject.
+
+        With several processes all of them call it with the same arguments and get the same results.
+
+        Raises:
+          NotFiniteError: what the model computes is NaN or infinite.
+          UserError: as `signatures`.
+        """
+        raise NotImplementedError
+
+    def table(self, results: Sequence[Result]) -> str:
+        """What the command shows of a checkpoint's results: a table and the signatures.
+
+        By default a line for each result.
+        """
+        return report.plain(results)
+
+    def scalars(self, results: Sequence[Result]) -> dict[str, float]:
+        """What a run logs in `metrics.jsonl` and TensorBoard, by names that begin with "eval/".
+
+        By default the results of one language and the means over all: `scalar_name` says how they
+        are called.
+        """
+        return {scalar_name(r): r.value for r in results if len(r.languages) == 1}
+
+    def summary(self, results: Sequence[Result]) -> str:
+        """What a run shows on the console, without a newline.
+
+        By default the means over languages, of the last layer and the first similarity.
+        """
+        means = [r for r in results if r.languages == (MACRO,)]
+        layer = max((r.layer for r in means if r.layer is not None), default=None)
+        parts: dict[str, list[str]] = {}
+        for r in means:
+            if r.layer == layer and r.similarity == means[0].similarity:
+                parts.setdefault(mixture_of(r), []).append(f"{r.metric} {r.value:.4f}")
+        of_layer = "" if layer is None else f" (layer {layer})"
+        return "  ".join(f"{name}: {' '.join(shown)}{of_layer}" for name, shown in parts.items())
+
+
+def scalar_name(result: Result) -> str:
+    """`eval/MIXTURE/METRIC[/SIMILARITY][/layerN][/LANGUAGE]`; no language for the mean over all."""
+    parts = ["eval", mixture_of(result), result.metric]
+    if result.similarity is not None:
+        parts.append(result.similarity)
+    if result.layer is not None:
+        parts.append(f"layer{result.layer}")
+    return "/".join(parts + [language for language in result.languages if language != MACRO])
+
+
+def mixture_of(result: Result) -> str:
+    """The mixture of `Result.data`, which also names the split."""
+    return result.data.rpartition("/")[0]
