@@ -190,4 +190,4 @@ def test_texts_that_are_no_translations_are_refused(tmp_path):
         with pytest.raises(
             UserError, match=r"mixture 'm', split 'test': .*'nli' are no transl.*eng"
         ):
-            context.aligned(*SPEC)
+            context.aligned(SPEC)
