@@ -1,4 +1,7 @@
-"""The training command end to end: same bits across kills, same losses on every mesh, bad input."""
+"""The training command end to end: same bits across kills, same losses on every mesh, bad input.
+
+The run has an objective of each kind: text alone, one with a state of its own, labelled examples.
+"""
 
 import dataclasses
 import json
@@ -30,19 +33,33 @@ from xl_flax.training import loop, setup
 from xl_flax.training.config import Best, InitFrom, Periodic, TrainConfig
 
 TASKS = """
+import functools
+import tensorflow as tf
+from tasks import synthetic_labelled
+from tasks.labelled import add_labelled_task
+from tasks.parallel import add_parallel_task
 from tasks.synthetic import FAMILY, source
+from tasks.synthetic_parallel import source as pair_source
 from tasks.text import add_language_mixture, add_text_task
+from xl_flax.data.synthetic.inference import LABELS
 
 SIZES = {"train": 400, "validation": 60, "test": 60}
-NAMES = [add_text_task(f"small_{n}", n, source(FAMILY[n], SIZES)).name for n in ("alpha", "gamma")]
+LANGUAGES = ("alpha", "gamma")
+NAMES = [add_text_task(f"small_{n}", n, source(FAMILY[n], SIZES)).name for n in LANGUAGES]
 add_language_mixture("small", NAMES)
 add_language_mixture("small_even", NAMES, exponent=0)
+add_parallel_task("small_pairs", LANGUAGES, pair_source([FAMILY[n] for n in LANGUAGES], SIZES))
+SIGNATURE = {"text": tf.TensorSpec((2,), tf.string), "label": tf.TensorSpec((), tf.string)}
+EXAMPLE = functools.partial(synthetic_labelled.inference, FAMILY["alpha"])
+SOURCE = synthetic_labelled.source(EXAMPLE, SIGNATURE, SIZES)
+add_labelled_task("small_inference", ("alpha", "alpha"), SOURCE, LABELS)
 """
 VOCAB_SIZE = 300
 RUN = """
 include 'gin/base.gin'
 include 'gin/models/bert_tiny.gin'
 include 'gin/objectives/mlm.gin'
+include 'gin/objectives/ppa.gin'
 MODEL_DIR = '{folder}/run'
 CACHE_DIR = '{folder}/cache'
 VOCABULARY = '{folder}/vocabulary.model'
@@ -57,6 +74,18 @@ EncoderConfig.num_layers = 2
 EncoderConfig.width = 32
 EncoderConfig.num_heads = 2
 EncoderConfig.mlp_width = 64
+TrainConfig.objectives = [@MaskedLM(), @MomentumContrastive(), @SequenceClassification()]
+PAIRS = 'small_pairs'
+PAIRS_LENGTH = 48
+MOMENTUM_BATCH_SIZE = 16
+QUEUE_SIZE = 256
+MomentumContrastive.momentum = 0.9
+MomentumContrastive.weight = 0.5
+labelled/Rows.mixture = 'small_inference'
+labelled/Rows.length = 48
+SequenceClassification.rows = @labelled/Rows()
+SequenceClassification.batch_size = 16
+SequenceClassification.weight = 0.5
 OptimizerConfig.learning_rate = 3e-3
 OptimizerConfig.schedule = 'constant'
 TrainConfig.log_every = 4
