@@ -80,3 +80,14 @@ def test_an_evaluation_stands_alone(path):
     cli.load_gin([path], bindings)
     assert EvaluateConfig().evaluations
     gin.clear_config()
+
+
+def test_phases_may_be_named_wherever_a_mixture_is():
+    phases = "MIXTURE=[(0, 'synthetic_core'), (1000, 'synthetic')]"
+    cli.load_gin(["gin/runs/quickstart.gin"], [phases])
+    try:
+        splits = ("train", "validation", "test")
+        expected = {(name, s) for name in ("synthetic_core", "synthetic") for s in splits}
+        assert {(spec.mixture, spec.split) for spec in required()} == expected
+    finally:
+        gin.clear_config()

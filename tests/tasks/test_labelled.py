@@ -192,12 +192,16 @@ def test_columns_of_words_may_be_chosen(data_dir):
     assert first["words"].tolist() == [b"ab", b"c d"] and second["labels"].tolist() == [b"NOUN"]
 
 
-def a_task(name, output=None, /, **arrays):
-    """A task on the rows of some arrays, which has two labels."""
-    source = seqio.FunctionDataSource(
+def source_of(arrays):
+    return seqio.FunctionDataSource(
         lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(arrays),
         splits=("train",),
     )
+
+
+def a_task(name, output=None, /, **arrays):
+    """A task on the rows of some arrays, which has two labels."""
+    source = source_of(arrays)
     if output is None:
         return labelled.add_labelled_task(name, "aa", source, ANSWERS)
     tokens = seqio.Feature(text.RunVocabulary(), add_eos=False)
@@ -257,6 +261,28 @@ def test_a_task_says_what_its_features_are(vocabulary, registry):
         task_features(a_task("taken", {"piece": number(rank=0)}))
     with pytest.raises(UserError, match="yields no feature 'weight'.*declared in output_features"):
         list(examples(a_task("lacks", {"weight": good["weight"]}, tokens=[[5]]), "train"))
+
+
+def test_tokens_of_several_texts_carry_features_too(vocabulary, registry):
+    pairs = tf.ragged.constant([[[5, 6], [7]], [[8], [9, 10, 11]]])
+    even = tf.ragged.constant([[[5, 6], [7, 8]], [[8, 9], [10, 11]]]).to_tensor()
+    for name, tokens in (("ragged", pairs), ("even", even)):
+        arrays = {"tokens": tokens, "twice": tokens * 2, "language": [["aa", "aa"]] * 2}
+        source = source_of(arrays)
+        features = {
+            "tokens": seqio.Feature(text.RunVocabulary(), add_eos=False, rank=2),
+            "twice": labelled.Feature(kind="token", rank=2),
+        }
+        task = seqio.TaskRegistry.add(
+            name, source=source, preprocessors=[], output_features=features
+        )
+        ((batch, languages),) = examples(task, "train")
+        assert languages == [("aa", "aa")] * 2
+        as_lists = tokens.to_list() if name == "ragged" else tokens.numpy().tolist()
+        assert [[x.tolist() for x in e.texts] for e in batch] == as_lists
+        for example in batch:
+            for own, twice in zip(example.texts, example.features["twice"], strict=True):
+                assert (2 * own).tolist() == twice.tolist()
 
 
 def test_sib200_has_topics(data_dir, vocabulary):

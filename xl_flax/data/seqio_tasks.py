@@ -232,7 +232,7 @@ def _dataset(task: seqio.Task, split: str, specs: Features) -> tf.data.Dataset:
 def _arrays(batch: tf.RaggedTensor | tf.Tensor) -> list[Texts]:
     """The arrays of each example: one, or one for each of its texts."""
     if isinstance(batch, tf.Tensor):
-        batch = tf.RaggedTensor.from_tensor(batch)
+        batch = tf.RaggedTensor.from_tensor(batch, ragged_rank=batch.shape.rank - 1)
     counts = np.ones(batch.nrows(), int)
     if batch.shape.rank == 3:
         counts, batch = batch.row_lengths().numpy(), batch.merge_dims(0, 1)
