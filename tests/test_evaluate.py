@@ -92,10 +92,8 @@ def cache(folder, vocabulary):
 
 def make_run(directory, vocabulary, seed=0, best=None):
     """A run with checkpoints of steps 5 and 10, whose parameters are random."""
-    config = EncoderConfig(
-        vocab_size=vocabulary.size, num_layers=2, width=16, num_heads=2, mlp_width=32,
-        max_positions=16,
-    )  # fmt: skip
+    shape = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "max_positions": 16}
+    config = EncoderConfig(vocab_size=vocabulary.size, **shape)
     manager = CheckpointManager(directory, keep_last=5)
     with open(vocabulary.path, "rb") as file:
         model_file = file.read()
@@ -342,20 +340,19 @@ def test_the_best_checkpoint_is_chosen_by_its_mark(command, rows, model_dir, voc
 class Spread(SentenceEvaluation):
     """How far the sentences of each language lie from their mean, in every layer."""
 
-    def template(self, layer, description, context):
-        return self.result_template("spread", self.datasets, layer, description, context)
+    def template(self, layer, *about):
+        return self.result_template("spread", self.datasets, layer, *about)
 
-    def signatures(self, description, context):
-        templates = [self.template(layer, description, context) for layer in range(3)]
-        return [template.keywords["signature"] for template in templates]
+    def signatures(self, *about):
+        return [self.template(layer, *about).keywords["signature"] for layer in range(3)]
 
     def __call__(self, subject, context):
         results = []
         for _, layer, vectors in self.vectors(subject, context):
-            template = self.template(layer, subject.description, context)
+            make = self.template(layer, subject.description, context)
             for name, x in vectors.items():
                 value = float(np.linalg.norm(x - x.mean(axis=0), axis=1).mean())
-                results.append(template(languages=(name,), metric="spread", value=value, n=len(x)))
+                results.append(make(languages=(name,), metric="spread", value=value, n=len(x)))
         return results
 
 

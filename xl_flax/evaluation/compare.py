@@ -51,9 +51,9 @@ def collect(runs: Sequence[str], seen: Iterable[str]) -> dict[Cell, list[float]]
                 "this run first (python -m xl_flax.evaluate)"
             )
         setting = os.path.basename(os.path.dirname(os.path.abspath(run)))
-        for (centred, data, layer), found in values.items():
+        for (centred, data, layer), scores in values.items():
             cell = Cell(setting + (", centred" if centred else ""), data, layer)
-            cells.setdefault(cell, []).append(float(np.mean(found)))
+            cells.setdefault(cell, []).append(float(np.mean(scores)))
     return cells
 
 
@@ -83,8 +83,8 @@ def chosen_layers(cells: Mapping[Cell, Sequence[float]], data: str) -> dict[str,
     best: dict[str, tuple[float, int]] = {}
     for cell, values in cells.items():
         if cell.data.split(",")[0] == data:
-            found = (float(np.mean(values)), cell.layer)
-            best[cell.setting] = max(best.get(cell.setting, found), found)
+            scored = (float(np.mean(values)), cell.layer)
+            best[cell.setting] = max(best.get(cell.setting, scored), scored)
     if missing := {cell.setting for cell in cells} - set(best):
         known = ", ".join(dict.fromkeys(cell.data.split(",")[0] for cell in cells))
         raise UserError(
@@ -104,8 +104,8 @@ def report(cells: Mapping[Cell, Sequence[float]], layers: Mapping[str, int]) -> 
     data = sorted({cell.data for cell in cells})
     rows = [("setting", "layer", *data, "seeds")]
     for setting, layer in layers.items():
-        found = [cells.get(Cell(setting, name, layer), ()) for name in data]
-        rows.append((setting, str(layer), *map(_spread, found), str(max(map(len, found)))))
+        seeds = [cells.get(Cell(setting, name, layer), ()) for name in data]
+        rows.append((setting, str(layer), *map(_spread, seeds), str(max(map(len, seeds)))))
     return table(rows)
 
 

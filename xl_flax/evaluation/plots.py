@@ -63,8 +63,8 @@ def read_curves(path: str) -> Curves:
         )
     return {
         panel: {
-            language: (np.array(sorted(found)), np.array([found[step] for step in sorted(found)]))
-            for language, found in sorted(languages.items())
+            language: (np.array(sorted(steps)), np.array([steps[step] for step in sorted(steps)]))
+            for language, steps in sorted(languages.items())
         }
         for panel, languages in sorted(points.items(), key=_panel_order)
     }

@@ -186,10 +186,10 @@ def _pairs(results: Sequence[Result], data: Sequence[str], similarities: Sequenc
     columns = []
     for name in data:
         a, b = sorted(_languages(results, name), key=lambda x: (x in shared, x))
-        found = [values[name, pair, s] for s in similarities for pair in ((a, b), (b, a))]
-        columns.append([r.value for r in found])
-        cells = [f"{100 * r.value:.1f}" for r in found]
-        rows.append((name, f"{a} → {b}", f"{found[0].n:,}", *cells, f"{100 / found[0].n:.2f}"))
+        scores = [values[name, pair, s] for s in similarities for pair in ((a, b), (b, a))]
+        columns.append([r.value for r in scores])
+        cells = [f"{100 * r.value:.1f}" for r in scores]
+        rows.append((name, f"{a} → {b}", f"{scores[0].n:,}", *cells, f"{100 / scores[0].n:.2f}"))
     macro = [f"{100 * _mean(column):.1f}" for column in zip(*columns, strict=True)]
     rows.append((MACRO, "", "", *macro, ""))
     title = f"P@1 in %, layer {results[0].layer}; a pair's arrow goes from query to searched"

@@ -64,8 +64,8 @@ def nearest_both(x_NxD: np.ndarray, y_MxD: np.ndarray, k: int) -> tuple[Neighbou
     row or column. Memory grows with N + M. On two cores 100,000 x 100,000 vectors of width 128 take
     23 seconds; two searches take 42 to 45. Arguments and errors are those of `nearest`.
     """
-    found = _one_pass(x_NxD, y_MxD, k) if min(len(x_NxD), len(y_MxD)) >= SMALL else None
-    return found or (nearest(x_NxD, y_MxD, k), nearest(y_MxD, x_NxD, k))
+    both = _one_pass(x_NxD, y_MxD, k) if min(len(x_NxD), len(y_MxD)) >= SMALL else None
+    return both or (nearest(x_NxD, y_MxD, k), nearest(y_MxD, x_NxD, k))
 
 
 def _one_pass(x_NxD: np.ndarray, y_MxD: np.ndarray, k: int) -> tuple[Neighbours, Neighbours] | None:
@@ -126,9 +126,9 @@ def _compare(x_RxD, x_bound_R, y_CxD, y_bound_C) -> tuple[jax.Array, jax.Array]:
     return s_RxC, passes_RxC.reshape(len(s_RxC), -1, CHUNK).any(axis=2)
 
 
-def _best(found: list[tuple[np.ndarray, ...]], count: int, k: int) -> Neighbours:
+def _best(candidates: list[tuple[np.ndarray, ...]], count: int, k: int) -> Neighbours:
     """The k largest of the (own, other, value) of each own in range(count), which has k or more."""
-    own, other, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    own, other, value = (np.concatenate(parts) for parts in zip(*candidates, strict=True))
     # One integer sorts by own, then descending by value: 2 - cosine fits into two bits and 30.
     key = own * 2**32 + ((2.0 - value.astype(np.float64)) * 2**30).astype(np.int64)
     order = np.argsort(key)
