@@ -213,7 +213,7 @@ def test_all_mixtures_of_phases_are_cached(project):
 
 def test_temperature_sees_the_cached_counts(project):
     project.two_languages()
-    project.run("--need=tempered:train:32")
+    project.run("--dataset=tempered:train:32")
     rates = read_mixture(project.cache, "tempered", "train").rates
     assert rates["one"] / rates["two"] == pytest.approx(3**0.5)
 
@@ -223,7 +223,7 @@ def test_held_out_examples_keep_their_order_and_their_empty_lines(project, held_
     project.run("--tasks", "o.e", "--split", "validation")
     vocabulary = project.vocabulary()
     texts = ["abc " * 40, "", "de", "fgh bed"]
-    project.run("--need=one:validation:32")
+    project.run("--dataset=one:validation:32")
     assert project.cached("one", "validation") == [vocabulary.encode(t) for t in texts]
     manifest = read_manifest(project.cache.folder("one", "validation", Layout(32)))
     assert (manifest.examples, manifest.empty, manifest.cut) == (4, 1, 1)

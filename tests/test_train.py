@@ -189,7 +189,11 @@ def test_a_run_leaves_what_it_promises(reference):
 
 def test_checkpoints_describe_themselves(reference):
     model, description, checkpoint = load_model(reference)
-    assert description.step == 12 and description.languages == {"mlm": ("alpha", "gamma")}
+    both = ("alpha", "gamma")
+    languages = {"mlm": both, "momentum": both, "sequence": ("alpha",)}
+    assert description.step == 12 and description.languages == languages
+    assert description.heads["sequence"]["labels"] == ["entailment", "neutral", "contradiction"]
+    assert set(model.heads) == {"mlm", "momentum", "sequence"}
     assert model.encoder.config.width == 32
     assert read_description(checkpoint).objectives["mlm"]["mixture"] == [
         [0, "small"],

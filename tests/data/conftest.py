@@ -180,7 +180,7 @@ def project(tmp_path, letters_model, monkeypatch, request):
         def add(self, name, languages, **files):
             return f"add({name!r}, {languages!r}, {files!r})"
 
-        def run(self, need, *flags):
+        def run(self, dataset, *flags):
             from xl_flax import cache
 
             (tmp_path / "run.gin").write_text(
@@ -188,7 +188,7 @@ def project(tmp_path, letters_model, monkeypatch, request):
                 f"run_vocabulary.path = {letters_model!r}\n"
             )
             gin.clear_config()
-            cache.main([f"--gin_file={tmp_path / 'run.gin'}", f"--need={need}", *flags])
+            cache.main([f"--gin_file={tmp_path / 'run.gin'}", f"--dataset={dataset}", *flags])
 
         def manifest(self, task, split="train", length=32):
             return read_manifest(self.folder(task, split, length))

@@ -33,7 +33,7 @@ def test_what_is_dropped_is_counted_by_its_reason(project, capsys):
             "held_out", "xx-yy", train=project.file("ppp|ooo"), test=project.file("ooo|mmm")
         ),
     )
-    project.run("pair:train:32", "--gin.Filter.exclude=['held_out']", "--need=pair:test:32")
+    project.run("pair:train:32", "--gin.Filter.exclude=['held_out']", "--dataset=pair:test:32")
     manifest = project.manifest("pair")
     assert manifest.dropped == {
         "empty text": 3,
@@ -75,10 +75,10 @@ def test_text_of_a_named_evaluation_never_trains(project, pairs):
         ),
         'seqio.MixtureRegistry.add("eval", ["eval_xx", "eval_yy"], default_rate=1.0)',
     )
-    needs = [f"--need={task}:train:32" for task in ("turned", "mono")]
-    project.run("pair:train:32", *needs)
+    datasets = [f"--dataset={task}:train:32" for task in ("turned", "mono")]
+    project.run("pair:train:32", *datasets)
     assert len(project.texts("pair")) == 230
-    project.run("pair:train:32", *needs, "--gin.Filter.exclude=['eval']")
+    project.run("pair:train:32", *datasets, "--gin.Filter.exclude=['eval']")
     banned = {*halves[0], *halves[1]}
     for task in ("pair", "turned", "mono"):
         sides = {side for text in project.texts(task) for side in text.split("|")}
@@ -147,7 +147,7 @@ def test_tasks_of_excluded_languages_leave_every_mixture(project, pairs):
         'seqio.MixtureRegistry.add("all", ["xx_yy", "xx_zz"], default_rate=1.0)',
     )
     without = "--gin.Filter.exclude_languages=['zz']"
-    project.run("all:train:32", without, "--need=all:test:32")
+    project.run("all:train:32", without, "--dataset=all:test:32")
     assert read_mixture(project.cache, "all", "train").rates == {"xx_yy": 1.0}
     assert set(read_mixture(project.cache, "all", "test").rates) == {"xx_yy", "xx_zz"}
     with pytest.raises(UserError, match=r"'xx_zz' \(train\) has no task left.*\['zz'\]"):

@@ -35,7 +35,7 @@ def test_groups_come_back_from_the_stream_with_their_languages(
     lines = pairs(300, sides=sides)
     files = project.file(*lines), project.file(*lines[:40])
     project.define(project.add("pair", languages, train=files[0], validation=files[1]))
-    project.run("pair:train:64", "--show=1", "--need=pair:validation:64")
+    project.run("pair:train:64", "--show=1", "--dataset=pair:validation:64")
     out = capsys.readouterr().out
     assert re.search(rf"{languages} +pair +train +300 ", out)
     assert re.search(rf"row 0 \[{languages}\]\n  1 {languages[:2]}: [a-p]+\n  1 ", out)
@@ -125,6 +125,6 @@ def test_phases_of_a_stream_cannot_mix_mono_and_parallel_text(project, opened):
         project.add("pair", "xx-yy", train=project.file("abc|d")),
         project.add("mono", "xx", train=project.file("abc")),
     )
-    project.run("pair:train:32", "--need=mono:train:32")
+    project.run("pair:train:32", "--dataset=mono:train:32")
     with pytest.raises(UserError, match="'mono' has 1, 'pair' has 2"):
         opened(Rows([(0, "mono"), (8, "pair")], 32), project.cache, 0, project.vocabulary)

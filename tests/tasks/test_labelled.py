@@ -53,21 +53,21 @@ def registry():
 
 @pytest.fixture
 def run(data_dir, vocabulary, vocabulary_path, monkeypatch, registry):
-    """run(need, ...) -> the caches of datasets of MODULE, made by the command."""
+    """run(dataset, ...) -> the caches of datasets of MODULE, made by the command."""
     (data_dir / "labelled_module.py").write_text(MODULE)
     monkeypatch.syspath_prepend(data_dir)
     monkeypatch.delitem(__import__("sys").modules, "labelled_module", raising=False)
     cache = Cache(str(data_dir / "cache"), ["labelled_module"], on_missing="stop")
 
-    def command(*needs):
+    def command(*datasets):
         (data_dir / "run.gin").write_text(
             f"Cache.directory = {cache.directory!r}\nCache.task_modules = ['labelled_module']\n"
             f"run_vocabulary.path = {vocabulary_path!r}\n"
         )
-        flags = [f"--need={need}" for need in needs]
+        flags = [f"--dataset={name}" for name in datasets]
         cache_command.main([f"--gin_file={data_dir / 'run.gin'}", "--show=2", *flags])
         specs = [
-            DatasetSpec(*need.split(":")[:2], Layout.parse(need.split(":")[2])) for need in needs
+            DatasetSpec(*name.split(":")[:2], Layout.parse(name.split(":")[2])) for name in datasets
         ]
         return prepare(specs, cache, vocabulary)
 
@@ -94,8 +94,8 @@ def texts_of(vocabulary, batch, row, place):
 def test_labels_go_from_files_to_batches(run, data_dir, vocabulary, capsys):
     for language in ("aa", "bb"):
         write_pairs(data_dir, language, 30)
-    needs = ("nli:train:64", "nli:train:32-single-truncate", "nli:test:32-single-truncate")
-    caches = run(*needs)
+    datasets = ("nli:train:64", "nli:train:32-single-truncate", "nli:test:32-single-truncate")
+    caches = run(*datasets)
     assert "label=yes" in capsys.readouterr().out
     packed = Rows("nli", 64)
     single = Rows("nli", 32, packing="single", too_long="truncate")

@@ -51,13 +51,13 @@ def write_bible(folder: Path, is_real: bool) -> None:
         (folder / f"{language}.tsv").write_text("".join(verses), encoding="utf-8")
 
 
-def build(folder: Path, modules: list[str], *needs: str) -> Cache:
+def build(folder: Path, modules: list[str], *datasets: str) -> Cache:
     """Runs the cache command."""
     settings = [f"Cache.directory = {str(folder / 'cache')!r}", f"Cache.task_modules = {modules}"]
     gin_file = folder / "run.gin"
     path = gin.query_parameter("run_vocabulary.path")
     gin_file.write_text("\n".join([*settings, f"run_vocabulary.path = {path!r}"]))
-    cache.main([f"--gin_file={gin_file}", *(f"--need={need}" for need in needs)])
+    cache.main([f"--gin_file={gin_file}", *(f"--dataset={name}" for name in datasets)])
     return Cache(str(folder / "cache"), modules, on_missing="stop")
 
 

@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="print N decoded rows of each train mixture",
     )
     parser.add_argument(
-        "--need",
+        "--dataset",
         action="append",
         default=[],
         metavar="MIXTURE:SPLIT:LAYOUT",
@@ -48,7 +48,7 @@ def choose(
     Raises:
       UserError: there are none.
     """
-    specs = [_parsed(text) for text in args.need] or required()
+    specs = [_parsed(text) for text in args.dataset] or required()
     if args.tasks:
         layouts = sorted({spec.layout for spec in specs}, key=str)
         names = [name for name in splits if re.fullmatch(args.tasks, name)]
@@ -72,5 +72,7 @@ def choose(
 def _parsed(text: str) -> DatasetSpec:
     mixture, *rest = text.rsplit(":", 2)
     if len(rest) != 2:
-        raise UserError(f"--need={text}: expected MIXTURE:SPLIT:LAYOUT, as in synthetic:train:128")
+        raise UserError(
+            f"--dataset={text}: expected MIXTURE:SPLIT:LAYOUT, as in synthetic:train:128"
+        )
     return DatasetSpec(mixture, rest[0], Layout.parse(rest[1]))

@@ -190,7 +190,7 @@ def _run_command(
         f"--gin.Cache.task_modules={list(cache.task_modules)!r}",
         f"--gin.run_vocabulary.path={os.path.abspath(vocabulary.path)!r}",
         *(f"--gin.Filter.{k}={v!r}" for k, v in dataclasses.asdict(cache.filter).items()),
-        *(f"--need={spec}" for spec in specs),
+        *(f"--dataset={spec}" for spec in specs),
     ]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",  # it must not take the accelerator from this process

@@ -104,33 +104,7 @@ def make_train_step(
                 factor = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-12))
                 total = jax.tree.map(lambda g: g * factor, total)
             finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-
-            def update(grads: Any, opt_state: Any, params: Any, states: Any) -> tuple:
-                updates, opt_state = optimizer.update(grads, opt_state, params)
-                params = optax.apply_updates(params, updates)
-                updating = {o.name: o.update_state for o in objectives if o.name in states}
-                states = {n: f(states[n], params, state_updates[n]) for n, f in updating.items()}
-                return params, opt_state, states
-
-            # A conditional, not a select: selecting keeps old and new state alive side by side.
-            params, opt_state, states = jax.lax.cond(
-                finite,
-                update,
-                lambda grads, *unchanged: (unchanged[1], unchanged[0], unchanged[2]),
-                total,
-                state.optimizer,
-                state.params,
-                state.objectives,
-            )
-            bad = 1 - finite.astype(jnp.int32)
-            new = TrainState(
-                params=params,
-                optimizer=opt_state,
-                objectives=states,
-                updates=state.updates + 1 - bad,
-                skipped=state.skipped + bad,
-                bad_streak=(state.bad_streak + 1) * bad,
-            )
+            new = guarded_update(state, total, state_updates, finite, objectives, optimizer)
             metrics["step"] = {
                 "loss": loss,
                 "grad_norm": norm,
@@ -141,6 +115,53 @@ def make_train_step(
         return new, metrics
 
     return jax.jit(step, donate_argnums=0, static_argnums=4)
+
+
+def guarded_update(
+    state: TrainState,
+    grads: Any,
+    state_updates: Mapping[str, Any],
+    finite: jax.Array,
+    objectives: Sequence[Objective],
+    optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """The state after a step; where something was not finite, only its counters change.
+
+    Args:
+      state: before the step.
+      grads: the clipped gradient of all objectives together.
+      state_updates: `Loss.state_update` of each objective by its name.
+      finite: bool[], whether loss and gradient are finite.
+      objectives: of the run.
+      optimizer: of the run.
+    """
+
+    def update(grads: Any, opt_state: Any, params: Any, states: Any) -> tuple:
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        having = {o.name: o for o in objectives if o.name in states}
+        states = {n: o.update_state(states[n], params, state_updates[n]) for n, o in having.items()}
+        return params, opt_state, states
+
+    # A conditional, not a select: selecting keeps old and new state alive side by side.
+    params, opt_state, states = jax.lax.cond(
+        finite,
+        update,
+        lambda grads, *unchanged: (unchanged[1], unchanged[0], unchanged[2]),
+        grads,
+        state.optimizer,
+        state.params,
+        state.objectives,
+    )
+    bad = 1 - finite.astype(jnp.int32)
+    return TrainState(
+        params=params,
+        optimizer=opt_state,
+        objectives=states,
+        updates=state.updates + 1 - bad,
+        skipped=state.skipped + bad,
+        bad_streak=(state.bad_streak + 1) * bad,
+    )
 
 
 def objective_gradient(
