@@ -1,16 +1,26 @@
 """States of pieces and words equal those of each sentence run alone."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from xl_flax.checkpoints.description import Description
+from xl_flax.data.build import write_split
+from xl_flax.data.features import Example, FeatureSpec
+from xl_flax.data.layout import Layout
+from xl_flax.data.manifest import Cache
+from xl_flax.data.prepare import CachedMixture, Caches, DatasetSpec
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.errors import UserError
 from xl_flax.evaluation import embed as embed_lib
 from xl_flax.evaluation import token_states as token_states_lib
-from xl_flax.evaluation.token_states import make_states, token_states
+from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation.context import Context
+from xl_flax.evaluation.token_states import make_states, mixture_states, token_states
 from xl_flax.models.config import EncoderConfig
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 
@@ -122,3 +132,58 @@ def test_what_does_not_fit_is_named(model, sentences):
         next(run(model, sentences, words=sentences, word_state="last"))
     with pytest.raises(UserError, match="there is no layer 4"):
         next(run(model, sentences, layers=(4,)))
+
+
+# ---- The examples of a mixture
+
+
+@pytest.fixture
+def labelled_mixture(tmp_path, sentences):
+    """A task of words with labels, cached in rows of 140 tokens: spec, caches, its sentences."""
+    sentences = [s for s in sentences if len(s)]
+    words = [np.arange(len(s)) // 2 for s in sentences]
+    vocabulary = types.SimpleNamespace(size=50, special=SPECIAL, fingerprint="f")
+    spec = DatasetSpec("tags", "test", Layout(140))
+    cache = Cache(str(tmp_path), ["nothing"])
+    manifest = write_split(
+        *(cache, "tags", "test", spec.layout),
+        [
+            Example(i, (s,), {"word": (w,)})
+            for i, s, w in zip(range(99), sentences, words, strict=False)
+        ],
+        languages=["b"],
+        vocabulary=vocabulary,
+        fingerprint={},
+        features={"word": FeatureSpec("token")},
+    )
+    folder = cache.folder("tags", "test", spec.layout)
+    caches = Caches({spec: CachedMixture(None, {"tags": manifest}, {"tags": folder})})
+    context = Context(caches, vocabulary, make_partitioning(MeshConfig(), jax.devices()[:1]))
+    return spec, context, sentences, words
+
+
+def test_states_of_a_mixture_come_with_its_examples(model, labelled_mixture):
+    spec, context, sentences, words = labelled_mixture
+    graph, state = nnx.split(model)
+    languages = {"mlm": ("a", "b", "c")}
+    description = Description(model.encoder.config, {}, "f", languages, {})
+    subject = Subject.live(graph, nnx.to_pure_dict(state), description, "run", 1)
+    every = list(mixture_states(subject, context, spec, (-1,), word_state="first", length=LENGTH))
+    rows = np.full(len(sentences), 1, np.int32)  # "b"
+    expected = list(
+        run(model, sentences, layers=(3,), words=words, word_state="first", languages=rows)
+    )
+    assert len(every) == len(expected)
+    for (task, example, own), other in zip(every, expected, strict=True):
+        assert task == "tags" and example.features["word"][0].dtype == np.int32
+        np.testing.assert_allclose(own, other, atol=2e-5)
+
+
+def test_words_that_no_task_tells_are_named(model, labelled_mixture):
+    spec, context, *_ = labelled_mixture
+    graph, state = nnx.split(model)
+    context.caches[spec].manifests["tags"] = types.SimpleNamespace(features={})
+    description = Description(model.encoder.config, {}, "f", {}, {})
+    subject = Subject.live(graph, nnx.to_pure_dict(state), description, "run", 1)
+    with pytest.raises(UserError, match="task 'tags' declares no feature 'word'"):
+        next(mixture_states(subject, context, spec, (0,), word_state="mean"))

@@ -8,6 +8,7 @@ import gin
 import numpy as np
 
 from xl_flax.data.build import read_examples
+from xl_flax.data.features import Example
 from xl_flax.data.manifest import Cache, read_unigrams
 from xl_flax.data.prepare import Caches, DatasetSpec
 from xl_flax.data.stream import HeldOutRows, open_held_out
@@ -87,6 +88,15 @@ class Context:
         self._subject = None
         self._of_subject.clear()
 
+    def examples(self, spec: DatasetSpec) -> dict[str, list[Example]]:
+        """The examples of a mixture by task, whole and with their features, as they are cached."""
+
+        def read() -> dict[str, list[Example]]:
+            _, manifests, folders = self.caches[spec]
+            return {task: list(read_examples(folders[task], m)) for task, m in manifests.items()}
+
+        return self.once(("examples", spec), read)
+
     def aligned(self, spec: DatasetSpec) -> dict[str, list[np.ndarray]]:
         """The examples of a mixture of translations, by language, sorted by name.
 
@@ -136,7 +146,7 @@ class Context:
         return {k: (ids := np.flatnonzero(v), v[ids]) for k, v in counts.items()}
 
     def _read_aligned(self, spec: DatasetSpec) -> dict[str, list[np.ndarray]]:
-        _, manifests, folders = self.caches[spec]
+        _, manifests, _ = self.caches[spec]
         where = f"mixture {spec.mixture!r}, split {spec.split!r}"
         parallel = [task for task, manifest in manifests.items() if manifest.num_texts > 1]
         if len(manifests) > 1 and parallel:
@@ -155,7 +165,7 @@ class Context:
         languages = [manifest.languages[0] for manifest in manifests.values()]
         texts = {}
         for task, manifest in manifests.items():
-            examples = list(read_examples(folders[task], manifest))
+            examples = self.examples(spec)[task]
             alone = languages.count(manifest.languages[0]) == 1
             for k, name in enumerate(manifest.languages if alone else [task]):
                 texts[name] = [example.texts[k] for example in examples]

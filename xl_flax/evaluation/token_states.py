@@ -11,14 +11,78 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from xl_flax.data.features import Example
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.errors import UserError
+from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.embed import ROW, Batch, packed_batches, rows_per_batch, run_batches
+from xl_flax.ops.languages import language_rows
 from xl_flax.parallel.rules import Partitioning
 
 BATCHES_IN_MEMORY = 16  # sentences are sorted into rows within so many batches
 
 WordState = Literal["mean", "first"]
+
+
+def mixture_states(
+    subject: Subject,
+    context: Context,
+    spec: DatasetSpec,
+    layers: Sequence[int],
+    *,
+    word_state: WordState | None = None,
+    text: int = 0,
+    length: int = 128,
+) -> Iterator[tuple[str, Example, np.ndarray]]:
+    """Iterates over the examples of a mixture with the states of their pieces or words.
+
+    Args:
+      subject: whose states.
+      context: with the mixture among its caches.
+      spec: the mixture; its examples come whole, task by task, in the order of the cached rows.
+      layers: 0 = embeddings, i = after layer i, -1 = the last; no deeper layer is run.
+      word_state: "mean" or "first": states of words, which the feature "word" of the tasks says
+        (`tasks.labelled.add_word_task`). None: of pieces.
+      text: which text of an example.
+      length: longest input, special tokens included; a longer text is cut.
+
+    Yields:
+      The task's name, the example with its features, and float32[Layers, n or W, D] as of
+      `token_states`.
+
+    Raises:
+      UserError: a task does not say which pieces belong to a word.
+    """
+    layers = subject.description.encoder.layer_numbers(layers)
+    states = context.once(
+        ("states", subject.graph, layers),
+        lambda: make_states(subject.graph, layers, context.partitioning),
+    )
+    _, manifests, _ = context.caches[spec]
+    for task, manifest in manifests.items():
+        if word_state and "word" not in manifest.features:
+            raise UserError(
+                f"word_state = {word_state!r}: task {task!r} declares no feature 'word'; make it "
+                "with tasks.labelled.add_word_task, or ask for the states of pieces (None)"
+            )
+    for task, examples in context.examples(spec).items():
+        language = manifests[task].languages[text]
+        rows = language_rows([language], subject.description.all_languages)
+        every = token_states(
+            states,
+            subject.params,
+            [example.texts[text] for example in examples],
+            context.vocabulary.special,
+            length,
+            context.partitioning,
+            languages=np.repeat(rows, len(examples)),
+            words=[e.features["word"][text] for e in examples] if word_state else None,
+            word_state=word_state or "mean",
+        )
+        for example, own in zip(examples, every, strict=True):
+            yield task, example, own
 
 
 def make_states(
