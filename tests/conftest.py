@@ -21,6 +21,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 CLS, SEP, FIRST = 2, 3, 5
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_gin_left():
+    """What one file of tests binds in Gin does not reach the next."""
+    yield
+    import gin
+
+    gin.clear_config()
+
+
 @pytest.fixture
 def parallel_rows():
     """parallel_rows(groups, sides, vocab=96, length=None, seed=0) -> a batch and its sentences.

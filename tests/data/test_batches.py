@@ -139,7 +139,7 @@ def run_hosts(folder, directory, hosts, shapes):
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=240)
             assert process.returncode == 0, errors.decode()[-2000:]
     finally:
         for process in processes:
