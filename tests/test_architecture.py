@@ -169,7 +169,7 @@ def cached(folder):
         text = {"weighted": (*TEXT, *UNWATCHED), "anisotropy": TEXT}.get(name, ())
         cli.parse([f"--gin_file={name}.gin", *SIZES, *text], "")
         specs |= dict.fromkeys(required())
-    flags = [*command("cache", "similarity.gin"), *SIZES, *(f"--need={spec}" for spec in specs)]
+    flags = [*command("cache", "similarity.gin"), *SIZES, *(f"--dataset={spec}" for spec in specs)]
     flags += ["--module_import=my_labels", "--module_import=small_tasks"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", cli.ROOT]), "XLA_FLAGS": ""}
     run = subprocess.run(
