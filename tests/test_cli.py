@@ -92,3 +92,10 @@ def test_an_unknown_flag_is_a_usage_error(capsys):
         parse("--steps=3")
     assert exit_.value.code == cli.EXIT_USAGE
     assert "--gin.NAME=VALUE" in capsys.readouterr().err
+
+
+def test_files_of_the_project_are_found_from_any_folder(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.gin").write_text("include 'gin/models/bert_tiny.gin'\n")
+    parse("--gin_file=own.gin")
+    assert not caplog.records  # Gin logs an error for each folder that lacks the file

@@ -2,13 +2,15 @@
 
 import argparse
 import ast
+import contextlib
 import difflib
 import importlib
+import logging
 import os
 import re
 import sys
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import gin
 
@@ -102,8 +104,9 @@ def load_gin(
         gin.add_config_file_search_path(path)
     where = ""
     try:
-        for where in files:
-            gin.parse_config_file(where)
+        with _quiet():
+            for where in files:
+                gin.parse_config_file(where)
         from_files = gin.config_str()
         for where in bindings:
             gin.parse_config(where)
@@ -112,6 +115,17 @@ def load_gin(
     except (OSError, ValueError, SyntaxError, ImportError, TypeError) as error:
         raise UserError(explain(error)) from error
     _check_macros(gin.config_str(), from_files)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Gin logs an error for each folder in which a file is not, also where the next one has it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _check_macros(config: str, from_files: str) -> None:

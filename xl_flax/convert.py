@@ -15,6 +15,7 @@ converted back.
 
 import argparse
 import dataclasses
+import importlib
 import math
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -49,6 +50,11 @@ FORMATS = ("huggingface", "sentence-transformers")
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     args = _parser().parse_args(argv)
+    for module in args.module_import:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"--module_import={module}: {error}: is it on PYTHONPATH?") from error
     logging.set_verbosity(logging.ERROR)  # Orbax warns of how `save_checkpoint` means it to be
     ours = complete_checkpoints(args.source) if os.path.exists(args.source) else []
     source = ours[-1] if ours else _foreign(args.source)
@@ -310,6 +316,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", metavar="FILE", help="a vocabulary, instead of the source's")
     parser.add_argument("--inspect", action="store_true", help="print what the source holds")
     parser.add_argument("--verify", action="store_true", help="compare source and target")
+    parser.add_argument(
+        "--module_import",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module with a family or a head of your own; repeatable",
+    )
     parser.add_argument("--text", metavar="FILE", help="what to compare on, a sentence a line")
     return parser
 

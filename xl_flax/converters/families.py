@@ -1,4 +1,8 @@
-"""The families of models that can be read and written, and how one is found."""
+"""The families of models that can be read and written, and how one is found.
+
+A family is a module: the names in its `config.json` and of its tensors, read both ways.
+docs/architecture.md lists what it holds.
+"""
 
 import dataclasses
 from collections.abc import Collection
@@ -13,7 +17,8 @@ from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import MLM_HEAD
 
-FAMILIES: tuple[ModuleType, ...] = (bert, roberta, xlm_roberta_xl, xlm, modernbert, eurobert)
+# In the order in which they are tried for a checkpoint; modules outside the package add themselves.
+FAMILIES: list[ModuleType] = [bert, roberta, xlm_roberta_xl, xlm, modernbert, eurobert]
 
 # Heads that Transformers has classes for; a sentence head belongs to sentence-transformers.
 HEADS = (MLM_HEAD, "pooler", "sequence", "tokens", "question")
@@ -31,6 +36,7 @@ def for_config(config: Config, path: str) -> ModuleType:
         raise UserError(
             f"{path}: model_type = {model_type!r} cannot be converted; there are "
             + ", ".join(sorted(known))
+            + "; --module_import names the module of another one"
         )
     return known[model_type]
 

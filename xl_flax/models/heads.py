@@ -245,7 +245,9 @@ class Model(nnx.Module):
         kinds = {name: settings.get("kind", name) for name, settings in heads.items()}
         if unknown := sorted(set(kinds.values()) - set(HEADS)):
             raise UserError(
-                f"unknown heads {', '.join(unknown)}; there are {', '.join(sorted(HEADS))}."
+                f"unknown heads {', '.join(unknown)}; there are {', '.join(sorted(HEADS))}; one of "
+                "your own is known when its module has been imported (`import my_head` in a Gin "
+                "file, or --module_import=my_head)"
             )
         self.encoder = Encoder(config, rngs=rngs)
         built = {}

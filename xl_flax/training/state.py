@@ -88,8 +88,9 @@ def layout(
     def moment(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
         # The path of a moment ends with that of its parameter.
         parts = path.split("/")
-        named = (like.get("/".join(parts[i:])) for i in range(len(parts)))
-        sharding = next((s.sharding for s in named if s and s.shape == leaf.shape), whole)
+        named = [like.get("/".join(parts[i:])) for i in range(len(parts))]
+        same = (p for p in named if p is not None and p.shape == leaf.shape)
+        sharding = next((p.sharding for p in same), whole)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     opt_state = jax.eval_shape(optimizer.init, params)
