@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, set up before anything imports JAX; packed rows by hand."""
 
+import collections
 import os
 import tempfile
 
@@ -19,6 +20,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 CLS, SEP, FIRST = 2, 3, 5
+
+
+def pytest_collection_modifyitems(items):
+    """Files with many slow tests begin: the processes then end at about the same time."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,5 +8,5 @@ if [ $# -eq 0 ]; then
   ruff check .
   ruff format --check .
 fi
-# Two processes, a file in one of them; -n 0 among the arguments for one.
-python -m pytest -n 2 --dist loadfile "$@"
+# Two processes, a file in one of them, long files first; -n 0 among the arguments for one process.
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
