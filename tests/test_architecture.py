@@ -206,7 +206,7 @@ def head_params(model_dir, name):
 
 
 def test_all_blocks_are_used():
-    assert len(blocks("python")) == 7 and len(blocks("gin")) == 4
+    assert len(blocks("python")) == 8 and len(blocks("gin")) == 4
     assert [f"{name} {flags[0]}" for name, *flags in commands()] == [
         "cache --gin_file=similarity.gin",
         "train --gin_file=weighted.gin",
@@ -236,11 +236,12 @@ def test_objectives_of_ones_own_train(quickstart):
     run("train", command("train", "weighted.gin"), *TEXT, *UNWATCHED)
     lines = logged("runs/weighted")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    for name in ("distillation", "weighted_mlm"):
+    for name in ("distillation", "layer_match", "weighted_mlm"):
         assert all(line[f"{name}/grad_norm"] > 0 for line in lines)
     assert 0 < lines[0]["distillation/loss"] < 2
     assert lines[0]["loss"] == pytest.approx(
-        lines[0]["weighted_mlm/loss"] + 0.1 * lines[0]["distillation/loss"]
+        lines[0]["weighted_mlm/loss"]
+        + 0.1 * (lines[0]["distillation/loss"] + lines[0]["layer_match/loss"])
     )
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from xl_flax.data.features import FeatureSpec
 from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
@@ -42,8 +43,9 @@ def test_every_objective_keeps_the_contract(objective):
     description = objective.description()
     assert json.loads(json.dumps(description))["kind"] == type(objective).__name__
     assert description["mixture"] == [[0, "text"]] and description["weight"] == 1.0
-    # What may change when a run goes on.
-    assert not {"batch_size", "microbatches", "name", "rows"} & set(description)
+    # What may change when a run goes on; a queue has a place for each row of a batch.
+    assert not {"microbatches", "name", "rows"} & set(description)
+    assert ("batch_size" in description) == (objective.name == "momentum")
     assert total(objective) > 0
 
 
@@ -54,6 +56,8 @@ def test_every_objective_keeps_the_contract(objective):
         ({"batch_size": 0}, r"batch_size = 0 must be a whole number"),
         ({"microbatches": 0.5}, r"microbatches = 0\.5 must be a whole number"),
         ({"weight": 0}, r"weight = 0 .* leave the objective out"),
+        ({"name": "step"}, r"name = 'step': use letters"),
+        ({"name": "a/b"}, r"name = 'a/b': use letters"),
     ],
 )
 def test_shared_settings_are_checked_in_one_place(objective, settings, message):
@@ -98,3 +102,36 @@ def test_flops_count_the_slots_of_the_highest_rate():
     low, high = (MaskedLM(**COMMON, rate=rate) for rate in (0.1, 0.4))
     assert total(low) < total(high)
     assert total(MaskedLM(**COMMON, rate=[(0, 0.4), (10, 0.1)])) == total(high)
+
+
+@pytest.mark.parametrize(
+    ("objective", "features", "message"),
+    [
+        (TranslationLM(**COMMON), {"label": FeatureSpec("example", labels=("a", "b"))}, "'label'"),
+        (
+            Contrastive(**COMMON),
+            {"label": FeatureSpec("example", labels=("a", "b"))},
+            "paraphrases",
+        ),
+        (SequenceClassification(**COMMON), {}, "'label', labels of kind 'example'.*are: none"),
+        (
+            TokenClassification(**COMMON),
+            {
+                "label": FeatureSpec("token", labels=("a",)),
+                "weight": FeatureSpec("token", "float32"),
+            },
+            "'weight' of pairs is of kind 'token'",
+        ),
+    ],
+)
+def test_examples_that_do_not_suit_are_named(objective, features, message):
+    stream = types.SimpleNamespace(
+        num_texts=2, examples_per_row=4, tasks=("pairs",), features=features
+    )
+    with pytest.raises(UserError, match=f"'{objective.name}'.*{message}"):
+        objective.check(stream)
+
+
+def test_a_pooling_that_does_not_exist_is_named():
+    with pytest.raises(UserError, match=r"SequenceClassification\.pooling = 'tokens': choose"):
+        SequenceClassification(**COMMON, pooling="tokens")

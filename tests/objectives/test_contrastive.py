@@ -21,7 +21,7 @@ def objective(**settings):
 
 def stream(sides=2, groups=3, languages=("de", "en", "fi", "sw")):
     return types.SimpleNamespace(
-        num_texts=sides, examples_per_row=groups, tasks=("pairs",), languages=languages
+        num_texts=sides, examples_per_row=groups, tasks=("pairs",), languages=languages, features={}
     )
 
 

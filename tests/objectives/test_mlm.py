@@ -228,3 +228,20 @@ def test_rate_follows_phases_of_rows():
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(UserError, match="MaskedLM"):
         objective(**settings)
+
+
+def test_slots_of_weight_zero_are_counted_nowhere(model, batch):
+    """A language that counts for nothing has no loss and no accuracy, instead of perfect ones."""
+
+    class OnlyFinnish(MaskedLM):
+        def slot_weights(self, slots, inputs):
+            return (slots["filled"] & (slots["languages"] == 1)).astype(jnp.float32)
+
+    graph, params = model
+    mlm = OnlyFinnish(rows=Rows("text", LENGTH), batch_size=ROWS)
+    buffers = jax.device_put(mlm.buffers(VOCABULARY, STREAM, STREAM.languages))
+    inputs = Inputs(KEY, STREAM, buffers, phase=0.4)
+    _, sums, _ = jax.jit(lambda p: mlm.loss(nnx.merge(graph, p), batch, inputs))(params)
+    assert sums["language_count"][0] == sums["language_predicted"][0] == 0
+    assert sums["count"] == sums["predicted"] == sums["language_count"][1] > 0
+    assert sums["masked"] > sums["predicted"]

@@ -29,7 +29,11 @@ def objective(**settings):
 
 def stream(sides=2):
     return types.SimpleNamespace(
-        num_texts=sides, examples_per_row=GROUPS, tasks=("pairs",), languages=LANGUAGES[:sides]
+        num_texts=sides,
+        examples_per_row=GROUPS,
+        tasks=("pairs",),
+        languages=LANGUAGES[:sides],
+        features={},
     )
 
 

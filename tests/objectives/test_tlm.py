@@ -26,7 +26,11 @@ KEYS = jax.random.split(jax.random.key(0), 48)
 
 def stream(sides=2, groups=2):
     return types.SimpleNamespace(
-        num_texts=sides, examples_per_row=groups, tasks=("pairs",), languages=LANGUAGES[1:]
+        num_texts=sides,
+        examples_per_row=groups,
+        tasks=("pairs",),
+        languages=LANGUAGES[1:],
+        features={},
     )
 
 
@@ -210,5 +214,7 @@ def test_rows_of_the_wrong_kind_are_named():
     with pytest.raises(UserError, match="'tlm' needs .*parallel.*pairs holds text of one language"):
         objective().check(stream(sides=1, groups=0))
     mlm = MaskedLM(rows=Rows("pairs", LENGTH), batch_size=4)
-    with pytest.raises(UserError, match="'mlm' reads text of one language.*pairs.*TranslationLM"):
+    with pytest.raises(
+        UserError, match="'mlm' reads text of one language.*pairs have 2 texts.*TranslationLM"
+    ):
         mlm.check(stream())

@@ -41,7 +41,7 @@ VOCABULARY = types.SimpleNamespace(
 def stream(sides):
     groups = GROUPS if sides > 1 else 0
     return types.SimpleNamespace(
-        num_texts=sides, examples_per_row=groups, tasks=("t",), languages=LANGUAGES
+        num_texts=sides, examples_per_row=groups, tasks=("t",), languages=LANGUAGES, features={}
     )
 
 

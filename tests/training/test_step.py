@@ -335,6 +335,26 @@ def test_axes_that_do_not_fit_a_state_are_named():
         run((1, 1, 1), objectives=(Wrong(rows=ROWS_READ, batch_size=ROWS),))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"state_axes": lambda self, axes: {"mean": ("wide",)}}, r"names 'wide' for 'mean'"),
+        (
+            {"update_state": lambda self, state, params, update: {"other": state["mean"]}},
+            r"update_state returns \{'other'",
+        ),
+        (
+            {"loss": lambda self, model, batch, inputs: Loss(jnp.sum(model.up[...]), {})},
+            r"the sums of its Loss have no 'count'",
+        ),
+    ],
+)
+def test_what_breaks_the_contract_is_named(changes, message):
+    wrong = type("Wrong", (Centred,), changes)
+    with pytest.raises(UserError, match=rf"'centred': .*{message}"):
+        run((1, 1, 1), steps=1, objectives=(wrong(rows=ROWS_READ, batch_size=ROWS),))
+
+
 # ---- Names, gradients apart, frozen parameters
 
 
@@ -394,6 +414,7 @@ def test_frozen_parameters_stay_and_others_have_their_own_rate():
     [
         ([("nowhere/.*", 0.0)], r"'nowhere/\.\*', 0\.0\) matches no parameter; paths look like"),
         ([("(up", 0.0)], "no regular expression"),
+        (["up", 0.0], "give pairs of a pattern and a factor"),
         ([("up", -1.0)], "at least 0"),
         ([(".*", 0.0)], "freezes every parameter"),
     ],

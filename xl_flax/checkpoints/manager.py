@@ -41,6 +41,7 @@ class Progress:
     # The best evaluation so far, as `training/best.py` keeps it; "step" names its checkpoint, None
     # before there is one.
     best: dict[str, Any] | None = None
+    frozen: list[str] = dataclasses.field(default_factory=list)  # parameters that are not trained
 
 
 class _FilesHandler(ocp.AsyncCheckpointHandler):

@@ -125,19 +125,22 @@ class Evaluation:
         By default the results of one language and the means over all: `scalar_name` says how they
         are called.
         """
-        return {scalar_name(r): r.value for r in results if len(r.languages) == 1}
+        return {scalar_name(r): r.value for r in results if len(set(r.languages)) == 1}
 
     def summary(self, results: Sequence[Result]) -> str:
         """What a run shows on the console, without a newline.
 
-        By default the means over languages, of the last layer and the first similarity.
+        By default the means over languages, of the last layer and the first similarity; without
+        such means the results of each language.
         """
         means = [r for r in results if r.languages == (MACRO,)]
+        means = means or [r for r in results if len(set(r.languages)) == 1]
         layer = max((r.layer for r in means if r.layer is not None), default=None)
         parts: dict[str, list[str]] = {}
         for r in means:
             if r.layer == layer and r.similarity == means[0].similarity:
-                parts.setdefault(mixture_of(r), []).append(f"{r.metric} {r.value:.4f}")
+                language = "" if r.languages == (MACRO,) else f"{r.languages[0]} "
+                parts.setdefault(mixture_of(r), []).append(f"{language}{r.metric} {r.value:.4f}")
         of_layer = "" if layer is None else f" (layer {layer})"
         return "  ".join(f"{name}: {' '.join(shown)}{of_layer}" for name, shown in parts.items())
 
@@ -149,7 +152,8 @@ def scalar_name(result: Result) -> str:
         parts.append(result.similarity)
     if result.layer is not None:
         parts.append(f"layer{result.layer}")
-    return "/".join(parts + [language for language in result.languages if language != MACRO])
+    languages = dict.fromkeys(result.languages)  # texts of one language name it once
+    return "/".join(parts + [language for language in languages if language != MACRO])
 
 
 def mixture_of(result: Result) -> str:

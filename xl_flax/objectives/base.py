@@ -8,11 +8,13 @@ comes in two shapes with one signature:
 * *A comparison of encoded rows* (`compares_rows = True`): contrastive objectives. `encode` turns
   each row into vectors by itself, and `loss` compares the vectors of the whole batch.
 
-Only `loss` (and `encode`) must be written; everything else here has a default. What the step does
-with an objective is in `xl_flax.training.step`, an example of each shape in docs/architecture.md.
+Only `name` and `loss` (and `encode`) must be given; everything else here has a default. What the
+step does with an objective is in `xl_flax.training.step`; docs/architecture.md has an example of
+each shape.
 """
 
 import dataclasses
+import re
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -25,6 +27,7 @@ from xl_flax.data.stream import Rows, Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
+from xl_flax.models.flops import encoder_flops
 from xl_flax.models.heads import HeadSettings, Model
 
 Batch = dict[str, jax.Array]
@@ -58,10 +61,11 @@ class Loss(NamedTuple):
     total: jax.Array  # float32[]: sum of the losses of the batch
     sums: dict[str, jax.Array]
     """float32 sums over the batch: "count", by which the total is divided for the gradient (0 if
-    the batch has nothing to learn from), and the sums that `Objective.metrics` names."""
+    the batch has nothing to learn from), and the sums that `Objective.metrics` names. The step adds
+    "loss", the total."""
     state_update: Any = None
-    """What `Objective.update_state` is given. Of a sum over rows it is a sum over rows, too: it is
-    added up over microbatches."""
+    """What `Objective.update_state` is given. Of a sum over rows it must be a sum over rows, too,
+    since it is added up over microbatches: divide in `update_state`, by a count that it holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +95,11 @@ class Objective:
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 self.fail(f"{field} = {value!r} must be a whole number, at least 1")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name) or self.name in ("step", "eval"):
+            self.fail(
+                f"name = {self.name!r}: use letters, digits, '_' and '-', and neither 'step' nor "
+                "'eval', which logs use for other values"
+            )
         if not self.weight:
             self.fail("weight = 0 would compute a loss for nothing: leave the objective out")
 
@@ -106,7 +115,7 @@ class Objective:
         Each row is encoded independently of the others: the batch may be any part of the whole.
 
         Returns:
-          A pytree of arrays whose first axis is the rows'.
+          A pytree of arrays whose first axis is the rows'; `loss` finds it in `inputs.encoded`.
         """
         raise NotImplementedError(f"{type(self).__name__} compares rows and needs `encode`")
 
@@ -177,7 +186,8 @@ class Objective:
         Args:
           state: before the step.
           params: after the update.
-          update: `Loss.state_update` of the whole batch.
+          update: `Loss.state_update` of the whole batch: of a sum over rows the sum over all
+            microbatches.
         """
         del params, update
         return state
@@ -187,12 +197,14 @@ class Objective:
     def flops(self, encoder: EncoderConfig, stream: Stream, two_passes: bool) -> dict[str, float]:
         """FLOPs per token of a row in one step, by part; the formula is printed with every MFU.
 
+        By default those of the whole encoder.
+
         Args:
           encoder: the encoder's configuration.
           stream: the rows that will be read.
           two_passes: whether rows are encoded twice, which a comparison in microbatches does.
         """
-        raise NotImplementedError
+        return encoding_flops(encoder, stream.length, None, two_passes)
 
     def description(self) -> dict[str, Any]:
         """What a run may not change when it goes on from a checkpoint, as JSON can hold it."""
@@ -210,3 +222,21 @@ def objective_key(key: jax.Array, name: str) -> jax.Array:
 def row_keys(key: jax.Array, row_ids_B: jax.Array) -> jax.Array:
     """A key for each row, key array [B], which no mesh and no cut of the batch changes."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids_B)
+
+
+def encoding_flops(
+    encoder: EncoderConfig, length: int, layers: Sequence[int] | None, two_passes: bool
+) -> dict[str, float]:
+    """FLOPs per token of encoding rows and of the gradient, by part.
+
+    Args:
+      encoder: the encoder's configuration.
+      length: tokens per row.
+      layers: whose states are computed; None: the last one's.
+      two_passes: whether the rows are encoded once more before, without a gradient.
+    """
+    parts = encoder_flops(encoder, length, layers)
+    if two_passes:
+        forward = encoder_flops(encoder, length, layers, backward=False)
+        parts["second encoding"] = sum(forward.values())
+    return parts

@@ -5,7 +5,7 @@ Shapes: Batch, Length, E examples per row, K texts of an example, D = width, C l
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import gin
 import jax
@@ -16,11 +16,10 @@ import optax
 from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
-from xl_flax.models.config import EncoderConfig
-from xl_flax.models.flops import encoder_flops
 from xl_flax.models.heads import HeadSettings, Model
 from xl_flax.objectives.base import Batch, Inputs, Loss, Mean, Objective, row_keys
 from xl_flax.ops.languages import language_rows, language_sums
+from xl_flax.ops.pooling import Pooling
 from xl_flax.ops.segments import join_texts, present_examples
 
 
@@ -66,6 +65,13 @@ class Classification(Objective):
                 f"{features}"
             )
 
+        weight = stream.features.get("weight")
+        if weight is not None and weight.kind != "example":
+            raise UserError(
+                f"objective {self.name!r}: the feature 'weight' of {', '.join(stream.tasks[:3])} "
+                f"is of kind {weight.kind!r}; it weights examples, so its kind must be 'example'"
+            )
+
     def buffers(
         self, vocabulary: Vocabulary, stream: Stream, languages: Sequence[str]
     ) -> dict[str, np.ndarray]:
@@ -79,7 +85,13 @@ class Classification(Objective):
     def scores(
         self, model: Model, batch: Batch, inputs: Inputs
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The head's scores, float32[B, E, C] or [B, L, C], and the rows as they were read."""
+        """The head's scores and the rows as the encoder read them.
+
+        Returns:
+          float32[B, E, C], or [B, L, C] of tokens; and the fields of `JoinedRows` by name. With
+          several texts in an example the tokens have other columns there than in the batch:
+          features of tokens and spans must follow "source".
+        """
         rows = joined_texts(batch, inputs, self.double_separator)
         has_types = model.encoder.config.token_types > 1
         hidden_BxLxD = model.encoder(
@@ -129,11 +141,6 @@ class Classification(Objective):
         }
         return Loss(jnp.sum(weights_x * losses_x), sums)
 
-    def flops(self, encoder: EncoderConfig, stream: Stream, two_passes: bool) -> dict[str, float]:
-        """One pass through the encoder; scores of a few labels cost nothing beside it."""
-        del two_passes
-        return encoder_flops(encoder, stream.length)
-
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +151,11 @@ class SequenceClassification(Classification):
     name: str = "sequence"
 
     label_kind: ClassVar[str] = "example"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pooling not in (*get_args(Pooling), "scores"):
+            self.fail(f"pooling = {self.pooling!r}: choose 'cls', 'mean', 'mean_all' or 'scores'")
 
     def head_settings(self) -> dict[str, Any]:
         """With the pooling of a sequence's states."""
@@ -184,7 +196,7 @@ class TokenClassification(Classification):
         if "weight" in batch:
             example_BxL = jnp.maximum(rows["segment_ids"] - 1, 0)
             weights_BxL = jnp.take_along_axis(batch["weight"], example_BxL, axis=1)
-        languages_BxL = jnp.broadcast_to(rows["token_languages"], labels_BxL.shape)
+        languages_BxL = rows["token_languages"]
         return self.label_loss(scores_BxLxC, labels_BxL, weights_BxL, languages_BxL, batch, inputs)
 
 
@@ -193,7 +205,7 @@ def joined_texts(batch: Batch, inputs: Inputs, double_separator: bool) -> dict[s
     shape, num_texts = batch["tokens"].shape, inputs.stream.num_texts
     if num_texts == 1:
         return batch | {
-            "token_languages": batch["languages"],
+            "token_languages": jnp.broadcast_to(batch["languages"], shape),
             "text_rank": jnp.zeros(shape, jnp.int32),
             "source": jnp.broadcast_to(jnp.arange(shape[1]), shape),
         }

@@ -88,12 +88,12 @@ class MaskedLM(Objective):
         return {MLM_HEAD: {}}
 
     def check(self, stream: Stream) -> None:
-        """Raises UserError if rows hold translations: an MLM-only run must not see any aligned."""
+        """Raises UserError if examples have several texts: MLM alone must not see translations."""
         if stream.num_texts > 1:
             raise UserError(
-                f"objective {self.name!r} reads text of one language at a time, but "
-                f"{', '.join(stream.tasks[:3])} hold translations; train on them with "
-                "TranslationLM, or name a mixture of single languages"
+                f"objective {self.name!r} reads text of one language at a time, but the examples "
+                f"of {', '.join(stream.tasks[:3])} have {stream.num_texts} texts; train on "
+                "translations with TranslationLM, or name a mixture of single texts"
             )
 
     def buffers(
@@ -177,7 +177,8 @@ class MaskedLM(Objective):
           inputs: with the rate as `phase`, since the number of slots follows from it.
 
         Returns:
-          Sums: count (weights of the slots), predicted (tokens), correct (of these), masked
+          Sums: count (weights of the slots), predicted (tokens of other weight than 0), correct (of
+          these), masked
           (selected tokens, before overflow), overflow (selected, but without a slot), tokens (real
           ones, special tokens included), positions (B · L); language_loss, language_count,
           language_correct and language_predicted, [languages], of which the loss is not weighted.
@@ -203,14 +204,16 @@ class MaskedLM(Objective):
         }
         weights_BxK = self.slot_weights(slots, inputs)
         result = self._predict(model, hidden_BxLxD, at_BxK, slots, weights_BxK, inputs)
-        predicted_BxK = slots["filled"].astype(jnp.float32)
-        predicted, overflow = predicted_BxK.sum(), chosen.overflow.sum()
+        # A slot of weight 0 is not computed: it counts neither as right nor as wrong.
+        predicted_BxK = (slots["filled"] & (weights_BxK != 0)).astype(jnp.float32)
+        filled = slots["filled"].sum(dtype=jnp.float32)
+        overflow = chosen.overflow.sum().astype(jnp.float32)
         sums = {
             "count": weights_BxK.sum(),
-            "predicted": predicted,
+            "predicted": predicted_BxK.sum(),
             "correct": result.correct_BxK.sum(),
-            "masked": predicted + overflow,
-            "overflow": overflow.astype(jnp.float32),
+            "masked": filled + overflow,
+            "overflow": overflow,
             "tokens": jnp.sum(batch["segment_ids"] != 0, dtype=jnp.float32),
             "positions": jnp.float32(math.prod(shape)),
             **language_sums(

@@ -4,7 +4,7 @@ Shapes: Rows, E examples per row, N = R · E examples, W width, Q batches in the
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import gin
 import jax
@@ -17,7 +17,7 @@ from xl_flax.models.config import EncoderConfig
 from xl_flax.models.flops import encoder_flops
 from xl_flax.models.heads import Model
 from xl_flax.objectives import sentences
-from xl_flax.objectives.base import Batch, Inputs, Loss, row_keys
+from xl_flax.objectives.base import Batch, Inputs, Loss, Objective, row_keys
 from xl_flax.ops.similarity import log_sum_exps
 
 QUERIES = ("random", "both", "first")
@@ -47,6 +47,9 @@ class MomentumContrastive(sentences.SentenceObjective):
     normalise: bool = True  # compare by cosine; False: by product (InfoXLM)
     projection: str | None = "mlp"  # "linear", "mlp" or None
     name: str = "momentum"
+
+    # The queue has a place for each example of a batch.
+    free_fields: ClassVar[frozenset[str]] = Objective.free_fields - {"batch_size"}
 
     def __post_init__(self):
         super().__post_init__()

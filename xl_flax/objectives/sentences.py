@@ -16,9 +16,8 @@ from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
-from xl_flax.models.flops import encoder_flops
 from xl_flax.models.heads import HeadSettings, Model
-from xl_flax.objectives.base import Batch, Inputs, Mean, Objective, row_keys
+from xl_flax.objectives.base import Batch, Inputs, Mean, Objective, encoding_flops, row_keys
 from xl_flax.ops.languages import language_rows, language_sums
 from xl_flax.ops.pooling import Pooling, pool
 from xl_flax.ops.segments import present_examples, token_languages
@@ -75,17 +74,18 @@ class SentenceObjective(Objective):
 
     def flops(self, encoder: EncoderConfig, stream: Stream, two_passes: bool) -> dict[str, float]:
         """One pass through the layers below the head; with two passes, one more forward."""
-        layers = (self.layer,)
-        parts = encoder_flops(encoder, stream.length, layers)
-        if two_passes:
-            parts["second encoding"] = sum(
-                encoder_flops(encoder, stream.length, layers, backward=False).values()
-            )
-        return parts
+        return encoding_flops(encoder, stream.length, (self.layer,), two_passes)
 
 
 def check_parallel(name: str, stream: Stream, num_texts: int | None = None) -> None:
-    """Raises UserError unless examples are translations (of exactly `num_texts` texts)."""
+    """Raises UserError unless examples have texts of one meaning (exactly `num_texts` of them)."""
+    labelled = [feature for feature, spec in stream.features.items() if spec.labels]
+    if labelled:
+        raise UserError(
+            f"objective {name!r} takes the texts of an example for translations or paraphrases, "
+            f"but those of {', '.join(stream.tasks[:3])} carry the labels {labelled[0]!r}: name "
+            "a mixture of parallel tasks, or train on labels with SequenceClassification"
+        )
     if stream.num_texts < 2 or (num_texts and stream.num_texts != num_texts):
         have = (
             "text of one language"

@@ -33,8 +33,8 @@ class BestTracker:
         """Raises UserError unless a run's evaluations, all of which ran, gave the metric."""
         if self._config is not None and self._config.metric not in values:
             raise UserError(
-                f"Best.metric = {self._config.metric!r}: TrainConfig.held_out gives no such value; "
-                f"there are {', '.join(values) or 'none'}"
+                f"Best.metric = {self._config.metric!r}: TrainConfig.held_out gave no such value, "
+                f"or none that is finite; there are {', '.join(values) or 'none'}"
             )
 
     def update(self, step: int, values: Mapping[str, float]) -> bool:

@@ -58,6 +58,7 @@ class Best:
 
     The metric is that of an evaluation in `TrainConfig.held_out`. A checkpoint is saved whenever it
     improves, and the best one is kept, whatever `keep_last` says; `checkpoints/best.json` names it.
+    What is evaluated at step 0, before any training, is no candidate.
     """
 
     metric: str = gin.REQUIRED  # a logged scalar, as in "eval/bible/loss"
@@ -114,8 +115,9 @@ class TrainConfig:
                 raise UserError(
                     f"TrainConfig.{name}={value!r}: must be a whole number, at least {low}"
                 )
-        if not isinstance(self.objectives, Sequence):
-            raise UserError("TrainConfig.objectives must be a list, as in [@MaskedLM()]")
+        for name, example in (("objectives", "[@MaskedLM()]"), ("held_out", "[@Periodic()]")):
+            if not isinstance(getattr(self, name), Sequence):
+                raise UserError(f"TrainConfig.{name} must be a list, as in {example}")
         if not all(isinstance(item, Periodic) for item in self.held_out):
             raise UserError("TrainConfig.held_out must be a list, as in [@Periodic()]")
         if self.best is not None and not self.held_out:

@@ -5,7 +5,7 @@ import dataclasses
 import fcntl
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
@@ -18,6 +18,7 @@ from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
 from xl_flax.training import state as state_lib
 from xl_flax.training.best import BestTracker
+from xl_flax.training.checks import check_first_metrics
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.logging import Logger, Window, console_line
 from xl_flax.training.periodic import make_periodic
@@ -65,10 +66,12 @@ def _train(
     # ---- What is there already: nothing, or this very run.
     if main_process and not dry_run:
         stack.enter_context(_alone(config.model_dir))
-    progress = state_lib.progress_there(config.model_dir, description, config.seed)
+    progress = state_lib.progress_there(config.model_dir, description, config.seed, setup.frozen)
     resumed = progress is not None
     if not resumed:
-        progress = Progress(0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT)
+        progress = Progress(
+            0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT, frozen=setup.frozen
+        )
     best = BestTracker(config.best, progress.best)
     for name, feed in feeds.items():
         feed.rows = progress.rows[name]
@@ -110,13 +113,14 @@ def _train(
     say(speed.formula)
     preemption = Preemption()
     trace = _Trace(config)
-    without_gradient = set(feeds)  # objectives that have not shown a gradient yet
+    # Objectives whose first step with something to learn is still to be checked.
+    unchecked = set() if resumed else set(feeds)
     first = progress.step
     pending = None  # metrics of the step before, read while this one runs
 
     def record(step: int, metrics: dict[str, Any]) -> None:
         metrics = jax.device_get(metrics)
-        _check_gradients(metrics, without_gradient)
+        check_first_metrics(metrics, feeds, unchecked)
         window.add(metrics)
         if metrics["step"]["bad_streak"] >= config.max_bad_steps:
             raise UserError(
@@ -125,11 +129,14 @@ def _train(
                 "OptimizerConfig.learning_rate or lengthen its warm-up, and start again"
             )
         if step % config.log_every == 0 or step == config.steps:
-            values = window.means(feeds) | speed.values()
-            logger.write(step, values)
-            eta = (config.steps - step) * speed.seconds_per_step
-            say(console_line(step, config.steps, values, eta), flush=True)
-            window.sums.clear()
+            log(step)
+
+    def log(step: int) -> None:
+        values = window.means(feeds) | speed.values()
+        logger.write(step, values)
+        eta = (config.steps - step) * speed.seconds_per_step
+        say(console_line(step, config.steps, values, eta), flush=True)
+        window.sums.clear()
 
     def save(step: int) -> None:
         described = dataclasses.replace(description, step=step)
@@ -137,7 +144,10 @@ def _train(
         manager.save(
             state.params,
             state_lib.pack(state),
-            Progress(step, rows, config.seed, window.to_json(), PROGRESS_FORMAT, best.record),
+            Progress(
+                *(step, rows, config.seed, window.to_json(), PROGRESS_FORMAT, best.record),
+                frozen=setup.frozen,
+            ),
             {
                 setup.vocabulary.file_name: setup.vocabulary.content,
                 "model.json": described.to_json(),
@@ -182,6 +192,8 @@ def _train(
             with speed.paused():
                 improved = best.update(step, evaluate(step))
             saving = saving or improved or best.exhausted
+            if best.exhausted and window.sums:
+                log(step)
         if saving:
             save(step)
         if best.exhausted:
@@ -207,30 +219,6 @@ def _compile(setup: Setup) -> str:
         f"dry run: the step compiles; per device {_mib(memory.argument_size_in_bytes)} of "
         f"arguments and {_mib(memory.temp_size_in_bytes)} of temporaries. No step was run"
     )
-
-
-def _check_gradients(metrics: Mapping[str, Any], without_gradient: set[str]) -> None:
-    """Checks the first step in which an objective has something to learn.
-
-    Args:
-      metrics: of one step.
-      without_gradient: objectives that have not been checked; those that pass are removed.
-
-    Raises:
-      UserError: the gradient of an objective is exactly zero in every parameter.
-    """
-    for name in sorted(without_gradient):
-        if not metrics[name]["count"]:
-            continue  # a queue that fills first, say
-        if metrics[name]["grad_norm"] == 0:
-            raise UserError(
-                f"objective {name!r} has a loss of {float(metrics[name]['loss']):.4g}, whose "
-                "gradient is exactly zero in every parameter that is trained: it would learn "
-                "nothing. The gradient must flow from Loss.total; of what linear_cross_entropy "
-                "returns only `total` carries one (weights go in, see MaskedLM.slot_weights). "
-                "Or OptimizerConfig.rate_factors freezes all that the objective reaches"
-            )
-        without_gradient.remove(name)
 
 
 class _Trace:

@@ -121,7 +121,13 @@ def rate_factors(config: OptimizerConfig, axes: Any) -> Any:
     is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
     paths = [path for path, _ in params_lib.flat(axes, is_leaf=is_axes)]
     factors = dict.fromkeys(paths, 1.0)
-    for pattern, factor in config.rate_factors:
+    for pair in config.rate_factors:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise UserError(
+                f"OptimizerConfig.rate_factors = {config.rate_factors!r}: give pairs of a pattern "
+                "and a factor, as in [('encoder/embeddings/.*', 0.0)]"
+            )
+        pattern, factor = pair
         where = f"OptimizerConfig.rate_factors: ({pattern!r}, {factor!r})"
         try:
             matching = [path for path in paths if re.fullmatch(pattern, path)]

@@ -64,7 +64,7 @@ class PeriodicEvaluations:
                         "of one of them"
                     )
                 if math.isfinite(value):
-                    scalars[name] = value
+                    scalars[name] = float(value)
         self._context.forget_subject()
         return scalars
 

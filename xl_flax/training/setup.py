@@ -45,6 +45,7 @@ class Setup:
     layout: TrainState  # shapes and shardings of the whole state
     key: jax.Array  # of masks and dropout
     description: Description  # of the model and what it is trained on
+    frozen: list[str]  # paths of the parameters that are never updated
     parameter_table: str
 
     @property
@@ -100,6 +101,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
 
     abstract = params_lib.abstract(build)
     optimizer, schedule = make_optimizer(config.optimizer, config.steps, abstract.axes)
+    frozen = frozen_params(config.optimizer, abstract.axes)
     step = make_train_step(
         abstract.graph,
         objectives,
@@ -110,7 +112,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
         abstract.shardings(partitioning),
         config.accumulate,
         config.optimizer.clip_norm,
-        frozen_params(config.optimizer, abstract.axes),
+        frozen,
     )
     return Setup(
         partitioning=partitioning,
@@ -130,6 +132,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
             languages={name: tuple(s.languages) for name, s in streams.items()},
             objectives={o.name: o.description() for o in objectives},
         ),
+        frozen=[path for path, is_frozen in params_lib.flat(frozen or {}) if is_frozen],
         parameter_table=params_lib.table(abstract.shapes, abstract.axes, partitioning),
     )
 

@@ -1,6 +1,6 @@
 """The state of a run before its first step: fresh, from another checkpoint, or resumed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -98,16 +98,24 @@ def layout(
     opt_state = jax.tree.unflatten(jax.tree.structure(opt_state), leaves)
 
     shapes = jax.eval_shape(lambda params: _init_objectives(params, objectives, streams), params)
+    every = jax.tree.leaves(abstract.axes, is_leaf=lambda x: isinstance(x, tuple))
+    known = {None, *(name for name, _ in partitioning.rules), *(n for axes in every for n in axes)}
     states = {
-        o.name: _lay_out(o, shapes[o.name], o.state_axes(abstract.axes), partitioning)
+        o.name: _lay_out(o, shapes[o.name], o.state_axes(abstract.axes), partitioning, known)
         for o in objectives
         if o.name in shapes
     }
     return TrainState(params, opt_state, states, updates=scalar, skipped=scalar, bad_streak=scalar)
 
 
-def _lay_out(objective: Objective, shapes: Any, axes: Any, partitioning: Partitioning) -> Any:
-    """Shapes with the shardings that an objective declares for its state."""
+def _lay_out(
+    objective: Objective,
+    shapes: Any,
+    axes: Any,
+    partitioning: Partitioning,
+    known: Collection[str | None],
+) -> Any:
+    """Shapes with the shardings that an objective declares for its state; `known` axis names."""
     is_axes = lambda x: isinstance(x, tuple) and all(isinstance(a, str | None) for a in x)  # noqa: E731
     named = dict(params_lib.flat(axes, is_leaf=is_axes))
 
@@ -118,6 +126,12 @@ def _lay_out(objective: Objective, shapes: Any, axes: Any, partitioning: Partiti
                 f"axis names for {path!r} of shape {leaf.shape}: it must return the state's tree "
                 "with one name or None per axis at each leaf"
             )
+        if unknown := set(named[path]) - set(known):
+            raise UserError(
+                f"objective {objective.name!r}: {type(objective).__name__}.state_axes names "
+                f"{sorted(unknown)[0]!r} for {path!r}, which is no logical axis; there are "
+                f"{', '.join(sorted(name for name in known if name))}"
+            )
         sharding = partitioning.sharding(named[path], leaf.shape)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
@@ -125,7 +139,9 @@ def _lay_out(objective: Objective, shapes: Any, axes: Any, partitioning: Partiti
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def progress_there(model_dir: str, description: Description, seed: int) -> Progress | None:
+def progress_there(
+    model_dir: str, description: Description, seed: int, frozen: Sequence[str] = ()
+) -> Progress | None:
     """Where the run in this folder is; None if no checkpoint is there. Changes nothing.
 
     Raises:
@@ -145,6 +161,12 @@ def progress_there(model_dir: str, description: Description, seed: int) -> Progr
     lines = read_description(checkpoints[-1]).differences(description)
     if progress.seed != seed:
         lines.append(f"TrainConfig.seed was {progress.seed} and is now {seed}")
+    if changed := sorted(set(progress.frozen) ^ set(frozen)):
+        lines.append(
+            f"OptimizerConfig.rate_factors: {', '.join(changed[:3])} "
+            f"{'was' if changed[0] in progress.frozen else 'is now'} frozen, which changes the "
+            "optimizer's state; to go on from the weights, begin a run with InitFrom"
+        )
     if lines:
         raise UserError(
             f"{model_dir} holds another run: "

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from xl_flax.data.stream import Stream
+from xl_flax.errors import UserError
 from xl_flax.objectives.base import Batch, Inputs, Loss, Objective, objective_key
 from xl_flax.parallel.rules import Partitioning
 
@@ -140,7 +141,7 @@ def guarded_update(
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         having = {o.name: o for o in objectives if o.name in states}
-        states = {n: o.update_state(states[n], params, state_updates[n]) for n, o in having.items()}
+        states = {n: _updated(o, states[n], params, state_updates[n]) for n, o in having.items()}
         return params, opt_state, states
 
     # A conditional, not a select: selecting keeps old and new state alive side by side.
@@ -162,6 +163,18 @@ def guarded_update(
         skipped=state.skipped + bad,
         bad_streak=(state.bad_streak + 1) * bad,
     )
+
+
+def _updated(objective: Objective, state: Any, params: Any, update: Any) -> Any:
+    """An objective's state after an update, which must have the same arrays as before."""
+    shapes = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)  # noqa: E731
+    new = objective.update_state(state, params, update)
+    if shapes(new) != shapes(state):
+        raise UserError(
+            f"objective {objective.name!r}: {type(objective).__name__}.update_state returns "
+            f"{shapes(new)}, but its state is {shapes(state)} (shapes and dtypes)"
+        )
+    return new
 
 
 def objective_gradient(
@@ -200,6 +213,11 @@ def objective_gradient(
     def loss(params: Any, batch: Batch, encoded: Any = None) -> tuple[jax.Array, Loss]:
         given = dataclasses.replace(inputs, encoded=encoded)
         result = objective.loss(merge(params), batch, given)
+        if "count" not in result.sums:
+            raise UserError(
+                f"objective {objective.name!r}: the sums of its Loss have no 'count', by which the "
+                f"total is divided; there are {', '.join(result.sums) or 'none'}"
+            )
         return result.total, result
 
     def encode(params: Any, batch: Batch) -> Any:
