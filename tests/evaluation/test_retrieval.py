@@ -3,9 +3,13 @@ import types
 import numpy as np
 import pytest
 
+from xl_flax.data.build import write_split
+from xl_flax.data.features import Example, FeatureSpec
 from xl_flax.data.filtering import are_translations
 from xl_flax.data.layout import Layout
+from xl_flax.data.manifest import Cache
 from xl_flax.data.prepare import CachedMixture, Caches, DatasetSpec
+from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.errors import UserError
 from xl_flax.evaluation import context as context_lib
 from xl_flax.evaluation import retrieval
@@ -191,3 +195,42 @@ def test_texts_that_are_no_translations_are_refused(tmp_path):
             UserError, match=r"mixture 'm', split 'test': .*'nli' are no transl.*eng"
         ):
             context.aligned(SPEC)
+
+
+def labelled(folder, layout, sizes, split="test"):
+    """A context with a labelled task for each language, of sentences of these sizes."""
+    special = SpecialIds(pad=1, unk=3, cls=0, sep=2, mask=49)
+    vocabulary = types.SimpleNamespace(size=50, special=special)
+    cache, spec = Cache(str(folder), ["none"]), DatasetSpec("m", split, layout)
+    manifests = {}
+    for task, own in sizes.items():
+        examples = [Example(i, (np.full(size, 4 + i),), {"label": i}) for i, size in enumerate(own)]
+        manifests[task] = write_split(
+            *(cache, task, split, layout, examples), languages=(task,), vocabulary=vocabulary,
+            fingerprint={}, features={"label": FeatureSpec("example")},
+        )  # fmt: skip
+    folders = {task: cache.folder(task, split, layout) for task in sizes}
+    return spec, Context(Caches({spec: CachedMixture(None, manifests, folders)}), None, None)
+
+
+def test_labelled_sentences_are_aligned_by_number_in_any_order_of_rows(tmp_path):
+    sizes = {"deu": [3, 1, 9, 2, 9, 5], "eng": [1, 7, 2, 2, 8, 1]}
+    spec, context = labelled(tmp_path, Layout(16), sizes, "train")
+    texts = context.aligned(spec)
+    for language, own in sizes.items():
+        assert [(len(x), x[0]) for x in texts[language]] == [(n, 4 + i) for i, n in enumerate(own)]
+
+
+@pytest.mark.parametrize(
+    "layout, message", [("8", "too long 1"), ("8-truncate", "truncated 1"), ("8-cut", None)]
+)
+def test_labelled_tasks_that_lost_examples_are_not_aligned(tmp_path, layout, message):
+    sizes = {"deu": [9, 1, 2], "eng": [1, 2, 9]}  # as many are left, but others
+    spec, context = labelled(tmp_path, Layout.parse(layout), sizes)
+    if message is None:
+        assert [len(x) for x in context.aligned(spec)["eng"]] == sizes["eng"]
+        return
+    with pytest.raises(
+        UserError, match=rf"task 'deu': .* 3 examples .*\({message}\): raise .* length"
+    ):
+        context.aligned(spec)

@@ -9,7 +9,7 @@ import numpy as np
 
 from xl_flax.data.build import read_examples
 from xl_flax.data.features import Example
-from xl_flax.data.manifest import Cache, read_unigrams
+from xl_flax.data.manifest import Cache, Manifest, read_unigrams
 from xl_flax.data.prepare import Caches, DatasetSpec
 from xl_flax.data.stream import HeldOutRows, open_held_out
 from xl_flax.data.vocabulary import Vocabulary
@@ -89,7 +89,11 @@ class Context:
         self._of_subject.clear()
 
     def examples(self, spec: DatasetSpec) -> dict[str, list[Example]]:
-        """The examples of a mixture by task, whole and with their features, as they are cached."""
+        """The examples of a mixture by task, with their features, in the order of the cached rows.
+
+        Those that were cut into pieces are joined again; those that the layout dropped are missing,
+        and those that it truncated stay so: `Manifest.dropped` and `.truncated` count them.
+        """
 
         def read() -> dict[str, list[Example]]:
             _, manifests, folders = self.caches[spec]
@@ -102,15 +106,17 @@ class Context:
 
         Args:
           spec: a mixture whose tasks have a translation of sentence i as example i, or one task of
-            parallel text. Examples come whole, however long the rows are in which they are cached.
+            parallel text. Unlabelled sentences come whole, however long the rows are in which they
+            are cached. Pairs of parallel text that are too long for a row are left out together.
 
         Returns:
           Language (the task's name where two tasks have one language) -> int[n] tokens of each
           example, without special tokens.
 
         Raises:
-          UserError: fewer than two tasks, they differ in their number of examples, or the texts of
-            an example are no translations.
+          UserError: fewer than two tasks, they differ in their number of examples, one of several
+            tasks has lost examples or parts of them, or the texts of an example are no
+            translations.
         """
         return self.once(("aligned", spec), lambda: self._read_aligned(spec))
 
@@ -162,15 +168,33 @@ class Context:
                     f"{', '.join(manifests[task].features) or 'none'}): name parallel text, each "
                     "text in a language of its own"
                 )
+        if len(manifests) > 1:
+            for task, manifest in manifests.items():
+                _check_complete(f"{where}, task {task!r}", manifest)
         languages = [manifest.languages[0] for manifest in manifests.values()]
         texts = {}
         for task, manifest in manifests.items():
             examples = self.examples(spec)[task]
+            if manifest.features:  # then the cache holds the examples' numbers
+                examples = sorted(examples, key=lambda example: example.number)
             alone = languages.count(manifest.languages[0]) == 1
             for k, name in enumerate(manifest.languages if alone else [task]):
                 texts[name] = [example.texts[k] for example in examples]
         check_aligned(where, texts)
         return dict(sorted(texts.items()))
+
+
+def _check_complete(what: str, manifest: Manifest) -> None:
+    """Raises UserError if examples are missing or truncated: the others have moved up."""
+    lost = {**manifest.dropped, "truncated": manifest.truncated}
+    lost = {reason: count for reason, count in lost.items() if count}
+    if lost:
+        listed = ", ".join(f"{reason} {count:,}" for reason, count in lost.items())
+        raise UserError(
+            f"{what}: example i of each task must be the same sentence, whole, but of "
+            f"{manifest.examples + sum(manifest.dropped.values()):,} examples some were dropped or "
+            f"truncated in rows of {manifest.layout} ({listed}): raise the evaluation's length"
+        )
 
 
 def check_aligned(what: str, examples: dict[str, Sequence[Any]]) -> None:

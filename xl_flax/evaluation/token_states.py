@@ -41,7 +41,7 @@ def mixture_states(
     Args:
       subject: whose states.
       context: with the mixture among its caches.
-      spec: the mixture; its examples come whole, task by task, in the order of the cached rows.
+      spec: the mixture; its examples come task by task, as of `Context.examples`.
       layers: 0 = embeddings, i = after layer i, -1 = the last; no deeper layer is run.
       word_state: "mean" or "first": states of words, which the feature "word" of the tasks says
         (`tasks.labelled.add_word_task`). None: of pieces.
