@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from xl_flax.checkpoints.load import (
     replace_params,
     vocabulary_path,
 )
-from xl_flax.checkpoints.manager import CheckpointManager, Progress, read_progress
+from xl_flax.checkpoints.manager import CheckpointManager, Progress, read_best, read_progress
 from xl_flax.data.vocabulary import VOCABULARY_FILE
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
@@ -69,6 +70,31 @@ def assert_same(a, b):
 
 def test_the_last_and_every_nth_are_kept(run):
     assert [os.path.basename(c) for c in find_checkpoints(run[0])] == ["2", "3", "4"]
+
+
+def best_of(step):
+    return {"step": step, "metric": "eval/m/score", "mode": "max", "value": float(step), "bad": 0}
+
+
+def marked(manager):
+    best = read_best(manager.directory)
+    return best and best["step"]
+
+
+def test_the_best_checkpoint_is_marked_when_it_is_complete_and_when_a_run_ends(tmp_path):
+    def save(step, best):
+        progress = Progress(step, {}, 0, {}, best=best_of(best))
+        manager.save({"x": jnp.ones(4)}, {"y": jnp.ones(4)}, progress, {})
+
+    manager = CheckpointManager(str(tmp_path), keep_last=1)
+    save(1, 1)
+    end = time.monotonic() + 20
+    while marked(manager) != 1 and time.monotonic() < end:  # without another call
+        time.sleep(0.02)
+    assert marked(manager) == 1
+    save(2, 2)
+    manager.close()  # as after an error, without `wait`
+    assert marked(manager) == 2 and os.listdir(manager.directory).count("1") == 0
 
 
 def test_restoring_gives_the_same_bits_on_another_mesh(run):

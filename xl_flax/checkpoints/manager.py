@@ -5,14 +5,16 @@
 `progress.json`, where the run was. A folder gets its final name only when all of it is written.
 
 `MODEL_DIR/checkpoints/best.json` says which checkpoint is the best so far (`TrainConfig.best`): its
-step, the metric and its value. The file is written after that checkpoint is complete and before the
-one that it named last is deleted, so the checkpoint that it names is there at any time.
+step, the metric and its value. The file is written as soon as that checkpoint is complete, by a
+thread that watches the save, and before the one that it named last is deleted, so the checkpoint
+that it names is there at any time.
 """
 
 import asyncio
 import dataclasses
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ PROGRESS_FILE = "progress.json"
 # 1: random keys followed from an objective's place in the list, and states had other names.
 PROGRESS_FORMAT = 2
 BEST_FILE = "best.json"
+WATCH_SECONDS = 0.1  # between two looks at a save whose checkpoint is to be marked
 
 
 @dataclasses.dataclass
@@ -158,7 +161,9 @@ class CheckpointManager:
         self._marked = read_best(self.directory)
         marked = set() if self._marked is None else {self._marked["step"]}
         self._preservation = _Preservation(keep_last, keep_every, marked)
-        self._unmarked: dict[str, Any] | None = None  # the best one, from its saving to its mark
+        self._unmarked: dict[str, Any] | None = None  # the best one, until `wait` has marked it
+        self._watcher: threading.Thread | None = None  # marks it as soon as it is complete
+        self._waited = threading.Event()  # ends the watcher
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._preservation,
             enable_async_checkpointing=True,
@@ -189,6 +194,12 @@ class CheckpointManager:
                 model=_FilesSave({**files, PROGRESS_FILE: record}),
             ),
         )
+        if self._unmarked is not None and jax.process_index() == 0:
+            self._waited.clear()
+            self._watcher = threading.Thread(
+                target=self._mark_when_complete, args=(self._unmarked,), daemon=True
+            )
+            self._watcher.start()
 
     def restore(self, step: int, params: Any, optimizer: Any) -> tuple[Any, Any]:
         """Reads one checkpoint into the layout of abstract arrays (`jax.ShapeDtypeStruct`).
@@ -212,7 +223,7 @@ class CheckpointManager:
         return items["params"], items["optimizer"]
 
     def expect_best(self, best: dict[str, Any] | None) -> None:
-        """Keeps the checkpoint of `Progress.best`; `wait` marks it once it is complete."""
+        """Keeps the checkpoint of `Progress.best`, which is marked once it is complete."""
         if best is None or best["step"] is None:
             return
         mark = {key: best[key] for key in ("step", "metric", "mode", "value")}
@@ -221,14 +232,19 @@ class CheckpointManager:
             self._preservation.best.add(mark["step"])
 
     def wait(self) -> None:
-        """Blocks until everything started is on disk, and marks the best checkpoint."""
-        self._manager.wait_until_finished()
+        """Blocks until everything started is on disk and marked, and deletes what need not stay."""
+        try:
+            self._manager.wait_until_finished()
+        finally:
+            self._waited.set()
+            if self._watcher is not None:
+                self._watcher.join()
+                self._watcher = None
         steps = sorted(self._manager.all_steps())
         if self._unmarked is None or self._unmarked["step"] not in steps:
             return
         if jax.process_index() == 0:
-            content = json.dumps(self._unmarked, indent=1) + "\n"
-            write_atomically(os.path.join(self.directory, BEST_FILE), content)
+            self._mark(self._unmarked)
         self._marked, self._unmarked = self._unmarked, None
         self._preservation.best = {self._marked["step"]}
         for step, kept in zip(steps, self._preservation.keeps(steps), strict=True):
@@ -236,5 +252,20 @@ class CheckpointManager:
                 self._manager.delete(step)
 
     def close(self) -> None:
-        """Finishes what was started and frees the manager's threads."""
-        self._manager.close()
+        """Finishes and marks what was started, and frees the manager's threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _mark(self, mark: Mapping[str, Any]) -> None:
+        content = json.dumps(mark, indent=1) + "\n"
+        write_atomically(os.path.join(self.directory, BEST_FILE), content)
+
+    def _mark_when_complete(self, mark: Mapping[str, Any]) -> None:
+        """Runs in a thread of the main process; deletes nothing, as all processes must do that."""
+        while self._manager.is_saving_in_progress():
+            if self._waited.wait(WATCH_SECONDS):
+                return
+        if os.path.isdir(os.path.join(self.directory, str(mark["step"]))):  # the save did not fail
+            self._mark(mark)
