@@ -248,54 +248,6 @@ def test_rows_are_remade_in_other_layouts_as_long_as_nothing_is_lost(make_cache,
         prepare([DatasetSpec("xx", "train", Layout(64))], cache, tiny_vocabulary, ["--would=fail"])
 
 
-def label(value, specs=None, **more):
-    texts = (np.array([5, 6, 7]),)
-    return {
-        "features": specs or {"label": SPECS["label"]},
-        "example": (texts, {"label": value} | more),
-    }
-
-
-BAD = {
-    "a label too many": (
-        label(3),
-        r"'xx', split 'test', example 1: feature 'label' has the label 3",
-    ),
-    "below none": (label(-2), r"has the label -2, but there are 3 \(no, yes, maybe\), from 0"),
-    "no integer": (label(0.5), r"feature 'label' holds a number that is no int32: 0.5"),
-    "an int64": (label(2**40), "holds a number that is no int32"),
-    "several": (label([0, 1]), "feature 'label' has 2 numbers instead of one"),
-    "another length": (
-        label(([0, 1],), {"label": SPECS["tag"]}),
-        r"example 1: feature 'label' has 2 numbers for 3 tokens",
-    ),
-    "a wrong tag": (
-        label(([0, 1, 2],), {"label": SPECS["tag"]}),
-        r"has the label 2, but .* \(A, B",
-    ),
-    "a span that ends late": (
-        label((1, 3), {"label": SPECS["span"]}),
-        r"span 'label' goes from token 1 to 3 of a text of 3",
-    ),
-    "half a span": (label((1,), {"label": SPECS["span"]}), "it needs the first and the last token"),
-    "none": (
-        label(0, {"label": SPECS["label"], "id": SPECS["id"]}),
-        "example 1 has no feature 'id'",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_features_name_task_split_and_example(make_cache, case):
-    what, message = BAD[case]
-    texts, features = what["example"]
-    (kind,) = {spec.kind for spec in what["features"].values() if spec.kind != "text"}
-    good = {"example": 1, "span": (0, 1), "token": ([0, 1, 0],)}[kind]
-    examples = [Example(0, texts, {"label": good, "id": ""}), Example(1, texts, features)]
-    with pytest.raises(UserError, match=message):
-        make_cache({"xx": examples}, split="test", features=what["features"])
-
-
 def test_tasks_of_a_mixture_need_the_same_features(make_cache, tiny_vocabulary, opened):
     labels = FeatureSpec("example", labels=("no", "yes"))
     specs = {"a": {"label": SPECS["label"]}, "b": {"label": labels}, "c": {}}

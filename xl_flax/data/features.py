@@ -27,7 +27,8 @@ class FeatureSpec:
     dtype: str = "int32"
     """"int32" or "float32"; "string" for text."""
     labels: tuple[str, ...] = ()
-    """Names of the values 0, 1, ...; none if the numbers are no labels. -1 stands for no label."""
+    """Names of the values 0, 1, ...; none if the numbers are no labels. -1 stands for no label.
+    For int32 of kind "example" or "token" only."""
 
     def __post_init__(self):
         allowed = {"text": ("string",), "span": ("int32",)}.get(self.kind, ("int32", "float32"))
@@ -36,6 +37,12 @@ class FeatureSpec:
                 f"a feature of kind {self.kind!r} and dtype {self.dtype!r}: kinds are "
                 f"{', '.join(KINDS)}; text is of strings, a span of int32, others of int32 or "
                 "float32"
+            )
+        if self.labels and (self.kind not in ("example", "token") or self.dtype != "int32"):
+            raise UserError(
+                f"a feature of kind {self.kind!r} and dtype {self.dtype!r} has labels "
+                f"({', '.join(map(str, self.labels[:8]))}): only int32 of kind 'example' or "
+                "'token' are labels"
             )
         object.__setattr__(self, "labels", tuple(self.labels))
 
@@ -86,9 +93,17 @@ def check_example(name: str, example: Example, specs: Features) -> Example:
         if spec.kind == "text":
             features[key] = str(value)
             continue
-        parts = value if spec.kind == "token" else (value,)
-        numbers = tuple(_numbers(f"{where}: feature {key!r}", part, spec) for part in parts)
         sizes = [len(text) for text in example.texts]
+        if spec.kind != "token":
+            parts = (value,)
+        elif isinstance(value, (tuple, list)) and len(value) == len(sizes):
+            parts = value
+        else:
+            raise UserError(
+                f"{where}: feature {key!r} is {_shown(value)}: a token feature is a tuple with one "
+                f"array per text, here {len(sizes)}"
+            )
+        numbers = tuple(_numbers(f"{where}: feature {key!r}", part, spec) for part in parts)
         if spec.kind == "token" and [part.size for part in numbers] != sizes:
             raise UserError(
                 f"{where}: feature {key!r} has {sum(p.size for p in numbers)} numbers for "
@@ -107,11 +122,25 @@ def check_example(name: str, example: Example, specs: Features) -> Example:
 
 
 def _numbers(what: str, value: Any, spec: FeatureSpec) -> np.ndarray:
-    given = np.asarray(value)
-    numbers = given.astype(spec.numpy)
-    if spec.dtype == "int32" and not np.array_equal(numbers, given):
-        raise UserError(f"{what} holds a number that is no int32: {given.flat[0]}")
-    return numbers
+    try:
+        given = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        given = np.asarray(None)
+    if given.dtype.kind not in "biuf" and given.size:
+        raise UserError(f"{what} is {_shown(value)}: it needs numbers of {spec.dtype}")
+    if spec.dtype == "int32":
+        limits = np.iinfo(np.int32)
+        fits = (given >= limits.min) & (given <= limits.max) & (given == np.floor(given))
+        if not fits.all():
+            wrong = given[~fits].flat[0]
+            raise UserError(f"{what} holds a number that is no int32: {wrong}")
+    return given.astype(spec.numpy)
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value, on one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _check_labels(what: str, numbers: Sequence[np.ndarray], labels: Sequence[str]) -> None:
