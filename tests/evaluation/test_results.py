@@ -1,7 +1,11 @@
+import dataclasses
+
+import numpy as np
 import pytest
 
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report, results
+from xl_flax.evaluation.base import Evaluation
 from xl_flax.evaluation.results import MACRO, Result, Source, signature
 
 
@@ -27,6 +31,14 @@ def test_results_come_back_as_they_were(tmp_path):
     path, given = str(tmp_path / "r.jsonl"), [result(1.5, layer=3, pooling="mean"), result(2.5)]
     results.write(path, Source("/run/5", 5), given)
     assert results.from_rows(results.read(path), {"s"}) == given
+
+
+def test_numpy_scalars_are_written_as_numbers(tmp_path):
+    path = str(tmp_path / "r.jsonl")
+    given = [dataclasses.replace(result(np.float32(0.5)), n=np.int64(7))]
+    results.write(path, Source("/run/5", 5), given)
+    assert results.read(path)[0].items() >= {"value": 0.5, "n": 7}.items()
+    assert type(Evaluation().scalars(given)["eval/m/loss/deu"]) is float
 
 
 def test_a_line_cut_off_by_a_kill_is_dropped_and_a_damaged_one_is_an_error(tmp_path):

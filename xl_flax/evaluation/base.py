@@ -125,7 +125,7 @@ class Evaluation:
         By default the results of one language and the means over all: `scalar_name` says how they
         are called.
         """
-        return {scalar_name(r): r.value for r in results if len(set(r.languages)) == 1}
+        return {scalar_name(r): float(r.value) for r in results if len(set(r.languages)) == 1}
 
     def summary(self, results: Sequence[Result]) -> str:
         """What a run shows on the console, without a newline.

@@ -84,7 +84,10 @@ def write(path: str, source: Source, results: Sequence[Result]) -> None:
     signatures = {r.signature for r in results}
     rows = [r for r in read(path) if not (same(r, source) and r["signature"] in signatures)]
     rows += [
-        dataclasses.asdict(result) | dataclasses.asdict(source) | {"version": xl_flax.__version__}
+        dataclasses.asdict(result)
+        | {"value": float(result.value), "n": int(result.n)}  # which may be NumPy's
+        | dataclasses.asdict(source)
+        | {"version": xl_flax.__version__}
         for result in results
     ]
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
