@@ -1,6 +1,7 @@
 """Features of examples: from the cache to the batch, in every layout, and what is refused."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import types
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 
 from xl_flax.data import shuffling
 from xl_flax.data.build import read_examples
-from xl_flax.data.features import Example, FeatureSpec, check_example, from_json, to_json
+from xl_flax.data.features import (
+    Example,
+    FeatureSpec,
+    check_example,
+    from_json,
+    size,
+    spill,
+    to_json,
+)
 from xl_flax.data.framing import Framer, join
 from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import read_manifest
@@ -160,6 +169,17 @@ def test_a_batch_holds_each_feature_beside_its_tokens(
     assert numbers == sorted(numbers)  # in order
 
 
+def test_features_count_as_held(tmp_path):
+    for example in (check_example("xx", e, SPECS) for e in draw_examples(0, 20, 2)):
+        tokens = sum(map(len, example.texts))
+        assert 4 * (size(example, SPECS) - tokens) == len(spill(example, SPECS))
+    one = Example(0, (np.array([5]),), {"id": "x" * 4000})
+    specs = {"id": SPECS["id"]}
+    examples = shuffling.shuffled([one] * 3, tmp_path, 0, 900, specs)
+    next(examples)
+    assert list(tmp_path.iterdir())  # on disk, though there are but three tokens
+
+
 @pytest.mark.parametrize("held", [10**6, 300])
 def test_features_survive_a_shuffle_through_files(tmp_path, held):
     given_ = [check_example("t", e, SPECS) for e in draw_examples(2, 200, 2)]
@@ -268,12 +288,19 @@ def test_examples_of_several_texts_in_one_language_are_no_translations(make_cach
     assert cached(cache, "64", task="xx-yy")[0].dropped == {"length ratio": 2}
 
 
-def test_windows_need_room_beside_the_other_texts(make_cache):
+@pytest.mark.parametrize(("layout", "least"), [("20-cut", 16), ("20-window-3", 13)])
+def test_windows_need_room_beside_the_other_texts(make_cache, layout, least):
+    examples = [(np.arange(4, 4 + first), np.arange(4, 40)) for first in (least - 1, least)]
+    make = functools.partial(make_cache, length=layout, split="test", languages=languages_of(2))
+    manifest, (kept,) = cached(make({"xx": examples}), layout, "test")
+    assert manifest.dropped == {"too long": 1} and manifest.examples == manifest.cut == 1
+    assert plain(kept.texts) == plain(examples[0])
+    with pytest.raises(UserError, match="'xx', split 'test', .*no example is left: too long 1"):
+        make({"xx": examples[1:]})
+
+
+def test_rows_need_room_for_every_text(make_cache):
     examples = [(np.arange(4, 20), np.arange(4, 40))]
-    with pytest.raises(
-        UserError, match=r"'xx', split 'test', example 0: .*16 tokens.*leaves 0 of 20"
-    ):
-        make_cache({"xx": examples}, length="20-cut", split="test", languages=languages_of(2))
     with pytest.raises(UserError, match=r"rows of 5 tokens have no room for 2 texts: raise"):
         make_cache({"xx": examples}, length="5", split="test", languages=languages_of(2))
 

@@ -165,6 +165,18 @@ def _check_span(what: str, span: np.ndarray, size: int) -> None:
         )
 
 
+def size(example: Example, specs: Features) -> int:
+    """How many numbers of four bytes the texts and features of a checked example take."""
+    tokens = sum(map(len, example.texts))
+    total = tokens
+    for key, spec in specs.items():
+        if spec.kind == "text":
+            total += 1 - (-len(example.features[key].encode()) // 4)
+        else:
+            total += {"example": 1, "span": 2, "token": tokens}[spec.kind]
+    return total
+
+
 def spill(example: Example, specs: Features) -> bytes:
     """The features of a checked example as bytes, a multiple of four; `unspill` undoes it."""
     parts = []

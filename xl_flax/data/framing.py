@@ -53,14 +53,14 @@ class Framer:
                 f"{name}: rows of {layout.length} tokens have no room for {num_texts} texts: raise "
                 f"Rows.length to {3 * num_texts} at least"
             )
-        self._name, self._layout, self._specs = name, layout, specs
+        self._layout, self._specs = layout, specs
         self._cls, self._sep = special.cls, special.sep
         self._room = layout.length - 2 * num_texts  # for the tokens of an example's texts
         self.policy = layout.resolve(num_texts == 1 and not specs)
         self.truncated = 0
 
     def parts(self, example: Example) -> list[Part]:
-        """One part, or several if the example is cut; none if it is to be dropped."""
+        """One part, or several if the example is cut; none if it is too long and to be dropped."""
         size = sum(map(len, example.texts))
         if size <= self._room:
             return [self._part(example)]
@@ -72,13 +72,8 @@ class Framer:
             return [self._part(self._sliced(example, [slice(size) for size in sizes]))]
         last = len(example.texts[-1])
         room, stride = self._room - (size - last), self._layout.stride
-        if room <= stride:
-            raise UserError(
-                f"{self._name}, example {example.number}: its texts before the last one have "
-                f"{size - last} tokens, which leaves {max(room, 0)} of {self._layout.length} for "
-                f"pieces of the last, not more than Rows.stride = {stride}: raise Rows.length, or "
-                "set Rows.too_long to 'truncate' or 'drop'"
-            )
+        if room <= stride:  # its other texts leave no room for pieces of the last one
+            return []
         step = room - stride
         count = 1 - (-(last - room) // step)
         whole = [slice(None)] * (len(example.texts) - 1)

@@ -21,7 +21,9 @@ class Layout:
     """What happens to an example that is longer than a row. "cut": its last text is cut into
     pieces, each with the whole other texts; "window": the same, but the pieces overlap; "truncate":
     the longest text loses its last token, again and again, until the example fits; "drop": it is
-    left out. None: "cut" for examples of one text without features, "drop" for others."""
+    left out, as it is under "cut" and "window" if its other texts leave no room for a piece of the
+    last one that is longer than the stride. None: "cut" for examples of one text without features,
+    "drop" for others."""
     stride: int = 0
     """Tokens that two windows which follow each other share; for "window" only."""
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from xl_flax.data.features import NO_FEATURES, Example, Features, spill, unspill
+from xl_flax.data.features import NO_FEATURES, Example, Features, size, spill, unspill
 
-HELD_TOKENS = 2**25  # what is held in memory before examples go to disk
+HELD_TOKENS = 2**25  # tokens and numbers of features held in memory before examples go to disk
 BUCKETS = 64
-_OVERHEAD = 32  # what an example weighs besides its tokens
+_OVERHEAD = 32  # what an example weighs besides these
 
 
 def shuffled(
@@ -29,18 +29,18 @@ def shuffled(
       examples: in a reproducible order.
       folder: where the files go for the time being.
       seed: of the permutation.
-      held: tokens to hold in memory.
+      held: tokens and numbers of features to hold in memory, four bytes each.
       specs: of the examples' features, which must have been checked.
     """
     rng = np.random.default_rng(seed)
     files = [folder / f"bucket-{i:02d}" for i in range(BUCKETS)]
-    batch, size, spilled = [], 0, False
+    batch, total, spilled = [], 0, False
     for example in examples:
         batch.append(example)
-        size += sum(map(len, example.texts)) + _OVERHEAD
-        if size >= held:
+        total += size(example, specs) + _OVERHEAD
+        if total >= held:
             _deal(batch, files, rng, specs)
-            batch, size, spilled = [], 0, True
+            batch, total, spilled = [], 0, True
     if not spilled:
         yield from _permuted(batch, rng)
         return
