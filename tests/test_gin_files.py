@@ -9,6 +9,7 @@ import pytest
 from xl_flax import cli
 from xl_flax.data.required import required
 from xl_flax.data.vocabulary import VocabularyConfig
+from xl_flax.errors import UserError
 from xl_flax.evaluation.context import EvaluateConfig
 from xl_flax.parallel.mesh import MeshConfig
 from xl_flax.training.config import TrainConfig
@@ -89,5 +90,26 @@ def test_phases_may_be_named_wherever_a_mixture_is():
         splits = ("train", "validation", "test")
         expected = {(name, s) for name in ("synthetic_core", "synthetic") for s in splits}
         assert {(spec.mixture, spec.split) for spec in required()} == expected
+    finally:
+        gin.clear_config()
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("TrainConfig.held_out = [@MaskedAccuracy()]", r"held_out must be a list, .*@Periodic"),
+        ("TrainConfig.objectives = @MaskedLM()", r"objectives must be a list, .*@MaskedLM"),
+        ("EvaluateConfig.evaluations = [@Periodic()]", r"@Periodic\(\) belongs in .*held_out"),
+        ("EvaluateConfig.evaluations = @MaskedAccuracy()", r"must be a list of evaluations"),
+    ],
+)
+def test_what_is_listed_in_the_wrong_place_is_refused_by_each_command(binding, message):
+    cli.load_gin(["gin/runs/quickstart.gin"], [*SET, binding])
+    try:
+        with pytest.raises(UserError, match=message):
+            required()
+        with pytest.raises(UserError, match=message):
+            TrainConfig()
+            EvaluateConfig()
     finally:
         gin.clear_config()

@@ -11,6 +11,7 @@ from xl_flax.data.build import read_examples
 from xl_flax.data.features import Example
 from xl_flax.data.manifest import Cache, Manifest, read_unigrams
 from xl_flax.data.prepare import Caches, DatasetSpec
+from xl_flax.data.required import EVALUATIONS_MESSAGE
 from xl_flax.data.stream import HeldOutRows, open_held_out
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
@@ -32,6 +33,14 @@ class EvaluateConfig:
     cache: Cache = gin.REQUIRED
     evaluations: Sequence[Any] = gin.REQUIRED  # as in [@MaskedAccuracy(), @SentenceRetrieval()]
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    def __post_init__(self):
+        # Late: the module of evaluations imports this one.
+        from xl_flax.evaluation.base import Evaluation
+
+        listed = isinstance(self.evaluations, Sequence)
+        if not listed or not all(isinstance(item, Evaluation) for item in self.evaluations):
+            raise UserError(EVALUATIONS_MESSAGE)
 
     @property
     def model_dirs(self) -> list[str]:
