@@ -92,5 +92,7 @@ def test_settings_that_make_no_head_are_named(settings, message):
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(UserError, match="unknown heads word; there are .*mlm, pooler, sentence"):
+    with pytest.raises(
+        UserError, match="unknown heads word; .*mlm, pooler, sentence.*Gin file .or .*convert"
+    ):
         build_model(CONFIG, {"x": {"kind": "word"}}, nnx.Rngs(0))

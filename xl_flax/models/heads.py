@@ -246,8 +246,8 @@ class Model(nnx.Module):
         if unknown := sorted(set(kinds.values()) - set(HEADS)):
             raise UserError(
                 f"unknown heads {', '.join(unknown)}; there are {', '.join(sorted(HEADS))}; one of "
-                "your own is known when its module has been imported (`import my_head` in a Gin "
-                "file, or --module_import=my_head)"
+                "your own is known when its module has been imported: `import my_head` in the Gin "
+                "file (or --module_import=my_head for xl_flax.convert)"
             )
         self.encoder = Encoder(config, rngs=rngs)
         built = {}

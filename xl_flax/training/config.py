@@ -78,7 +78,7 @@ class InitFrom:
     """Start from another checkpoint's parameters (only), chosen by their paths."""
 
     checkpoint: str = gin.REQUIRED  # a run's folder, with ":best" behind it or not; or a checkpoint
-    include: str = ".*"  # regular expression over paths such as encoder/layers/mlp/up
+    include: str = ".*"  # regular expression over paths such as encoder/layers/up
     exclude: str = ""  # of the included ones, those to drop; they keep their fresh values
 
 
