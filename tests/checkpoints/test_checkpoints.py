@@ -197,6 +197,16 @@ def test_a_shape_that_differs_is_named(run, partitioning):
         replace_params(fresh, run[0], "encoder/.*", "")
 
 
+def test_a_description_does_not_differ_from_what_was_saved_of_it():
+    heads = {"own": {"sizes": (16, 8)}, "mlm": {}}
+    objectives = {"mlm": {"kind": "MaskedLM", "rate": ((0, 0.15),)}}
+    given = dataclasses.replace(DESCRIPTION, heads=heads, objectives=objectives)
+    read = Description.from_json(given.to_json(), "model.json")
+    assert read.differences(given) == []
+    other = dataclasses.replace(given, heads={"own": {"sizes": (16, 4)}, "mlm": {}})
+    assert "set of heads was" in read.differences(other)[0]
+
+
 def test_differences_name_each_setting_but_not_how_it_is_computed():
     other = dataclasses.replace(
         DESCRIPTION,

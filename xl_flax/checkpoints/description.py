@@ -82,8 +82,9 @@ class Description:
             lines.append(
                 f"the vocabulary was {self.vocabulary[:12]}… and is now {other.vocabulary[:12]}…"
             )
-        if self.heads != other.heads:
-            lines.append(_changed("set of heads", dict(self.heads), dict(other.heads)))
+        before, now = (json.loads(json.dumps(dict(d.heads))) for d in (self, other))
+        if before != now:
+            lines.append(_changed("set of heads", before, now))
         if set(self.objectives) != set(other.objectives):
             lines.append(
                 _changed("list of objectives", sorted(self.objectives), sorted(other.objectives))
