@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import shutil
-import time
 
 import jax
 import jax.numpy as jnp
@@ -81,18 +80,15 @@ def marked(manager):
     return best and best["step"]
 
 
-def test_the_best_checkpoint_is_marked_when_it_is_complete_and_when_a_run_ends(tmp_path):
+def test_the_best_checkpoint_is_marked_when_a_run_ends_by_an_error(tmp_path):
     def save(step, best):
         progress = Progress(step, {}, 0, {}, best=best_of(best))
         manager.save({"x": jnp.ones(4)}, {"y": jnp.ones(4)}, progress, {})
 
     manager = CheckpointManager(str(tmp_path), keep_last=1)
     save(1, 1)
-    end = time.monotonic() + 20
-    while marked(manager) != 1 and time.monotonic() < end:  # without another call
-        time.sleep(0.02)
-    assert marked(manager) == 1
     save(2, 2)
+    assert marked(manager) == 1
     manager.close()  # as after an error, without `wait`
     assert marked(manager) == 2 and os.listdir(manager.directory).count("1") == 0
 

@@ -14,7 +14,6 @@ import asyncio
 import dataclasses
 import json
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +28,6 @@ PROGRESS_FILE = "progress.json"
 # 1: random keys followed from an objective's place in the list, and states had other names.
 PROGRESS_FORMAT = 2
 BEST_FILE = "best.json"
-WATCH_SECONDS = 0.1  # between two looks at a save whose checkpoint is to be marked
 
 
 @dataclasses.dataclass
@@ -162,8 +160,6 @@ class CheckpointManager:
         marked = set() if self._marked is None else {self._marked["step"]}
         self._preservation = _Preservation(keep_last, keep_every, marked)
         self._unmarked: dict[str, Any] | None = None  # the best one, until `wait` has marked it
-        self._watcher: threading.Thread | None = None  # marks it as soon as it is complete
-        self._waited = threading.Event()  # ends the watcher
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._preservation,
             enable_async_checkpointing=True,
@@ -194,12 +190,6 @@ class CheckpointManager:
                 model=_FilesSave({**files, PROGRESS_FILE: record}),
             ),
         )
-        if self._unmarked is not None and jax.process_index() == 0:
-            self._waited.clear()
-            self._watcher = threading.Thread(
-                target=self._mark_when_complete, args=(self._unmarked,), daemon=True
-            )
-            self._watcher.start()
 
     def restore(self, step: int, params: Any, optimizer: Any) -> tuple[Any, Any]:
         """Reads one checkpoint into the layout of abstract arrays (`jax.ShapeDtypeStruct`).
@@ -233,13 +223,7 @@ class CheckpointManager:
 
     def wait(self) -> None:
         """Blocks until everything started is on disk and marked, and deletes what need not stay."""
-        try:
-            self._manager.wait_until_finished()
-        finally:
-            self._waited.set()
-            if self._watcher is not None:
-                self._watcher.join()
-                self._watcher = None
+        self._manager.wait_until_finished()
         steps = sorted(self._manager.all_steps())
         if self._unmarked is None or self._unmarked["step"] not in steps:
             return
@@ -261,11 +245,3 @@ class CheckpointManager:
     def _mark(self, mark: Mapping[str, Any]) -> None:
         content = json.dumps(mark, indent=1) + "\n"
         write_atomically(os.path.join(self.directory, BEST_FILE), content)
-
-    def _mark_when_complete(self, mark: Mapping[str, Any]) -> None:
-        """Runs in a thread of the main process; deletes nothing, as all processes must do that."""
-        while self._manager.is_saving_in_progress():
-            if self._waited.wait(WATCH_SECONDS):
-                return
-        if os.path.isdir(os.path.join(self.directory, str(mark["step"]))):  # the save did not fail
-            self._mark(mark)
