@@ -24,7 +24,7 @@ from xl_flax.data.vocabulary import VOCABULARY_FILE, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import sentences
 from xl_flax.evaluation.base import Subject
-from xl_flax.evaluation.context import EvaluateConfig
+from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.sentences import SentenceEvaluation
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model

@@ -10,7 +10,7 @@ from xl_flax import cli
 from xl_flax.data.required import required
 from xl_flax.data.vocabulary import VocabularyConfig
 from xl_flax.errors import UserError
-from xl_flax.evaluation.context import EvaluateConfig
+from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.parallel.mesh import MeshConfig
 from xl_flax.training.config import TrainConfig
 

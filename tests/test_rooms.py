@@ -1,6 +1,7 @@
 """Imports are as the table of docs/architecture.md has them; files and functions are short."""
 
 import ast
+import graphlib
 import itertools
 import re
 from pathlib import Path
@@ -44,6 +45,23 @@ def test_imports_run_one_way_as_the_table_says():
         said = said.strip()
         if said != "everything":
             assert used - shared == set(re.findall(r"\w+", said)) - {"nothing"}, rooms
+
+
+def test_no_modules_import_each_other():
+    modules = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    graph = {}
+    for module, path in modules.items():
+        named = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+        graph[module] = (named & set(modules)) - {module}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names them
 
 
 # Functions that are read from top to bottom, as a story.

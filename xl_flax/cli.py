@@ -24,7 +24,7 @@ CONFIGURABLES = (
     "xl_flax.data.manifest",
     "xl_flax.data.stream",
     "xl_flax.data.vocabulary",
-    "xl_flax.evaluation.context",
+    "xl_flax.evaluation.config",
     "xl_flax.evaluation.masked_lm",
     "xl_flax.evaluation.mining",
     "xl_flax.evaluation.retrieval",

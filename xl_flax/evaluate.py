@@ -35,7 +35,8 @@ from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
 from xl_flax.evaluation.base import Subject, checkpoint_source
-from xl_flax.evaluation.context import Context, EvaluateConfig
+from xl_flax.evaluation.config import EvaluateConfig
+from xl_flax.evaluation.context import Context
 from xl_flax.parallel import distributed
 from xl_flax.parallel.mesh import make_partitioning
 

@@ -4,49 +4,20 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
-import gin
 import numpy as np
 
 from xl_flax.data.build import read_examples
 from xl_flax.data.features import Example
-from xl_flax.data.manifest import Cache, Manifest, read_unigrams
+from xl_flax.data.manifest import Manifest, read_unigrams
 from xl_flax.data.prepare import Caches, DatasetSpec
-from xl_flax.data.required import EVALUATIONS_MESSAGE
 from xl_flax.data.stream import HeldOutRows, open_held_out
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
-from xl_flax.parallel.mesh import MeshConfig
 from xl_flax.parallel.rules import Partitioning
 
 T = TypeVar("T")
 
 REMEMBERED_BYTES = 2 << 30  # of arrays, for the other evaluations of a subject
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    """What `python -m xl_flax.evaluate` does."""
-
-    # A run's folder, its `checkpoints/`, or one checkpoint; or a list of these.
-    model_dir: str | Sequence[str] = gin.REQUIRED
-    cache: Cache = gin.REQUIRED
-    evaluations: Sequence[Any] = gin.REQUIRED  # as in [@MaskedAccuracy(), @SentenceRetrieval()]
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-
-    def __post_init__(self):
-        # Late: the module of evaluations imports this one.
-        from xl_flax.evaluation.base import Evaluation
-
-        listed = isinstance(self.evaluations, Sequence)
-        if not listed or not all(isinstance(item, Evaluation) for item in self.evaluations):
-            raise UserError(EVALUATIONS_MESSAGE)
-
-    @property
-    def model_dirs(self) -> list[str]:
-        """The folders, each once."""
-        one = isinstance(self.model_dir, str)
-        return [self.model_dir] if one else list(dict.fromkeys(self.model_dir))
 
 
 @dataclasses.dataclass
