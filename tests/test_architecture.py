@@ -218,6 +218,13 @@ def test_all_blocks_are_used():
     ]
 
 
+def test_the_readme_shows_the_same_objective():
+    readme = Path(cli.ROOT, "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```\n(@gin\.configurable.*?)```", readme, re.DOTALL)
+    for line in filter(None, shown.splitlines()):
+        assert f"\n{line}" in DOC
+
+
 def test_a_feature_of_ones_own_is_in_the_batch(cached):
     assert re.search(r"sts_bre +train +119", cached)
     vocabulary = load_vocabulary("runs/quickstart/vocabulary.model")
