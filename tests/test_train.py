@@ -101,6 +101,14 @@ MaskedAccuracy.rows_per_task = 4
 CLOCK = ("time", "tokens_per_second", "seconds_per_step", "input_wait", "model_tflops", "mfu")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """Most of what is compiled runs a few times only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A vocabulary, a module with tasks, and a Gin file; caches are built by the first run."""
@@ -224,12 +232,16 @@ def test_a_run_goes_on_on_another_mesh(reference, configure, folder):
     assert mine["eval/small/loss"] == pytest.approx(theirs["eval/small/loss"], rel=2e-3)
 
 
-def command(folder, model_dir, *flags):
-    environment = os.environ | {
-        "PYTHONPATH": f"{folder}{os.pathsep}{cli.ROOT}",
-        "XLA_FLAGS": "",  # one device, as most users have
-        "NPROC": "2",
-    }
+def command(folder, model_dir, *flags, **variables):
+    environment = (
+        os.environ
+        | {
+            "PYTHONPATH": f"{folder}{os.pathsep}{cli.ROOT}",
+            "XLA_FLAGS": "",  # one device, as most users have
+            "NPROC": "2",
+        }
+        | variables
+    )
     return subprocess.Popen(
         [sys.executable, "-m", "xl_flax.train", f"--gin_file={folder}/run.gin",
          f"--gin.MODEL_DIR={model_dir}", *flags],
@@ -295,7 +307,8 @@ def test_two_processes_train_as_one(reference, folder, tmp_path):
     def start(*flags):
         return [
             command(folder, tmp_path / "run", "--gin.MeshConfig.ici=(1,2,1)", "--num_processes=2",
-                    f"--coordinator=127.0.0.1:{port}", f"--process_id={i}", *flags)
+                    f"--coordinator=127.0.0.1:{port}", f"--process_id={i}", *flags,
+                    JAX_DISABLE_MOST_OPTIMIZATIONS="1")
             for i in range(2)
         ]  # fmt: skip
 

@@ -22,6 +22,14 @@ FAMILIES = ("bert", "xlm_roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurob
 
 @settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(data=st.data())
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """What is compiled here runs a few times only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def test_outputs_equal_those_of_transformers(zoo, family_and_head, tmp_path_factory, data):
     family, head = family_and_head
     config = data.draw(zoo.configs(family))
