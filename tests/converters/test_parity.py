@@ -20,8 +20,6 @@ pytest.importorskip("transformers")
 FAMILIES = ("bert", "xlm_roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurobert")
 
 
-@settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate])
-@given(data=st.data())
 @pytest.fixture(autouse=True, scope="module")
 def compile_quickly():
     """What is compiled here runs a few times only."""
@@ -30,6 +28,8 @@ def compile_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(data=st.data())
 def test_outputs_equal_those_of_transformers(zoo, family_and_head, tmp_path_factory, data):
     family, head = family_and_head
     config = data.draw(zoo.configs(family))
