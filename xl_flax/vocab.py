@@ -28,7 +28,7 @@ from xl_flax.data.seqio_text import Tasks, by_language, file_sizes, read_lines
 from xl_flax.data.vocabulary import VocabularyConfig, read_vocabulary
 from xl_flax.data.vocabulary_training import Corpus, format_table, measure, train_model
 from xl_flax.errors import UserError
-from xl_flax.files import write_atomically
+from xl_flax.files.write import write_atomically
 
 MEASURED_LINES = 2000  # lines per language that the report counts
 

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from xl_flax.errors import UserError
-from xl_flax.files import write_atomically
+from xl_flax.files.write import write_atomically
 
 PROGRESS_FILE = "progress.json"
 # 1: random keys followed from an objective's place in the list, and states had other names.

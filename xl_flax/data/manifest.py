@@ -17,7 +17,7 @@ from xl_flax.data.fingerprint import Fingerprint, changes, observe
 from xl_flax.data.layout import Layout
 from xl_flax.data.records import OVERWRITE, REBUILD, Shard, check_shards
 from xl_flax.errors import UserError
-from xl_flax.files import write_atomically
+from xl_flax.files.write import write_atomically
 
 FORMAT = 3
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import xl_flax
 from xl_flax.errors import UserError
-from xl_flax.files import write_atomically
+from xl_flax.files.write import write_atomically
 
 FILE = "results.jsonl"
 MACRO = "macro"  # stands for the languages in an unweighted mean over all of them

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xl_flax.errors import UserError
-from xl_flax.files import write_atomically
+from xl_flax.files.write import write_atomically
 from xl_flax.objectives.base import Mean
 from xl_flax.training.feeds import Feed
 

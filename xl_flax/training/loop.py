@@ -13,7 +13,7 @@ import jax
 
 from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress
 from xl_flax.errors import UserError
-from xl_flax.files import write_atomically
+from xl_flax.files.write import write_atomically
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
 from xl_flax.training import state as state_lib
