@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-import draws  # noqa: E402
+import draws
 
 SECONDS = 40  # for drawing, beside some 15 for making the house
 FIRST = 100_000  # other draws than those made by hand
