@@ -21,6 +21,7 @@ import pytest
 from xl_flax import cli
 from xl_flax.data.manifest import Cache
 from xl_flax.data.required import required
+from xl_flax.data.seqio_tasks import find, import_tasks
 from xl_flax.data.vocabulary import VocabularyConfig
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.training.config import TrainConfig
@@ -164,6 +165,10 @@ def parse(words):
                 importlib.import_module(name).main(flags)
             if any(flag.startswith("--gin_file") for flag in flags):
                 CONFIGS[name]()
+                modules = Cache(directory="").task_modules
+                import_tasks([module for module in modules if module.startswith("tasks.")])
+                for spec in required() if "my_languages" not in modules else ():
+                    find(spec.mixture, modules)
         case ["python", script, *flags]:
             assert script.startswith("tests/benchmarks/") and os.path.exists(script)
             with pytest.raises(Parsed):
