@@ -232,7 +232,9 @@ def test_links_lead_somewhere(path):
         name, _, anchor = target.partition("#")
         page = path.parent / name if name else path
         assert page.exists(), target
-        headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M) if anchor else ()
+        headings = (
+            re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M) if anchor else ()
+        )
         anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
         assert not anchor or anchor in anchors, target
     for name in re.findall(r"`((?:gin|docs|tests|launch|xl_flax|tasks)/[\w/]*(?:\.\w+)?)`", text):
