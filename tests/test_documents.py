@@ -168,7 +168,7 @@ def parse(words):
                 importlib.import_module(name).main(flags)
             if any(flag.startswith("--gin_file") for flag in flags):
                 CONFIGS[name]()
-                modules = Cache(directory="").task_modules
+                modules = Cache(directory=os.curdir).task_modules
                 import_tasks([module for module in modules if module.startswith("tasks.")])
                 for spec in required() if "my_languages" not in modules else ():
                     find(spec.mixture, modules)
