@@ -1,4 +1,4 @@
-"""Results of several runs side by side:  python -m xl_flax.evaluation.compare RUN… --seen=eng,deu
+"""Results of several runs side by side:  python -m xl_flax.evaluation.compare RUN… --layer=8
 
 A run's folder is SETTING/SEED, as launch/parallel.sh makes them; what is shown is the mean over the
 seeds of a setting, and their standard deviation. Retrieval with English, both directions, over the
