@@ -5,6 +5,7 @@ import pytest
 from xl_flax import cli
 from xl_flax.errors import UserError
 from xl_flax.parallel.mesh import MeshConfig
+from xl_flax.training.config import InitFrom
 from xl_flax.training.optimizer import OptimizerConfig
 
 
@@ -39,8 +40,8 @@ def test_flags_are_kept_for_passing_on(gin_file):
 
 
 def test_bare_words_and_paths_are_strings(gin_file):
-    parse(gin_file("P = 1\nOptimizerConfig.name = %P\n"), "--gin.P=/data/my run/x-1")
-    assert OptimizerConfig().name == "/data/my run/x-1"
+    parse(gin_file("P = 1\nInitFrom.checkpoint = %P\n"), "--gin.P=/data/my run/x-1")
+    assert InitFrom().checkpoint == "/data/my run/x-1"
 
 
 @pytest.mark.parametrize(
