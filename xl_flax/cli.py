@@ -11,10 +11,12 @@ import re
 import sys
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 import gin
 
 from xl_flax.errors import UserError
+from xl_flax.files.read import check_local, check_regular
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE = 0, 1, 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the state is saved, run the same command again
@@ -38,6 +40,7 @@ CONFIGURABLES = (
     "xl_flax.training.config",
     "xl_flax.training.optimizer",
 )
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -89,8 +92,17 @@ def parse(
         + ([f"--gin_search_paths={args.gin_search_paths}"] if args.gin_search_paths else [])
         + unknown
     )
+    check_paths(args, "gin_file")
     load_gin(args.gin_file, bindings, [p for p in args.gin_search_paths.split(",") if p])
     return args
+
+
+def check_paths(args: argparse.Namespace, *names: str) -> None:
+    """Raises UserError if a flag's path, or one of its paths, is an address such as gs://bucket."""
+    for name in names:
+        value = getattr(args, name) or []
+        for path in value if isinstance(value, list) else [value]:
+            check_local(path, f"--{name}")
 
 
 def load_gin(
@@ -112,9 +124,22 @@ def load_gin(
             gin.parse_config(where)
     except tokenize.TokenError as error:
         raise UserError(f"{where}: {error.args[0]}: is a bracket or quote left open?") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}, or what it includes, is no UTF-8 text: {explain(error)}"
+        ) from error
     except (OSError, ValueError, SyntaxError, ImportError, TypeError) as error:
         raise UserError(explain(error)) from error
     _check_macros(gin.config_str(), from_files)
+
+
+def _open(path: str) -> TextIO:
+    check_regular(path)
+    return open(path, encoding="utf-8")
+
+
+# Gin reads regular files by itself, and would say of a FIFO or a folder that it is not there.
+gin.config.register_file_reader(_open, os.path.exists)
 
 
 @contextlib.contextmanager
