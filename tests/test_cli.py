@@ -1,9 +1,14 @@
 """Mistakes in Gin files and flags each give one line that names them and says what to do."""
 
+import os
+
+import gin
 import pytest
 
-from xl_flax import cli
+from xl_flax import cli, convert
+from xl_flax.data.manifest import Cache
 from xl_flax.errors import UserError
+from xl_flax.evaluation import compare, plots
 from xl_flax.parallel.mesh import MeshConfig
 from xl_flax.training.config import InitFrom
 from xl_flax.training.optimizer import OptimizerConfig
@@ -66,6 +71,43 @@ def test_mistakes_are_named(gin_file, text, flags, message):
 def test_a_missing_file_is_named():
     with pytest.raises(UserError, match="nowhere.gin"):
         parse("--gin_file=nowhere.gin")
+
+
+@pytest.mark.parametrize("included", [False, True])
+def test_what_is_no_gin_file_is_named(tmp_path, monkeypatch, included):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.gin").mkdir()
+    os.mkfifo("fifo.gin")
+    (tmp_path / "binary.gin").write_bytes(b"\x80\x81\xff")
+    (tmp_path / "zeros.gin").write_bytes(bytes(100))
+    for name, message in (
+        ("folder", "folder.gin is a folder"),
+        ("fifo", "fifo.gin is no regular file"),
+        ("binary", "is no UTF-8 text: .*binary.gin" if included else "binary.gin.* is no UTF-8"),
+        ("zeros", "zeros.gin"),
+    ):
+        if included:
+            (tmp_path / "run.gin").write_text(f"include '{name}.gin'\n")
+        with pytest.raises(UserError, match=message) as error:
+            parse("--gin_file=run.gin" if included else f"--gin_file={name}.gin")
+        assert "\n" not in str(error.value)
+
+
+def test_remote_addresses_are_refused(gin_file):
+    with pytest.raises(UserError, match="--gin_file = 'gs://b/run.gin': must be a local path"):
+        parse("--gin_file=gs://b/run.gin")
+    parse(gin_file("Cache.directory = %D\nD = 's3://bucket/cache'\nCache.task_modules = ['m']\n"))
+    with pytest.raises(UserError, match="Cache.directory = 's3://bucket/cache': must be a local"):
+        Cache()
+    gin.clear_config()
+    for main, flags, name in (
+        (convert.main, ["--source=gs://b/run"], "source"),
+        (convert.main, ["--source=run", "--target=gs://b/x"], "target"),
+        (compare.main, ["gs://b/run", "--layer=1"], "runs"),
+        (plots.main, ["hdfs://b/run"], "model_dir"),
+    ):
+        with pytest.raises(UserError, match=f"--{name} = '[a-z]+://b/.*: must be a local path"):
+            main(flags)
 
 
 @pytest.mark.parametrize(
