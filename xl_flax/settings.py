@@ -26,6 +26,7 @@ import gin
 from annotated_types import DocInfo, Ge, Gt, Interval, Len, Lt, Predicate, doc
 from annotated_types import GroupedMetadata as Grouped
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 from xl_flax.errors import UserError
 from xl_flax.files.read import LOCAL, is_local
@@ -110,15 +111,17 @@ def check(name: str, value: Any, kind: Any) -> None:
 
     Args:
       name: of the setting, as in "TrainConfig.steps".
-      value: of the setting. Tuples and lists count as the same, as in Gin files.
+      value: of the setting. Where a tuple belongs, a list will do.
       kind: the annotation.
     """
-    try:
-        _adapter(kind).validate_python((_tuples(value),))
-    except ValidationError as error:
-        limits = [e["ctx"]["lt"] for e in error.errors() if e["type"] == "less_than"]
-        allowed = describe(kind) + (" (and less than 2^31)" if LIMIT in limits else "")
-        raise UserError(f"{name} = {_shown(value)}: must be {allowed}{_hint(value)}") from None
+    for form in (value, _tuples(value)):
+        try:
+            _adapter(kind).validate_python((form,))
+            return
+        except ValidationError as error:
+            limits = [each["ctx"]["lt"] for each in error.errors() if each["type"] == "less_than"]
+    allowed = describe(kind) + (" (and less than 2^31)" if LIMIT in limits else "")
+    raise UserError(f"{name} = {_shown(value)}: must be {allowed}{_hint(value)}")
 
 
 def bindings(name: str) -> dict[str, Any]:
@@ -137,13 +140,14 @@ def bindings(name: str) -> dict[str, Any]:
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter:
     # Of one in a tuple, since Pydantic takes no rules for a dataclass that stands alone.
-    return TypeAdapter(tuple[kind], config=RULES)
+    try:
+        return TypeAdapter(tuple[kind], config=RULES)
+    except SchemaError:  # somebody's own, of which isinstance cannot tell, as a Protocol
+        return TypeAdapter(Any)
 
 
 def _tuples(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_tuples, value))
-    return value
+    return tuple(map(_tuples, value)) if type(value) in (list, tuple) else value
 
 
 def _shown(value: Any) -> str:
@@ -155,7 +159,8 @@ def _shown(value: Any) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         items = ", ".join(map(_text, value))
-        return f"[{items}]" if isinstance(value, list) else f"({items})"
+        one = "," if len(value) == 1 else ""
+        return f"[{items}]" if isinstance(value, list) else f"({items}{one})"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return f"@{type(value).__name__}()"
     return f"@{value.__name__}" if _is_bare(value) else repr(value)
@@ -197,7 +202,8 @@ def describe(kind: Any) -> str:
     if kind in words:
         return words[kind]
     name = getattr(kind, "__name__", str(kind))
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}, as in @{name}()"
+    example = f", as in @{name}()" if dataclasses.is_dataclass(kind) else ""
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}{example}"
 
 
 def _describe_annotated(kind: Any, metadata: list[Any]) -> str:

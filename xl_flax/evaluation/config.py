@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import gin
-from annotated_types import doc
+from annotated_types import Len, doc
 
 from xl_flax.data.manifest import Cache
 from xl_flax.evaluation.base import Evaluation
@@ -27,7 +27,7 @@ class EvaluateConfig(Settings):
     """What `python -m xl_flax.evaluate` does."""
 
     # A run's folder, its `checkpoints/`, or one checkpoint; or a list of these.
-    model_dir: LocalPath | Sequence[LocalPath] = gin.REQUIRED
+    model_dir: LocalPath | Annotated[Sequence[LocalPath], Len(1)] = gin.REQUIRED
     cache: Cache = gin.REQUIRED
     evaluations: Evaluations = gin.REQUIRED
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)

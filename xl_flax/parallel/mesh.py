@@ -40,7 +40,10 @@ class MeshConfig(Settings):
 
     ici: Sizes = (-1, 1, 1)  # devices within a slice, joined by the fast interconnect
     dcn: Sizes = (1, 1, 1)  # slices, joined by the data-centre network
-    rules: Rules = DEFAULT_RULES  # logical axis → mesh axis or axes
+    # Logical axis → mesh axis or axes.
+    rules: Annotated[Rules, doc("pairs as in [('batch', ('data', 'fsdp')), ('mlp', 'tensor')]")] = (
+        DEFAULT_RULES
+    )
 
     def __post_init__(self):
         super().__post_init__()
