@@ -69,8 +69,27 @@ def test_mistakes_are_named(gin_file, text, flags, message):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(UserError, match="nowhere.gin"):
+    with pytest.raises(UserError, match=f"there is no Gin file nowhere.gin in .*, {cli.ROOT}"):
         parse("--gin_file=nowhere.gin")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError division by zero"),
+        ("raise SystemExit(3)", "SystemExit 3"),
+        ("raise ValueError('no')", "no"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_its_line(
+    gin_file, tmp_path, monkeypatch, text, message
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"broken_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(f"x = 1\n{text}\n")
+    with pytest.raises(UserError, match=f"{name}.py, line 2: {message}"):
+        parse(gin_file(f"import {name}\n"))
 
 
 @pytest.mark.parametrize("included", [False, True])

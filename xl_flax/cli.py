@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tokenize
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
@@ -129,8 +130,18 @@ def load_gin(
             f"{where}, or what it includes, is no UTF-8 text: {explain(error)}"
         ) from error
     except (OSError, ValueError, SyntaxError, ImportError, TypeError) as error:
-        raise UserError(explain(error)) from error
+        raise UserError(_module_line(error) + explain(error)) from error
+    except (Exception, SystemExit) as error:
+        if not (place := _module_line(error)):
+            raise
+        raise UserError(f"{place}{type(error).__name__} {explain(error)}") from error
     _check_macros(gin.config_str(), from_files)
+
+
+def _module_line(error: BaseException) -> str:
+    """File and line of the module that raised this while a Gin file imported it; else nothing."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name == "<module>"]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
 
 
 def _open(path: str) -> TextIO:
@@ -206,6 +217,10 @@ def explain(error: Exception) -> str:
     macro = re.search(r"macro\(\) missing .* in scope '(\w+)'", text)
     if macro:
         return _unset(macro[1])
+    file = re.search(r"Unable to open file: (.*?)\. Searched config paths: (\[.*?\])\.", text)
+    if file:
+        folders = ", ".join(path or os.getcwd() for path in ast.literal_eval(file[2]))
+        return f"there is no Gin file {file[1]} in {folders}{text[file.end() :]}"
     unknown = re.search(r"No configurable matching (?:reference )?'@?(\w+)", text)
     if unknown:
         close = difflib.get_close_matches(unknown[1], _names(), n=1, cutoff=0.5)

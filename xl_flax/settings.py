@@ -125,7 +125,7 @@ def check(name: str, value: Any, kind: Any) -> None:
 
 
 def bindings(name: str) -> dict[str, Any]:
-    """What Gin binds to a configurable, checked as if it were made; {} where it is unknown.
+    """What Gin binds to a configurable, checked as if it were made.
 
     Raises:
       UserError: a value is not what is declared.
@@ -152,7 +152,7 @@ def _tuples(value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     """A value as Gin writes it, in a few characters."""
-    text = _text(value)
+    text = " ".join(_text(value).split())
     return text if len(text) <= WIDTH else f"{text[:WIDTH]}…"
 
 

@@ -300,7 +300,7 @@ def load_vocabulary(path: str) -> Vocabulary:
 
 
 @gin.configurable
-def run_vocabulary(path: str = gin.REQUIRED) -> Vocabulary:
+def run_vocabulary(path: settings.LocalPath = gin.REQUIRED) -> Vocabulary:
     """The vocabulary of this run."""
     settings.check("run_vocabulary.path", path, settings.LocalPath)
     return load_vocabulary(path)
