@@ -414,9 +414,9 @@ def test_a_diverging_run_stops_with_its_checkpoints_intact(reference, configure,
         ({"BATCH_SIZE": 12}, r"batch_size=12 .* multiple of 8"),
         ({"MeshConfig__ici": (3, 1, 1)}, r"but there are 8"),
         ({"MIXTURE": "smal"}, r"'smal'.*did you mean 'small'"),
-        ({"STEPS": 0}, r"TrainConfig\.steps=0"),
+        ({"STEPS": 0}, r"TrainConfig\.steps = 0"),
         ({"LENGTH": 1024}, r"rows of 1024 tokens .*max_positions=512"),
-        ({"TrainConfig__seed": -1}, r"TrainConfig\.seed=-1"),
+        ({"TrainConfig__seed": -1}, r"TrainConfig\.seed = -1"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(

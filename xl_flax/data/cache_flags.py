@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from xl_flax import settings
 from xl_flax.data.layout import Layout
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.required import required
@@ -46,8 +47,10 @@ def choose(
       splits: of every task.
 
     Raises:
-      UserError: there are none.
+      UserError: there are none, or a flag has no meaning.
     """
+    settings.check("--show", args.show, settings.Natural)
+    settings.check("--tasks", args.tasks, settings.Pattern | None)
     specs = [_parsed(text) for text in args.dataset] or required()
     if args.tasks:
         layouts = sorted({spec.layout for spec in specs}, key=str)

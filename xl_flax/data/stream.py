@@ -6,7 +6,6 @@ training is the number of rows consumed.
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import grain
 import numpy as np
 
 from xl_flax.data.features import FeatureSpec
-from xl_flax.data.layout import Layout
+from xl_flax.data.layout import Layout, Length, Packing, Policy
 from xl_flax.data.manifest import read_unigrams
 from xl_flax.data.mixing import Mixing
 from xl_flax.data.mixtures import check_alike, mixture_names, row_rates
@@ -24,6 +23,7 @@ from xl_flax.data.records import RowSource, decode_rows, ids_dtype
 from xl_flax.data.tables import split_table
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
+from xl_flax.settings import MixtureName, Name, Natural, Positive, Settings
 
 Batch = dict[str, np.ndarray]
 Unigrams = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -31,25 +31,26 @@ Unigrams = dict[str, tuple[np.ndarray, np.ndarray]]
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(Settings):
     """The rows that an objective reads."""
 
-    mixture: str | Sequence[tuple[int, str]] = gin.REQUIRED
+    mixture: MixtureName = gin.REQUIRED
     """Name of a mixture or task, or phases [(first row, name), ...] at absolute row counts."""
-    length: int = gin.REQUIRED
+    length: Length = gin.REQUIRED
     """Tokens per row, special tokens included."""
-    split: str = "train"
-    max_epochs: float | None = None
+    split: Name = "train"
+    max_epochs: Positive | None = None
     """Passes over a task after which it leaves the mixture; the others stay in proportion."""
-    packing: str = "packed"
+    packing: Packing = "packed"
     """"packed": as many examples in a row as fit; "single": one example a row."""
-    too_long: str | None = None
+    too_long: Policy | None = None
     """What happens to examples longer than a row: "cut", "truncate", "window" or "drop" (see
     `Layout`). None: "cut" for text of one language without features, "drop" for other examples."""
-    stride: int = 0
+    stride: Natural = 0
     """Tokens that two windows which follow each other share."""
 
     def __post_init__(self):
+        super().__post_init__()
         _ = self.layout  # is checked
 
     @property
@@ -59,20 +60,10 @@ class Rows:
 
     @property
     def phases(self) -> list[tuple[int, str]]:
-        """The mixture as phases.
-
-        Raises:
-          UserError: they do not begin at row 0 or do not ascend.
-        """
+        """The mixture as phases."""
         if isinstance(self.mixture, str):
             return [(0, self.mixture)]
-        phases = [(int(first), name) for first, name in self.mixture]
-        firsts = [first for first, _ in phases]
-        if not phases or firsts[0] != 0 or any(a >= b for a, b in itertools.pairwise(firsts)):
-            raise UserError(
-                f"Rows.mixture has phases at rows {firsts}: they must begin at 0 and ascend"
-            )
-        return phases
+        return [(first, name) for first, name in self.mixture]
 
     def description(self) -> dict[str, Any]:
         """What a run may not change when it goes on, as JSON can hold it."""

@@ -24,6 +24,7 @@ from xl_flax.evaluation import report
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, Source
 from xl_flax.parallel.rules import Partitioning
+from xl_flax.settings import Settings
 
 
 class NotFiniteError(UserError):
@@ -66,7 +67,7 @@ def checkpoint_source(checkpoint: str, step: int) -> Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Settings):
     """Measures something of a model. Settings are dataclass fields, which Gin sets.
 
     Must have: `datasets`, `signatures`, `__call__`. May have: `control_datasets`, `table`,

@@ -162,6 +162,7 @@ def main(argv: Sequence[str]) -> None:
     which.add_argument("--choose_on", metavar="DATA", help="show each setting's best layer on this")
     parser.add_argument("--plot", metavar="FILE", help="also draw the layers as a PNG")
     args = parser.parse_args(argv)
+    cli.check_paths(args, "runs", "plot")
     cells = collect(args.runs, args.seen.split(","))
     print(f"P@1 by cosine between a language and {PIVOT}, mean of both directions, in %")
     settings = dict.fromkeys(cell.setting for cell in cells)

@@ -140,6 +140,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("model_dir", help="a run's folder")
     parser.add_argument("--out", help="the PNG; default: curves.png in the run's folder")
     args = parser.parse_args(argv)
+    cli.check_paths(args, "model_dir", "out")
     out = args.out or os.path.join(args.model_dir, "curves.png")
     curves = read_curves(os.path.join(args.model_dir, "metrics.jsonl"))
     plot(curves, os.path.normpath(args.model_dir), out)
