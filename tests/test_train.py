@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -31,6 +32,7 @@ from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.training import loop, setup
 from xl_flax.training.config import Best, InitFrom, Periodic, TrainConfig
+from xl_flax.training.folder import alone
 
 TASKS = """
 import functools
@@ -158,6 +160,12 @@ def saved(model_dir, item):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+def texts_of(model_dir):
+    """What the plain files of a run's folder hold, by name."""
+    names = [name for name in os.listdir(model_dir) if name.endswith((".gin", ".txt", ".jsonl"))]
+    return {name: Path(model_dir, name).read_text() for name in names}
+
+
 @pytest.fixture(scope="module")
 def reference(folder):
     """A finished run on one device."""
@@ -185,7 +193,8 @@ def test_a_run_leaves_what_it_promises(reference):
         r"encoder/embeddings/tokens +300×32 +float32 +vocab, embed +tensor, fsdp", info
     )
     lines = lines_of(reference)
-    assert [line["step"] for line in lines] == [0, 4, 6, 8, 12, 12]
+    assert [line["step"] for line in lines] == [0, 4, 6, 6, 8, 12, 12]
+    assert lines[2]["phases"] == {"mlm/mixture": "small_even"}
     logged = lines[1]
     for key in ("loss", "grad_norm", "learning_rate", "skipped", "mlm/loss", "mlm/accuracy",
                 "mlm/fill", "mlm/overflow", "mlm/loss/alpha", "mlm/accuracy/gamma"):  # fmt: skip
@@ -216,19 +225,41 @@ def test_eight_devices_learn_as_one(reference, configure, folder, ici, accumulat
     config = configure(MeshConfig__ici=ici, TrainConfig__accumulate=accumulate, STEPS=8)
     train(config, folder)
     mine, theirs = lines_of(config.model_dir), lines_of(reference)
-    for a, b in zip(mine[1:4], theirs[1:4], strict=True):
+    for a, b in zip(mine[1:5], theirs[1:5], strict=True):
         for key in ("loss", "mlm/accuracy", "grad_norm", "eval/small/loss"):
             if key in b:
                 assert a[key] == pytest.approx(b[key], rel=2e-3), (a["step"], key)
 
 
-def test_a_run_goes_on_on_another_mesh(reference, configure, folder):
+def test_a_run_goes_on_on_another_mesh_and_says_what_else_differs(
+    reference, configure, folder, capsys
+):
     with pytest.MonkeyPatch.context() as patch:
         on_devices(patch, 1)
-        train(configure(STEPS=6), folder)
-    config = configure(MeshConfig__ici=(2, 2, 2))
-    train(config, folder)
-    mine, theirs = lines_of(config.model_dir)[-1], lines_of(reference)[-1]
+        train(
+            configure(
+                STEPS=6, OptimizerConfig__schedule="linear", OptimizerConfig__final_scale=1.0
+            ),
+            folder,
+        )
+    model_dir = configure().model_dir
+    first = texts_of(model_dir)["config.gin"]
+    capsys.readouterr()
+    train(configure(MeshConfig__ici=(2, 2, 2)), folder)
+    output = capsys.readouterr().out
+    for line in (
+        f"resuming {model_dir} at step 6",
+        "  MeshConfig.ici was [-1, 1, 1] and is now [2, 2, 2]",
+        "  OptimizerConfig.schedule was 'linear' and is now 'constant'",
+        "  TrainConfig.steps was 6 and is now 12",
+        f"the configuration up to step 6 is now {model_dir}/config-0000006.gin",
+    ):
+        assert line in output.splitlines()
+    assert "drawn anew" not in output  # the same rates as before
+    assert "from here on" not in output  # the second mixture began with step 6
+    texts = texts_of(model_dir)
+    assert texts["config-0000006.gin"] == first and "STEPS = 12" in texts["config.gin"]
+    mine, theirs = lines_of(model_dir)[-1], lines_of(reference)[-1]
     assert mine["eval/small/loss"] == pytest.approx(theirs["eval/small/loss"], rel=2e-3)
 
 
@@ -321,7 +352,7 @@ def test_two_processes_train_as_one(reference, folder, tmp_path):
 
 
 def test_a_run_that_another_process_trains_is_left_alone(reference, configure, folder):
-    with loop._alone(reference), pytest.raises(UserError, match="another process is training"):
+    with alone(reference), pytest.raises(UserError, match="another process is training"):
         train(configure(MODEL_DIR=reference, STEPS=20), folder)
     assert find_checkpoints(reference)[-1].endswith("/12")
 
@@ -433,14 +464,26 @@ def test_bad_input_is_named_before_anything_is_written(
         ({"EncoderConfig__num_layers": 3}, r"EncoderConfig\.num_layers was 2 and is now 3"),
         ({"MaskedLM__rate": 0.3}, r"mlm\.rate was"),
         ({"SEED": 5}, r"TrainConfig\.seed was 0 and is now 5"),
+        ({"STEPS": 6}, r"TrainConfig\.steps = 6, but .* has reached step 12 already"),
+        (
+            {"OptimizerConfig__name": "muon"},
+            r"OptimizerConfig\.name was 'adamw' and is now 'muon'; with this, optimizer .* was",
+        ),
+        (
+            {"OptimizerConfig__rate_factors": [("heads/.*", 2.0)]},
+            r"OptimizerConfig\.rate_factors was \[\] and is now \[\['heads/\.\*', 2\.0\]\]",
+        ),
+        ({"MomentumContrastive__momentum": 0.5}, r"momentum\.momentum was 0\.9 and is now 0\.5"),
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_left_alone(
     reference, configure, folder, bindings, message
 ):
-    before = saved(reference, "params")
-    config = configure(MODEL_DIR=reference, STEPS=20, **bindings)
-    with pytest.raises(UserError, match=message):
+    before, texts = saved(reference, "params"), texts_of(reference)
+    config = configure(**{"MODEL_DIR": reference, "STEPS": 20} | bindings)
+    with pytest.raises(UserError, match=message) as error:
         train(config, folder)
+    assert not re.search("move .* away", str(error.value))
+    assert texts_of(reference) == texts
     for path, value in saved(reference, "params").items():
         np.testing.assert_array_equal(value, before[path])

@@ -1,8 +1,9 @@
 """Checkpoints of a run: Orbax, asynchronous and atomic, each complete in itself.
 
 `MODEL_DIR/checkpoints/STEP/` holds three items: `params` and `optimizer` (sharded arrays) and
-`model`, plain files: `model.json`, which describes the encoder, the vocabulary file, and
-`progress.json`, where the run was. A folder gets its final name only when all of it is written.
+`model`, plain files: `model.json`, which describes the encoder, the vocabulary file,
+`progress.json`, where the run was, and `settings.json`, all that was set. A folder gets its final
+name only when all of it is written.
 
 `MODEL_DIR/checkpoints/best.json` says which checkpoint is the best so far (`TrainConfig.best`): its
 step, the metric and its value. The file is written as soon as that checkpoint is complete, by a
@@ -43,6 +44,7 @@ class Progress:
     # before there is one.
     best: dict[str, Any] | None = None
     frozen: list[str] = dataclasses.field(default_factory=list)  # parameters that are not trained
+    evaluate: bool = False  # the evaluations due after this step are still to be made
 
 
 class _FilesHandler(ocp.AsyncCheckpointHandler):

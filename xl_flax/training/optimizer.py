@@ -54,10 +54,13 @@ def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array], 
         raise UserError(
             f"OptimizerConfig.schedule={config.schedule!r} is none of {', '.join(SCHEDULES)}"
         )
-    if warmup + (decay if config.schedule == "wsd" else 0) > steps:
+    ends = decay if config.schedule == "wsd" else 0
+    if warmup + ends > steps:
+        parts = f"warmup_steps = {warmup:,}" + (f" + decay_steps = {ends:,}" if ends else "")
         raise UserError(
-            f"OptimizerConfig: warmup_steps={warmup} (and decay_steps={decay} for wsd) do not fit "
-            f"into {steps} training steps"
+            f"OptimizerConfig.{parts} is longer than the run, TrainConfig.steps = {steps:,}: train "
+            "for more steps, or shorten the warm-up, as in --gin.OptimizerConfig.warmup_steps="
+            f"{max(steps - ends, 0) // 20}"
         )
     final = peak * config.final_scale
     rest = max(steps - warmup, 1)
