@@ -134,7 +134,7 @@ def test_other_arrays_are_refused_by_the_setting_that_differs(saved, place, befo
     layout = jax.eval_shape(lambda: state)
     parent = layout
     for key in place[:-1]:
-        parent = parent[key] = dict(parent[key])
+        parent = parent[key]
     parent[place[-1]] = {"queue": jax.ShapeDtypeStruct((7,), jnp.float32)}
     with pytest.raises(UserError, match=message) as error:
         going_on_from(folder, BEFORE | before, BEFORE | now, items=layout)

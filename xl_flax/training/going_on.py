@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from xl_flax.data.fingerprint import describe
 from xl_flax.data.stream import Stream
@@ -190,9 +191,8 @@ def _culprit(item: str, path: str) -> str:
 def _arrays(folder: str) -> dict[str, str]:
     """The arrays of a checkpoint's item by path, as "float32[3, 4]"; {} if nothing tells."""
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.metadata(folder).item_metadata.tree
-    except (OSError, ValueError, KeyError, AttributeError):  # restoring says what is wrong
+        tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
+    except (OSError, ValueError, KeyError):  # restoring says what is wrong
         return {}
     leaves = params_lib.flat(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
     return {path: _array(leaf) for path, leaf in leaves if getattr(leaf, "shape", None) is not None}
