@@ -22,6 +22,7 @@ import pytest
 
 from xl_flax import cli
 from xl_flax.checkpoints.load import find_checkpoints, load_model, read_description
+from xl_flax.checkpoints.manager import read_best
 from xl_flax.data.synthetic.generator import corpus_sentence
 from xl_flax.data.synthetic.language import FAMILY
 from xl_flax.data.vocabulary import VocabularyConfig
@@ -255,7 +256,7 @@ def test_a_run_goes_on_on_another_mesh_and_says_what_else_differs(
         f"the configuration up to step 6 is now {model_dir}/config-0000006.gin",
     ):
         assert line in output.splitlines()
-    assert "drawn anew" not in output  # the same rates as before
+    assert "anew" not in output  # the same rates as before
     assert "from here on" not in output  # the second mixture began with step 6
     texts = texts_of(model_dir)
     assert texts["config-0000006.gin"] == first and "STEPS = 12" in texts["config.gin"]
@@ -426,6 +427,23 @@ def test_the_best_checkpoint_stays_and_patience_ends_the_run(configure, folder, 
     assert load_model(f"{base.model_dir}:best")[1].step == 6
     logged = {line["step"]: line.get("eval/m/score") for line in lines_of(base.model_dir)}
     assert logged[9] == 0.4 and logged[12] == 0.2
+
+
+def test_a_run_that_is_asked_to_stop_saves_first_and_evaluates_later(
+    configure, folder, capsys, monkeypatch
+):
+    base = configure(STEPS=6, TrainConfig__keep_last=1)
+    held_out = [Periodic(Scripted({0: 0.1, 3: 0.5, 6: 0.2}), every=3)]
+    best, objectives = Best("eval/m/score", "max"), base.objectives[:1]
+    config = dataclasses.replace(base, objectives=objectives, held_out=held_out, best=best)
+    for stop, finished in ((3, False), (6, False), (None, True)):
+        monkeypatch.setattr(loop.Preemption, "reached", lambda _, step, stop=stop: step == stop)
+        assert train(config, folder) == finished
+        assert ("asked to stop: saved step" in capsys.readouterr().out) != finished
+    lines = lines_of(config.model_dir)
+    assert [line["step"] for line in lines if "eval/m/score" in line] == [0, 3, 6]
+    assert read_best(f"{config.model_dir}/checkpoints")["step"] == 3
+    assert train(config, folder) and lines_of(config.model_dir) == lines
 
 
 def test_a_diverging_run_stops_with_its_checkpoints_intact(reference, configure, folder):

@@ -155,7 +155,20 @@ def test_a_damaged_description_is_named(run, tmp_path, text):
         read_description(str(tmp_path / "4"))
 
 
-@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", None])
+PROGRESS = b'{"step": %s, "rows": %s, "seed": 0, "window": %s}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"{", b"[]", b"{}", None),
+        PROGRESS % (b'"4"', b"{}", b"{}"),
+        PROGRESS % (b"4", b'{"mlm": -1}', b"{}"),
+        PROGRESS % (b"4", b"3", b"{}"),
+        PROGRESS % (b"4", b"{}", b"[1]"),
+        (PROGRESS % (b"4", b"{}", b"{}"))[:-1] + b', "best": {"step": 3}}',
+    ],
+)
 def test_damaged_progress_is_named(run, tmp_path, text):
     shutil.copytree(find_checkpoints(run[0])[-1], tmp_path / "4")
     path = tmp_path / "4/model/progress.json"

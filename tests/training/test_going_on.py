@@ -59,7 +59,7 @@ def test_a_schedule_that_is_drawn_anew_is_said_with_both_rates(tmp_path):
     now = BEFORE | {"TrainConfig.steps": 300}
     steps, rate = going_on_from(tmp_path, BEFORE, now)
     assert steps == "TrainConfig.steps was 200 and is now 300"
-    assert "the learning rate is drawn anew: 3.00e-06 in step 200, 2.00e-04 in step 201" in rate
+    assert "this draws the learning rate anew: 3.00e-06 in step 200, 2.00e-04 in step 201" in rate
     constant = BEFORE | {"OptimizerConfig.schedule": "constant"}
     optimizer = OptimizerConfig(learning_rate=6e-4, schedule="constant")
     now = constant | {"TrainConfig.steps": 300}

@@ -29,6 +29,7 @@ PROGRESS_FILE = "progress.json"
 # 1: random keys followed from an objective's place in the list, and states had other names.
 PROGRESS_FORMAT = 2
 BEST_FILE = "best.json"
+BEST_FIELDS = {"step", "metric", "mode", "value"}
 
 
 @dataclasses.dataclass
@@ -45,6 +46,15 @@ class Progress:
     best: dict[str, Any] | None = None
     frozen: list[str] = dataclasses.field(default_factory=list)  # parameters that are not trained
     evaluate: bool = False  # the evaluations due after this step are still to be made
+
+    def __post_init__(self):
+        counts = (self.step, self.seed, *dict(self.rows).values())
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise TypeError("step, seed and rows must be whole numbers")
+        if not isinstance(self.window, dict) or not isinstance(self.frozen, list):
+            raise TypeError("window must be an object, frozen a list")
+        if self.best is not None and not dict(self.best).keys() >= BEST_FIELDS:
+            raise TypeError(f"best must have {', '.join(sorted(BEST_FIELDS))}")
 
 
 class _FilesHandler(ocp.AsyncCheckpointHandler):
@@ -218,7 +228,7 @@ class CheckpointManager:
         """Keeps the checkpoint of `Progress.best`, which is marked once it is complete."""
         if best is None or best["step"] is None:
             return
-        mark = {key: best[key] for key in ("step", "metric", "mode", "value")}
+        mark = {key: best[key] for key in sorted(BEST_FIELDS)}
         if mark != self._marked:
             self._unmarked = mark
             self._preservation.best.add(mark["step"])

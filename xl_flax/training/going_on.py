@@ -26,7 +26,7 @@ from xl_flax.training.optimizer import OptimizerConfig, make_schedule
 
 SETTINGS_FILE = "settings.json"
 
-Settings = dict[str, Any]  # by name, as in "OptimizerConfig.learning_rate" or "mlm.batch_size"
+FlatSettings = dict[str, Any]  # by name, as in "OptimizerConfig.learning_rate" or "mlm.batch_size"
 
 SCHEDULE = ("learning_rate", "schedule", "warmup_steps", "decay_steps", "final_scale")
 # What shapes the optimizer's state.
@@ -34,7 +34,9 @@ OPTIMIZER = ("OptimizerConfig.name", "OptimizerConfig.rate_factors")
 SHOWN = 5  # of the entries of one setting that differ, as tasks' rates
 
 
-def flat_settings(config: TrainConfig, streams: Mapping[str, Stream], vocabulary: str) -> Settings:
+def flat_settings(
+    config: TrainConfig, streams: Mapping[str, Stream], vocabulary: str
+) -> FlatSettings:
     """All settings of a run by name, as JSON can hold them; what is None is left out.
 
     Args:
@@ -58,12 +60,12 @@ def flat_settings(config: TrainConfig, streams: Mapping[str, Stream], vocabulary
     return json.loads(json.dumps(settings, default=describe))
 
 
-def to_json(settings: Settings) -> bytes:
+def to_json(settings: FlatSettings) -> bytes:
     """The text of `settings.json`."""
     return (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def read_settings(checkpoint: str) -> Settings | None:
+def read_settings(checkpoint: str) -> FlatSettings | None:
     """The settings that a checkpoint was trained with; None if an older version saved it.
 
     Raises:
@@ -73,7 +75,7 @@ def read_settings(checkpoint: str) -> Settings | None:
     return read_json(path) if os.path.exists(path) else None
 
 
-def differences(before: Settings, now: Settings) -> list[str]:
+def differences(before: FlatSettings, now: FlatSettings) -> list[str]:
     """What differs, a line for each setting."""
     lines = []
     for name in sorted(before.keys() | now.keys()):
@@ -89,7 +91,7 @@ def differences(before: Settings, now: Settings) -> list[str]:
 
 
 def check(
-    config: TrainConfig, checkpoint: str, step: int, items: Mapping[str, Any], now: Settings
+    config: TrainConfig, checkpoint: str, step: int, items: Mapping[str, Any], now: FlatSettings
 ) -> list[str]:
     """Sees to it that a run can go on, and says what is set otherwise than before.
 
@@ -124,7 +126,7 @@ def check(
     return lines
 
 
-def _rate_change(before: Settings, config: TrainConfig, step: int) -> str | None:
+def _rate_change(before: FlatSettings, config: TrainConfig, step: int) -> str | None:
     """What became of the learning rate after this step; None: its schedule is the same."""
     was = {name: before.get(f"OptimizerConfig.{name}") for name in SCHEDULE}
     try:
@@ -137,14 +139,13 @@ def _rate_change(before: Settings, config: TrainConfig, step: int) -> str | None
         return None
     last, following = float(old(max(step - 1, 0))), float(new(step))
     return (
-        f"the learning rate is drawn anew: {last:.2e} in step {step:,}, "
-        f"{following:.2e} in step {step + 1:,} (TrainConfig.steps and OptimizerConfig's "
-        f"{', '.join(SCHEDULE)} decide)"
+        f"this draws the learning rate anew: {last:.2e} in step {step:,}, {following:.2e} in step "
+        f"{step + 1:,}"
     )
 
 
 def _check_arrays(
-    checkpoint: str, items: Mapping[str, Any], before: Settings | None, now: Settings
+    checkpoint: str, items: Mapping[str, Any], before: FlatSettings | None, now: FlatSettings
 ) -> None:
     """Sees to it that a checkpoint's arrays are those of the run, before they are read."""
     for item, tree in items.items():
@@ -165,7 +166,7 @@ def _check_arrays(
         )
 
 
-def _deciding(item: str, path: str, before: Settings, now: Settings) -> list[str]:
+def _deciding(item: str, path: str, before: FlatSettings, now: FlatSettings) -> list[str]:
     """The settings that differ and decide the shape of an array."""
     part, _, rest = path.partition("/")
     if item == "params":

@@ -26,7 +26,7 @@ from xl_flax.parallel.rules import Partitioning
 from xl_flax.training import state as state_lib
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.feeds import Feed, all_heads
-from xl_flax.training.going_on import Settings, flat_settings
+from xl_flax.training.going_on import FlatSettings, flat_settings
 from xl_flax.training.optimizer import frozen_params, make_optimizer
 from xl_flax.training.step import TrainState, make_train_step
 
@@ -47,7 +47,7 @@ class Setup:
     key: jax.Array  # of masks and dropout
     description: Description  # of the model and what it is trained on
     frozen: list[str]  # paths of the parameters that are never updated
-    settings: Settings  # all that is set, by name
+    settings: FlatSettings  # all that is set, by name
 
     @property
     def objectives(self) -> list[Objective]:

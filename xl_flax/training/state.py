@@ -173,6 +173,12 @@ def progress_there(
             + "; ".join(lines)
             + ". Choose another MODEL_DIR, or restore these settings"
         )
+    if progress.rows.keys() != description.objectives.keys():
+        raise UserError(
+            f"{checkpoints[-1]}/model/progress.json is damaged: it has rows of "
+            f"{', '.join(progress.rows) or 'nothing'}, and the objectives are "
+            f"{', '.join(description.objectives)}"
+        )
     return progress
 
 
