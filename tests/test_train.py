@@ -381,7 +381,10 @@ def test_a_window_of_steps_can_be_profiled(reference, configure, folder):
 def test_a_dry_run_writes_nothing(reference, configure, folder, capsys):
     config = configure()
     assert train(config, folder, dry_run=True)
-    assert "the step compiles" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "the step compiles" in output
+    table = output[output.index("part ") : output.index("parameters;")]
+    assert all(len(line) <= 80 for line in table.splitlines())
     assert not os.path.exists(config.model_dir)
 
 
@@ -495,13 +498,14 @@ def test_bad_input_is_named_before_anything_is_written(
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_left_alone(
-    reference, configure, folder, bindings, message
+    reference, configure, folder, capsys, bindings, message
 ):
     before, texts = saved(reference, "params"), texts_of(reference)
     config = configure(**{"MODEL_DIR": reference, "STEPS": 20} | bindings)
     with pytest.raises(UserError, match=message) as error:
         train(config, folder)
     assert not re.search("move .* away", str(error.value))
+    assert "parameters" not in capsys.readouterr().out  # no tables before an error
     assert texts_of(reference) == texts
     for path, value in saved(reference, "params").items():
         np.testing.assert_array_equal(value, before[path])

@@ -13,6 +13,7 @@ from xl_flax.errors import UserError
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
+from xl_flax.text_table import wrap
 from xl_flax.training import going_on
 from xl_flax.training import state as state_lib
 from xl_flax.training.best import BestTracker
@@ -71,7 +72,7 @@ def _train(
         items = {"params": setup.layout.params, "optimizer": state_lib.pack(setup.layout)}
         lines = going_on.check(config, checkpoint, progress.step, items, setup.settings)
         say(f"resuming {config.model_dir} at step {progress.step:,}")
-        say("".join(f"  {line}\n" for line in lines), end="")
+        say("".join(f"{wrap(line, '  ')}\n" for line in lines), end="")
     else:
         progress = Progress(
             0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT, frozen=setup.frozen
