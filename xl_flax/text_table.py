@@ -1,5 +1,6 @@
 """Tables for the console."""
 
+import textwrap
 from collections.abc import Collection, Sequence
 
 
@@ -21,3 +22,15 @@ def table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
     ]
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(lines)
+
+
+def wrap(text: str, indent: str = "") -> str:
+    """Breaks a long line between words, for 80 columns; the lines that follow are indented more."""
+    return textwrap.fill(
+        text,
+        80,
+        initial_indent=indent,
+        subsequent_indent=indent + "    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

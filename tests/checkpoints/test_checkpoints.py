@@ -14,7 +14,6 @@ from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import (
     find_checkpoints,
     load_model,
-    read_description,
     replace_params,
     vocabulary_path,
 )
@@ -130,38 +129,35 @@ def test_no_checkpoint_is_an_error_that_says_what_to_give(tmp_path):
         load_model(str(tmp_path))
 
 
-def damage(folder):
-    """Empties the files that hold the parameters' values."""
-    for root, _, files in os.walk(os.path.join(folder, "params")):
-        for name in files:
-            if os.path.basename(root) == "d":
-                open(os.path.join(root, name), "wb").close()
+@pytest.mark.parametrize("text", [b"{", b"[]", b"\xff", b'{"format": 1}', b'{"format": 3}'])
+def test_a_damaged_description_is_named(text):
+    with pytest.raises(
+        UserError, match=r"model\.json( is damaged|: .*missing| was written by a newer)"
+    ):
+        Description.from_json(text, "4/model/model.json")
 
 
-def test_damaged_parameters_are_an_error_and_older_ones_still_load(run, tmp_path):
-    shutil.copytree(run[0], tmp_path / "run")
-    newest = find_checkpoints(str(tmp_path / "run"))[-1]
-    damage(newest)
-    with pytest.raises(UserError, match="/4"):
-        load_model(str(tmp_path / "run"))
-    assert_same(nnx.to_pure_dict(nnx.split(load_model(newest[:-1] + "3")[0])[1]), run[1])
+PROGRESS = b'{"step": %s, "rows": %s, "seed": 0, "window": %s}'
 
 
-@pytest.mark.parametrize("text", [b"{", b"[]", b"\xff", b'{"format": 1}', b'{"format": 2}'])
-def test_a_damaged_description_is_named(run, tmp_path, text):
-    shutil.copytree(find_checkpoints(run[0])[-1], tmp_path / "4")
-    (tmp_path / "4/model/model.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"model\.json (is damaged|was written by a newer)"):
-        read_description(str(tmp_path / "4"))
-
-
-@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", None])
-def test_damaged_progress_is_named(run, tmp_path, text):
-    shutil.copytree(find_checkpoints(run[0])[-1], tmp_path / "4")
-    path = tmp_path / "4/model/progress.json"
-    path.write_bytes(text) if text else path.unlink()
-    with pytest.raises(UserError, match=r"progress\.json is missing or damaged"):
-        read_progress(str(tmp_path / "4"))
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"{", b"[]", b"{}", b'{"step": 4, "colour": 1}', None),
+        PROGRESS % (b'"4"', b"{}", b"{}"),
+        PROGRESS % (b"4", b'{"mlm": -1}', b"{}"),
+        PROGRESS % (b"4", b"3", b"{}"),
+        PROGRESS % (b"4", b"{}", b"[1]"),
+        (PROGRESS % (b"4", b"{}", b"{}"))[:-1] + b', "best": {"step": 3}}',
+    ],
+)
+def test_damaged_progress_is_named(tmp_path, text):
+    path = tmp_path / "model/progress.json"
+    path.parent.mkdir()
+    if text:
+        path.write_bytes(text)
+    with pytest.raises(UserError, match=r"progress\.json is (missing|damaged)"):
+        read_progress(str(tmp_path))
 
 
 def test_parameters_are_taken_by_pattern(run, partitioning):

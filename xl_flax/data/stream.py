@@ -6,6 +6,9 @@ training is the number of rows consumed.
 
 import dataclasses
 import hashlib
+import itertools
+import json
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -162,10 +165,11 @@ class Stream(_Reader):
         if rows.max_epochs is not None:
             sizes = np.array([self._manifests[task].rows for task in self.tasks])
             limits = np.maximum(1, np.floor(rows.max_epochs * sizes)).astype(np.int64)
-        phases = []
+        phases, self._rates = [], {}
         for first, name in rows.phases:
             rates = row_rates(datasets[name].mixture, datasets[name].manifests)
             phases.append((first, [rates.get(task, 0.0) for task in self.tasks]))
+            self._rates[name] = {task: float(rate) for task, rate in rates.items()}
         self._mixing = Mixing(phases, seed, limits, self.tasks)
         self._rows = grain.MapDataset.select_from_datasets(
             [self._shuffled(task, seed) for task in self.tasks], self._mixing
@@ -200,6 +204,20 @@ class Stream(_Reader):
         # Keys fold in 32 bits; long runs read more than 2^31 rows.
         batch["row_id"] = np.array(indices, np.int64).astype(np.uint32).view(np.int32)
         return batch
+
+    def description(self) -> dict[str, Any]:
+        """What the rows follow from, beside `Rows` and the seed, as JSON can hold it.
+
+        Returns:
+          "cached", by task how many rows and from what; "rates of MIXTURE", the share of the rows
+          by task.
+        """
+        cached = {}
+        for task, manifest in self._manifests.items():
+            source = json.dumps(manifest.fingerprint, sort_keys=True)
+            cached[task] = f"{manifest.rows:,} rows made of {zlib.crc32(source.encode()):08x}"
+        rates = {f"rates of {name}": rates for name, rates in self._rates.items()}
+        return {"cached": cached, **rates}
 
     def epochs(self, num_rows: int) -> dict[str, float]:
         """How often the first `num_rows` rows go through each task.

@@ -58,6 +58,7 @@ class Mean:
     numerator: str  # a key of `Loss.sums`, or "loss"
     denominator: str = "count"  # a key of `Loss.sums`, or "steps" for a mean over updates
     by_language: bool = False  # also of each language, from the sums "language_…" of both
+    on_console: bool = True  # and not only in metrics.jsonl and TensorBoard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +162,11 @@ class Objective(Settings):
         """
         del row
         return None
+
+    def at_phase(self, phase: Hashable) -> "Objective":
+        """The objective as it is in a phase, of which `flops` is asked."""
+        del phase
+        return self
 
     # ---- State of its own, as a momentum encoder, a queue or centroids
 

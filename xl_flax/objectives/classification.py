@@ -43,7 +43,7 @@ class Classification(Objective):
     metrics: ClassVar[Mapping[str, Mean]] = {
         "loss": Mean("loss", by_language=True),
         "accuracy": Mean("correct", "labels", by_language=True),
-        "fill": Mean("tokens", "positions"),
+        "fill": Mean("tokens", "positions", on_console=False),
     }
 
     def head_settings(self) -> dict[str, Any]:

@@ -58,8 +58,8 @@ class MaskedLM(Objective):
     metrics: ClassVar[Mapping[str, Mean]] = {
         "loss": Mean("loss", by_language=True),
         "accuracy": Mean("correct", "predicted", by_language=True),
-        "fill": Mean("tokens", "positions"),
-        "overflow": Mean("overflow", "masked"),
+        "fill": Mean("tokens", "positions", on_console=False),
+        "overflow": Mean("overflow", "masked", on_console=False),
     }
     free_fields: ClassVar[frozenset[str]] = Objective.free_fields | {"logits_mib"}
 
@@ -81,6 +81,10 @@ class MaskedLM(Objective):
     def phase_at(self, row: int) -> float:
         """The rate of a batch that begins at this row of the stream."""
         return [rate for first, rate in self.phases if first <= row][-1]
+
+    def at_phase(self, phase: float) -> "MaskedLM":
+        """With this rate only."""
+        return dataclasses.replace(self, rate=phase)
 
     def heads(self, stream: Stream) -> Mapping[str, HeadSettings]:
         """The MLM head."""

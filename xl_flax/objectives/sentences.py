@@ -42,8 +42,8 @@ class SentenceObjective(Objective):
     metrics: ClassVar[Mapping[str, Mean]] = {
         "loss": Mean("loss", by_language=True),
         "accuracy": Mean("correct", by_language=True),
-        "fill": Mean("tokens", "positions"),
-        "pairs": Mean("pairs", "steps"),  # examples that a step compares
+        "fill": Mean("tokens", "positions", on_console=False),
+        "pairs": Mean("pairs", "steps", on_console=False),  # examples that a step compares
     }
 
     def head_settings(self) -> dict[str, Any]:

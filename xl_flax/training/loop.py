@@ -2,25 +2,27 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import gin
 import jax
 
+from xl_flax.checkpoints.intact import newest as newest_intact
 from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress
 from xl_flax.errors import UserError
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
+from xl_flax.text_table import wrap
+from xl_flax.training import going_on
 from xl_flax.training import state as state_lib
 from xl_flax.training.best import BestTracker
 from xl_flax.training.checks import check_first_metrics
 from xl_flax.training.config import TrainConfig
-from xl_flax.training.logging import Logger, Window, console_line
+from xl_flax.training.divergence import diverged, unsaved
+from xl_flax.training.folder import alone, write_config
+from xl_flax.training.logging import Logger, Window, console_line, earlier_lines
 from xl_flax.training.periodic import make_periodic
 from xl_flax.training.setup import Setup, set_up
 from xl_flax.training.speed import Speed
@@ -53,7 +55,6 @@ def _train(
     # ---- Mesh, vocabulary, data, model, step.
     setup = set_up(config, gin_flags)
     feeds, description = setup.feeds, setup.description
-    say(f"\n{setup.parameter_table}\n")
     held_out = make_periodic(
         config,
         setup.abstract.graph,
@@ -65,19 +66,30 @@ def _train(
 
     # ---- What is there already: nothing, or this very run.
     if main_process and not dry_run:
-        stack.enter_context(_alone(config.model_dir))
-    progress = state_lib.progress_there(config.model_dir, description, config.seed, setup.frozen)
+        stack.enter_context(alone(config.model_dir))
+    checkpoint = newest_intact(config.model_dir, move=not dry_run)
+    progress = state_lib.progress_there(
+        checkpoint, config.model_dir, description, config.seed, setup.frozen
+    )
     resumed = progress is not None
-    if not resumed:
+    if resumed:
+        items = {"params": setup.layout.params, "optimizer": state_lib.pack(setup.layout)}
+        lines = going_on.check(config, checkpoint, progress.step, items, setup.settings)
+        say(f"resuming {config.model_dir} at step {progress.step:,}")
+        say("".join(f"{wrap(line, '  ')}\n" for line in lines), end="")
+    else:
         progress = Progress(
             0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT, frozen=setup.frozen
         )
+    first = progress.step
     best = BestTracker(config.best, progress.best)
+    earlier = earlier_lines(config.model_dir, first if resumed else -1, not progress.evaluate)
     for name, feed in feeds.items():
         feed.rows = progress.rows[name]
-        rows = feed.rows + max(config.steps - progress.step, 0) * feed.objective.batch_size
+        rows = feed.rows + (config.steps - first) * feed.objective.batch_size
         say(f"\n{name}: {rows:,} rows of {feed.stream.length} tokens from")
         say(feed.stream.table(rows))
+    say(f"\n{params_lib.summary(*setup.parameters)}")
     if dry_run:
         say(_compile(setup))
         return True
@@ -85,14 +97,13 @@ def _train(
     # ---- State: resumed, or fresh, or with another checkpoint's parameters.
     manager = CheckpointManager(config.model_dir, config.keep_last, config.keep_every)
     manager.expect_best(best.record)
-    if resumed and best.exhausted:
+    if resumed and (best.exhausted or first == config.steps) and not progress.evaluate:
         manager.wait()
         manager.close()
-        say(f"done: stopped early at step {progress.step:,}: {best}, {config.model_dir}")
+        say(_done(first, best, config))
         return True
     if resumed:
-        state = state_lib.resume(manager, progress.step, setup.layout)
-        say(f"resuming {config.model_dir} at step {progress.step:,}")
+        state = state_lib.resume(manager, first, setup.layout)
     else:
         params = params_lib.create(setup.build, setup.partitioning)
         if config.init_from:
@@ -101,33 +112,34 @@ def _train(
         streams = {name: feed.stream for name, feed in feeds.items()}
         state = state_lib.fresh(params, setup.optimizer, setup.layout, setup.objectives, streams)
     if main_process:
-        write_atomically(os.path.join(config.model_dir, "config.gin"), gin.config_str())
-        table = setup.parameter_table + "\n"
-        write_atomically(os.path.join(config.model_dir, "model-info.txt"), table)
+        if kept := write_config(config.model_dir, first):
+            say(f"the configuration up to step {first:,} is now {kept}")
+        info = os.path.join(config.model_dir, "model-info.txt")
+        write_atomically(info, params_lib.table(*setup.parameters) + "\n")
+        say(f"each parameter with its shape and sharding: {info}")
     barrier("model_dir")
 
     # ---- Train.
-    logger = Logger(config.model_dir, progress.step if resumed else -1, main_process)
+    logger = Logger(config.model_dir, first if resumed else -1, earlier, main_process)
     window = Window(progress.window)
     speed = Speed(config.encoder, feeds, config.accumulate)
-    say(speed.formula)
+    say(speed.formula(frozen=bool(setup.frozen)))
     preemption = Preemption()
     trace = _Trace(config)
     # Objectives whose first step with something to learn is still to be checked.
     unchecked = set() if resumed else set(feeds)
-    first = progress.step
+    streak = 0  # steps that were skipped in a row, up to the one that was recorded last
+    postponed = False  # saving, until that streak ends
     pending = None  # metrics of the step before, read while this one runs
 
     def record(step: int, metrics: dict[str, Any]) -> None:
+        nonlocal streak
         metrics = jax.device_get(metrics)
         check_first_metrics(metrics, feeds, unchecked)
         window.add(metrics)
-        if metrics["step"]["bad_streak"] >= config.max_bad_steps:
-            raise UserError(
-                f"loss or gradient was not finite in {config.max_bad_steps} steps in a row, the "
-                f"last of them {step:,}; the checkpoints are intact ({config.model_dir}). Lower "
-                "OptimizerConfig.learning_rate or lengthen its warm-up, and start again"
-            )
+        streak = int(metrics["step"]["bad_streak"])
+        if streak >= config.max_bad_steps:
+            raise UserError(diverged(manager, step, streak, first))
         if step % config.log_every == 0 or step == config.steps:
             log(step)
 
@@ -135,22 +147,31 @@ def _train(
         values = window.means(feeds) | speed.values()
         logger.write(step, values)
         eta = (config.steps - step) * speed.seconds_per_step
-        say(console_line(step, config.steps, values, eta), flush=True)
+        say(console_line(step, config.steps, values, feeds, eta), flush=True)
         window.sums.clear()
 
-    def save(step: int) -> None:
+    def announce(step: int, changes: dict[str, Any]) -> None:
+        logger.write_phases(step, changes)
+        begins = ", ".join(f"{what} {value}" for what, value in changes.items())
+        say(f"step {step:,}  from here on: {begins}", flush=True)
+
+    def save(step: int, evaluate: bool) -> None:
         described = dataclasses.replace(description, step=step)
         rows = {name: feed.rows for name, feed in feeds.items()}
+        progress.saved.append(step)
         manager.save(
             state.params,
             state_lib.pack(state),
             Progress(
                 *(step, rows, config.seed, window.to_json(), PROGRESS_FORMAT, best.record),
                 frozen=setup.frozen,
+                evaluate=evaluate,
+                saved=progress.saved,
             ),
             {
                 setup.vocabulary.file_name: setup.vocabulary.content,
                 "model.json": described.to_json(),
+                going_on.SETTINGS_FILE: going_on.to_json(setup.settings),
             },
         )
 
@@ -168,46 +189,62 @@ def _train(
         best.check(evaluate(0))
     elif best.is_new:
         best.check(held_out(0, state.params))
-    finished = True
-    for step in range(first + 1, config.steps + 1):
+    if progress.evaluate:  # this step was saved in a hurry
+        best.update(first, evaluate(first))
+        manager.expect_best(best.record)
+    step, finished = first, True
+    for step in range(first + 1, first + 1 if best.exhausted else config.steps + 1):
         trace.before(step)
-        phases, batches = setup.phases(), {}
+        phases, changes, batches = setup.phases(), setup.changes(), {}
         for name, feed in feeds.items():
             batches[name], waited = feed.next()
             speed.waited(waited)
         state, metrics = setup.step(state, batches, setup.buffers, setup.key, phases)
         if pending:
             record(step - 1, pending)
+        if changes:
+            announce(step, changes)
         pending = metrics
-        speed.stepped()
+        speed.stepped(phases)
         stopping = preemption.reached(step)
         last = step == config.steps
         trace.after(step, state, last or stopping)
-        saving = last or stopping or step % config.checkpoint_every == 0
+        saving = postponed or last or stopping or step % config.checkpoint_every == 0
         evaluating = held_out.due(step)
         if saving or evaluating:
             record(step, pending)
             pending = None
-        if evaluating:
+        if evaluating and not stopping:  # whoever asks to stop may not wait so long
             with speed.paused():
-                improved = best.update(step, evaluate(step))
+                values = evaluate(step)
+            improved = not streak and best.update(step, values)
             saving = saving or improved or best.exhausted
             if best.exhausted and window.sums:
                 log(step)
-        if saving:
-            save(step)
+        postponed = saving and streak > 0
+        if saving and not postponed:
+            save(step, evaluating and stopping)
         if best.exhausted:
             trace.after(step, state, True)
             break
-        if stopping and not last:
-            say(f"asked to stop: saved step {step:,}; the same command goes on from there")
+        if stopping and (evaluating or not last):
+            if postponed:
+                say(f"asked to stop: {unsaved(manager, step)}")
+            else:
+                say(f"asked to stop: saved step {step:,}; the same command goes on from there")
             finished = False
             break
     manager.wait()
+    if finished and postponed:
+        raise UserError(unsaved(manager, step))
     if finished:
-        early = f"stopped early at step {step:,}: {best}" if best.exhausted else ""
-        say(f"done: {early or f'{config.steps:,} steps'}, {config.model_dir}")
+        say(_done(step, best, config))
     return finished
+
+
+def _done(step: int, best: BestTracker, config: TrainConfig) -> str:
+    early = f"stopped early at step {step:,}: {best}" if best.exhausted else ""
+    return f"done: {early or f'{config.steps:,} steps'}, {config.model_dir}"
 
 
 def _compile(setup: Setup) -> str:
@@ -242,26 +279,6 @@ class _Trace:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
             self._running = False
-
-
-@contextlib.contextmanager
-def _alone(model_dir: str) -> Iterator[None]:
-    """Keeps other processes from training the same run at the same time.
-
-    Raises:
-      UserError: one is at it.
-    """
-    os.makedirs(model_dir, exist_ok=True)
-    with open(os.path.join(model_dir, ".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is training {model_dir}: wait for it, or choose another MODEL_DIR"
-            ) from None
-        except OSError as error:  # file systems without locks
-            print(f"{model_dir} cannot be locked ({error.strerror})", file=sys.stderr)
-        yield
 
 
 def _mib(size: int) -> str:

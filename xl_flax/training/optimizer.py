@@ -67,10 +67,13 @@ def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array], 
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     decay = steps // 10 if config.decay_steps is None else config.decay_steps
-    if warmup + (decay if config.schedule == "wsd" else 0) > steps:
+    ends = decay if config.schedule == "wsd" else 0
+    if warmup + ends > steps:
+        parts = f"warmup_steps = {warmup:,}" + (f" + decay_steps = {ends:,}" if ends else "")
         raise UserError(
-            f"OptimizerConfig: warmup_steps={warmup} (and decay_steps={decay} for wsd) do not fit "
-            f"into {steps} training steps"
+            f"OptimizerConfig.{parts} is longer than the run, TrainConfig.steps = {steps:,}: train "
+            "for more steps, or shorten the warm-up, as in --gin.OptimizerConfig.warmup_steps="
+            f"{max(steps - ends, 0) // 20}"
         )
     final = peak * config.final_scale
     rest = max(steps - warmup, 1)

@@ -26,6 +26,7 @@ from xl_flax.parallel.rules import Partitioning
 from xl_flax.training import state as state_lib
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.feeds import Feed, all_heads
+from xl_flax.training.going_on import FlatSettings, flat_settings
 from xl_flax.training.optimizer import frozen_params, make_optimizer
 from xl_flax.training.step import TrainState, make_train_step
 
@@ -46,12 +47,17 @@ class Setup:
     key: jax.Array  # of masks and dropout
     description: Description  # of the model and what it is trained on
     frozen: list[str]  # paths of the parameters that are never updated
-    parameter_table: str
+    settings: FlatSettings  # all that is set, by name
 
     @property
     def objectives(self) -> list[Objective]:
         """Sorted by name."""
         return [feed.objective for feed in self.feeds.values()]
+
+    @property
+    def parameters(self) -> tuple[Any, Any, Partitioning]:
+        """Shapes, logical axes and partitioning of the parameters, which tables show."""
+        return self.abstract.shapes, self.abstract.axes, self.partitioning
 
     @property
     def buffers(self) -> dict[str, Any]:
@@ -61,6 +67,10 @@ class Setup:
     def phases(self) -> tuple[Any, ...]:
         """The static values of the next step, in the order of the objectives."""
         return tuple(feed.phase() for feed in self.feeds.values())
+
+    def changes(self) -> dict[str, Any]:
+        """What begins with the next step, as {"mlm/mixture": "small"}."""
+        return {f"{n}/{key}": v for n, f in self.feeds.items() for key, v in f.changes().items()}
 
 
 def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
@@ -133,7 +143,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
             objectives={o.name: o.description() for o in objectives},
         ),
         frozen=[path for path, is_frozen in params_lib.flat(frozen or {}) if is_frozen],
-        parameter_table=params_lib.table(abstract.shapes, abstract.axes, partitioning),
+        settings=flat_settings(config, streams, vocabulary.path),
     )
 
 
