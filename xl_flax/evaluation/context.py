@@ -118,15 +118,15 @@ class Context:
         return self.once(("unigrams", tuple(specs)), lambda: self._read_unigrams(specs))
 
     def _read_unigrams(self, specs: Sequence[DatasetSpec]) -> dict:
-        languages = {
-            dataset.folders[task]: manifest.languages
+        manifests = {
+            dataset.folders[task]: manifest
             for dataset in map(self.caches.__getitem__, specs)
             for task, manifest in dataset.manifests.items()
         }
         counts: dict[str, np.ndarray] = {}
-        for folder, own_languages in languages.items():
-            for text, language in enumerate(own_languages):
-                ids, own = read_unigrams(folder, text)
+        for folder, manifest in manifests.items():
+            for text, language in enumerate(manifest.languages):
+                ids, own = read_unigrams(folder, manifest, text)
                 sums = counts.setdefault(language, np.zeros(self.vocabulary.size, np.int64))
                 sums[ids] += own
         return {k: (ids := np.flatnonzero(v), v[ids]) for k, v in counts.items()}
