@@ -100,17 +100,51 @@ class Context:
         """
         return self.once(("aligned", spec), lambda: self._read_aligned(spec))
 
-    def rows(self, specs: Sequence[DatasetSpec], rows_per_task: int | None = None) -> HeldOutRows:
+    def rows(
+        self,
+        specs: Sequence[DatasetSpec],
+        rows_per_task: int | None = None,
+        languages: Sequence[str] | None = None,
+    ) -> HeldOutRows:
         """The rows of one or more mixtures in order, those of a task that several have once.
 
         Args:
           specs: mixtures of one split and layout.
           rows_per_task: the first rows of each task; None: all.
+          languages: those of the tasks that are read; None: all.
+
+        Raises:
+          UserError: there is no task of one of the languages.
         """
-        key = ("rows", tuple(specs), rows_per_task)
-        return self.once(
-            key,
-            lambda: open_held_out(specs, self.caches, self.vocabulary, rows_per_task=rows_per_task),
+        chosen = None if languages is None else tuple(languages)
+
+        def read() -> HeldOutRows:
+            caches = self.caches if chosen is None else self._of_languages(specs, chosen)
+            return open_held_out(specs, caches, self.vocabulary, rows_per_task=rows_per_task)
+
+        return self.once(("rows", tuple(specs), rows_per_task, chosen), read)
+
+    def _of_languages(self, specs: Sequence[DatasetSpec], languages: Sequence[str]) -> Caches:
+        """The caches without the tasks of other languages."""
+        there = {
+            x for spec in specs for m in self.caches[spec].manifests.values() for x in m.languages
+        }
+        if missing := [language for language in languages if language not in there]:
+            raise UserError(
+                f"{'+'.join(spec.mixture for spec in specs)} has no {', '.join(missing)}; it has "
+                + ", ".join(sorted(there))
+            )
+        wanted = set(languages)
+        return Caches(
+            {
+                spec: cached._replace(
+                    manifests={
+                        t: m for t, m in cached.manifests.items() if wanted >= {*m.languages}
+                    }
+                )
+                for spec in specs
+                for cached in [self.caches[spec]]
+            }
         )
 
     def unigrams(self, specs: Sequence[DatasetSpec]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

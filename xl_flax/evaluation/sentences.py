@@ -19,7 +19,7 @@ from xl_flax.errors import UserError
 from xl_flax.evaluation.base import Evaluation, NotFiniteError, Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.embed import Encoding, embed, make_pool
-from xl_flax.evaluation.results import Result, signature
+from xl_flax.evaluation.results import MACRO, Result, signature
 from xl_flax.models.heads import HEADS
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.pooling import Pooling
@@ -35,6 +35,8 @@ class SentenceEvaluation(Evaluation):
 
     # Its name, or several (one per pair: Tatoeba), each on its own; of phases, all that they name.
     mixture: str | Sequence[str] | Sequence[tuple[int, str]] = gin.REQUIRED
+    # Some of the mixture's, as in ['deu', 'eng']; None: all. Of several mixtures each has them.
+    languages: Sequence[str] | None = None
     split: str = "test"
     layers: str | Sequence[int] = "all"  # 0 = embeddings, i = after layer i, -1 = last; or "all"
     pooling: Pooling = "mean"  # without special tokens; or "mean_all", with them; or "cls"
@@ -54,6 +56,26 @@ class SentenceEvaluation(Evaluation):
         """What results are about: each mixture, and all of them if there are several."""
         each = [[spec] for spec in self.datasets]
         return each if len(each) == 1 else [*each, self.datasets]
+
+    def texts(self, spec: DatasetSpec, context: Context) -> dict[str, list[np.ndarray]]:
+        """The sentences of the chosen languages, as of `Context.aligned`.
+
+        Raises:
+          UserError: the tasks are not aligned, the mixture lacks a language, or one alone is chosen.
+        """
+        every = context.aligned(spec)
+        if self.languages is None:
+            return every
+        name = f"{type(self).__name__}.languages = {list(self.languages)!r}"
+        if missing := [x for x in self.languages if x not in every]:
+            raise UserError(
+                f"{name}: {spec.mixture} has no {', '.join(missing)}; it has {', '.join(every)}"
+            )
+        if len(set(self.languages)) < 2:
+            raise UserError(
+                f"{name}: a pair takes two or more; {spec.mixture} has {', '.join(every)}"
+            )
+        return {language: every[language] for language in every if language in self.languages}
 
     def pairs(self, spec: DatasetSpec, languages: Collection[str]) -> list[tuple[str, str]]:
         """Pairs of a mixture's languages, each once; with a pivot those that it is part of.
@@ -109,9 +131,9 @@ class SentenceEvaluation(Evaluation):
             lambda: make_pool(subject.graph, encoding, context.partitioning),
         )
         for spec in self.datasets:
-            sentences = context.aligned(spec)
+            sentences = self.texts(spec, context)
             report = functools.partial(_report_lengths, spec, sentences, length)
-            context.once(("lengths", spec, length), report)
+            context.once(("lengths", spec, tuple(sentences), length), report)
             rows = language_rows(list(sentences), description.all_languages)
             encode = functools.partial(
                 embed,
@@ -125,7 +147,7 @@ class SentenceEvaluation(Evaluation):
                 np.repeat(rows, [len(s) for s in sentences.values()]),
             )
             embedded = context.once_per_subject(
-                subject.key, ("sentences", spec, encoding, length), encode
+                subject.key, ("sentences", spec, tuple(sentences), encoding, length), encode
             )
             parts = np.split(embedded, len(sentences), axis=1)
             for i, layer in enumerate(encoding.layers):
@@ -142,13 +164,17 @@ class SentenceEvaluation(Evaluation):
         context: Context,
         **how: Any,
     ) -> functools.partial:
-        """`Result` without languages, metric, value and n; `how` is added to the signature."""
-        examples = [context.aligned(spec) for spec in specs]
+        """`Result` without languages, metric, value and n; `how` is added to the signature.
+
+        The share of unknown pieces is added, too, by the languages that it gets.
+        """
+        examples = [self.texts(spec, context) for spec in specs]
+        languages = sorted({language for e in examples for language in e})
         pooling = self.encoding(description).pooling
         sign = signature(
             task,
             data=_data_name(specs),
-            languages=len({language for e in examples for language in e}),
+            languages=len(languages) if self.languages is None else ",".join(languages),
             n=sum(len(next(iter(e.values()))) for e in examples),
             layer=layer,
             pooling=pooling,
@@ -158,7 +184,8 @@ class SentenceEvaluation(Evaluation):
             length=self._length(description),
         )
         return functools.partial(
-            Result,
+            _result,
+            self._unknown(specs, context),
             task=task,
             data=_data_name(specs),
             signature=sign,
@@ -166,6 +193,21 @@ class SentenceEvaluation(Evaluation):
             pooling=pooling,
             head=self.head,
         )
+
+    def _unknown(self, specs: Sequence[DatasetSpec], context: Context) -> dict[str, float]:
+        """The share of unknown pieces by language, and that of the worst."""
+        texts = [self.texts(spec, context) for spec in specs]
+        languages = sorted({language for own in texts for language in own})
+
+        def count() -> dict[str, float]:
+            pieces = {
+                x: np.concatenate([s for own in texts for s in own.get(x, ())]) for x in languages
+            }
+            unk = context.vocabulary.special.unk
+            shares = {x: float((ids == unk).sum() / max(ids.size, 1)) for x, ids in pieces.items()}
+            return shares | {MACRO: max(shares.values())}
+
+        return context.once(("unknown", tuple(specs), tuple(languages)), count)
 
     def _head_encoding(self, name: str, description: Description) -> Encoding:
         kinds = {key: value.get("kind", key) for key, value in description.heads.items()}
@@ -181,6 +223,12 @@ class SentenceEvaluation(Evaluation):
 
     def _length(self, description: Description) -> int:
         return min(self.length, description.encoder.max_positions)
+
+
+def _result(unknown: dict[str, float], *, languages: Sequence[str], **about: Any) -> Result:
+    known = unknown.keys() >= set(languages)
+    shares = tuple(unknown[language] for language in languages) if known else None
+    return Result(languages=tuple(languages), unknown=shares, **about)
 
 
 def _report_lengths(spec: DatasetSpec, texts: dict[str, list[np.ndarray]], length: int) -> None:
