@@ -126,26 +126,19 @@ class Context:
 
     def _of_languages(self, specs: Sequence[DatasetSpec], languages: Sequence[str]) -> Caches:
         """The caches without the tasks of other languages."""
-        there = {
-            x for spec in specs for m in self.caches[spec].manifests.values() for x in m.languages
-        }
+        kept = {}
+        there: set[str] = set()
+        for spec in specs:
+            cached = self.caches[spec]
+            there.update(*(m.languages for m in cached.manifests.values()))
+            own = {t: m for t, m in cached.manifests.items() if {*m.languages} <= {*languages}}
+            kept[spec] = cached._replace(manifests=own)
         if missing := [language for language in languages if language not in there]:
             raise UserError(
                 f"{'+'.join(spec.mixture for spec in specs)} has no {', '.join(missing)}; it has "
                 + ", ".join(sorted(there))
             )
-        wanted = set(languages)
-        return Caches(
-            {
-                spec: cached._replace(
-                    manifests={
-                        t: m for t, m in cached.manifests.items() if wanted >= {*m.languages}
-                    }
-                )
-                for spec in specs
-                for cached in [self.caches[spec]]
-            }
-        )
+        return Caches(kept)
 
     def unigrams(self, specs: Sequence[DatasetSpec]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Language -> token ids int32[k] and counts int64[k] in the tasks of these mixtures."""

@@ -116,9 +116,7 @@ class MaskedAccuracy(Evaluation):
             signature(
                 "masked_lm",
                 data=self._data,
-                languages=len(rows.languages)
-                if self.languages is None
-                else ",".join(rows.languages),
+                languages=",".join(rows.languages) if self.languages else len(rows.languages),
                 rows=len(rows),
                 length=self.length,
                 rate=self.rate,

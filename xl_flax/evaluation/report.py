@@ -1,7 +1,7 @@
 """Results as tables, for a console of 80 columns and, where they are longer, for a file."""
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from xl_flax.data.unknown import MANY_UNKNOWN
 from xl_flax.evaluation.results import MACRO, Result
@@ -65,46 +65,38 @@ def masked_lm(results: Sequence[Result]) -> str:
 def retrieval(results: Sequence[Result]) -> str:
     """The mean by layer, then the pairs in the best layer, or the languages where they are many."""
     by_layer, best, shown = _best_layer(results)
-    data = list(dict.fromkeys(r.data for r in shown if _is_pair(r)))
-    similarities = list(by_layer[best])
-    parts = [_layers(by_layer, best, data, results)]
-    if _are_pairs(shown, data):
-        text = _pairs(shown, data, similarities)
-        signatures = [r.signature for r in shown if r.data not in data]
+    mixtures = _by_mixture(shown)
+    parts = [_layers(by_layer, best, list(mixtures), results)]
+    if _are_pairs(mixtures):
+        signatures = [r.signature for r in shown if r.data not in mixtures]
+        text = _pairs(mixtures, list(by_layer[best]))
         parts.append("\n".join([text, *_unknown_legend(shown), *_once(signatures)]))
-        return "\n\n".join(parts)
-    for name in data:
-        here = [r for r in shown if r.data == name]
-        matrix = (
-            None if _pivot(here) else _matrix([r for r in here if r.similarity == similarities[0]])
-        )
-        if matrix and fits(matrix):
-            parts.append(matrix)
-        if not matrix or not fits(matrix) or len(similarities) > 1:
-            parts.append(_by_language(name, here, similarities))
-        if matrix and not fits(matrix):
-            parts[-1] += f"\nEach pair {ELSEWHERE}"
-        parts[-1] += "\n" + "\n".join([*_unknown_legend(here), *_once(r.signature for r in here)])
+    else:
+        parts += [_mixture(name, own, list(by_layer[best]))[0] for name, own in mixtures.items()]
     return "\n\n".join(parts)
 
 
 def retrieval_details(results: Sequence[Result]) -> str:
     """Each pair of languages in the best layer, where that is too long for the table."""
     by_layer, best, shown = _best_layer(results)
-    data = list(dict.fromkeys(r.data for r in shown if _is_pair(r)))
-    parts = []
-    for name in data if not _are_pairs(shown, data) else ():
-        here = [r for r in shown if r.data == name]
-        texts = []
-        if not _pivot(here):
-            each = [[r for r in here if r.similarity == s] for s in by_layer[best]]
-            texts = list(map(_matrix, each))
-        if texts and not fits(texts[0]):
-            parts += [
-                *texts,
-                "\n".join([*_unknown_legend(here), *_once(r.signature for r in here)]),
-            ]
-    return "\n\n".join(parts)
+    mixtures = _by_mixture(shown)
+    if _are_pairs(mixtures):
+        return ""
+    texts = [_mixture(name, own, list(by_layer[best]))[1] for name, own in mixtures.items()]
+    return "\n\n".join(filter(None, texts))
+
+
+def _mixture(data: str, results: Sequence[Result], similarities: Sequence[str]) -> tuple[str, str]:
+    """For the console and for a file, where the first has no room for each pair."""
+    end = "\n".join([*_unknown_legend(results), *_once(r.signature for r in results)])
+    by_language = _by_language(data, results, similarities)
+    if _pivot(results):
+        return f"{by_language}\n{end}", ""
+    matrices = [_matrix([r for r in results if r.similarity == s]) for s in similarities]
+    if not fits(matrices[0]):
+        return f"{by_language}\nEach pair {ELSEWHERE}\n{end}", "\n\n".join([*matrices, end])
+    shown = [matrices[0], by_language] if len(similarities) > 1 else [matrices[0]]
+    return "\n\n".join(shown) + f"\n{end}", ""
 
 
 def mining(results: Sequence[Result]) -> str:
@@ -220,16 +212,18 @@ def _matrix(results: Sequence[Result]) -> str:
 def _by_language(data: str, results: Sequence[Result], similarities: Sequence[str]) -> str:
     """A line per language: with the one that all pairs share, or its mean with all others."""
     values = {(r.languages, r.similarity): 100 * r.value for r in results}
-    unknown, pivot = _shares(results), _pivot(results)
-    other = pivot or MACRO
+    languages, unknown, pivot = _languages(results), _shares(results), _pivot(results)
     rows = [("language", *_arrows(similarities), UNKNOWN)]
-    for x in _languages(results):
+    columns = []
+    for x in languages:
+        others = [pivot] if pivot else [y for y in languages if y != x]
         if x != pivot:
-            cells = [values[p, s] for s in similarities for p in ((x, other), (other, x))]
+            both = [[(x, y) for y in others], [(y, x) for y in others]]
+            cells = [_mean([values[p, s] for p in pairs]) for s in similarities for pairs in both]
+            columns.append(cells)
             rows.append((x, *(f"{cell:.1f}" for cell in cells), _share(unknown.get(x))))
-    ends = ((MACRO, pivot), (pivot, MACRO)) if pivot else ((MACRO,), (MACRO,))
-    cells = [values[end, s] for s in similarities for end in ends]
-    rows.append((MACRO, *(f"{cell:.1f}" for cell in cells), _share(unknown.get(MACRO))))
+    cells = [f"{_mean(column):.1f}" for column in zip(*columns, strict=True)]
+    rows.append((MACRO, *cells, _share(unknown.get(MACRO))))
     r = next(filter(_is_pair, results))
     return "\n".join(
         [
@@ -241,28 +235,28 @@ def _by_language(data: str, results: Sequence[Result], similarities: Sequence[st
     )
 
 
-def _pairs(results: Sequence[Result], data: Sequence[str], similarities: Sequence[str]) -> str:
+def _pairs(mixtures: Mapping[str, Sequence[Result]], similarities: Sequence[str]) -> str:
     """One line per mixture of two languages; a language that all have comes second."""
-    values = {(r.data, r.languages, r.similarity): r for r in results}
-    unknown = {name: _shares(r for r in results if r.data == name) for name in data}
-    own = {name: _languages([r for r in results if r.data == name]) for name in data}
-    shared = set.intersection(*map(set, own.values()))
+    languages = {name: _languages(results) for name, results in mixtures.items()}
+    shared = set.intersection(*map(set, languages.values()))
     rows = [("mixture", "pair", "n", *_arrows(similarities), UNKNOWN)]
-    columns = []
-    for name in data:
-        a, b = sorted(own[name], key=lambda x: (x in shared, x))
-        scores = [values[name, pair, s] for s in similarities for pair in ((a, b), (b, a))]
+    columns, worst = [], []
+    for name, results in mixtures.items():
+        values = {(r.languages, r.similarity): r for r in results}
+        a, b = sorted(languages[name], key=lambda x: (x in shared, x))
+        scores = [values[pair, s] for s in similarities for pair in ((a, b), (b, a))]
         columns.append([r.value for r in scores])
+        worst.append(max(_shares(results).values(), default=None))
         cells = [f"{100 * r.value:.1f}" for r in scores]
-        share = _share(max(unknown[name].values(), default=None))
-        rows.append((name.rpartition("/")[0], f"{a}-{b}", f"{scores[0].n:,}", *cells, share))
+        mixture = name.rpartition("/")[0]
+        rows.append((mixture, f"{a}-{b}", f"{scores[0].n:,}", *cells, _share(worst[-1])))
     macro = [f"{100 * _mean(column):.1f}" for column in zip(*columns, strict=True)]
-    every = [share for shares in unknown.values() for share in shares.values()]
-    rows.append((MACRO, "", "", *macro, _share(max(every, default=None))))
-    r = results[0]
+    most = max((share for share in worst if share is not None), default=None)
+    rows.append((MACRO, "", "", *macro, _share(most)))
+    name, results = next(iter(mixtures.items()))
     return "\n".join(
         [
-            f"Split {r.data.rpartition('/')[2]}, layer {r.layer}: P@1 in % of n sentences",
+            f"Split {name.rpartition('/')[2]}, layer {results[0].layer}: P@1 in % of n sentences",
             table(rows, left=(0, 1), width=WIDTH),
             "→ the first language's sentences search the second's, ← the other way; chance: 1 / n;",
             "unknown: of the language that has more",
@@ -309,10 +303,15 @@ def _is_pair(result: Result) -> bool:
     return len(result.languages) == 2 and MACRO not in result.languages
 
 
-def _are_pairs(results: Sequence[Result], data: Sequence[str]) -> bool:
+def _by_mixture(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Those of each mixture; means over several mixtures belong to none."""
+    data = dict.fromkeys(r.data for r in results if _is_pair(r))
+    return {name: [r for r in results if r.data == name] for name in data}
+
+
+def _are_pairs(mixtures: Mapping[str, Sequence[Result]]) -> bool:
     """Whether there are several mixtures, each of two languages."""
-    each = [_languages([r for r in results if r.data == name]) for name in data]
-    return len(data) > 1 and all(len(languages) == 2 for languages in each)
+    return len(mixtures) > 1 and all(len(_languages(own)) == 2 for own in mixtures.values())
 
 
 def _pivot(results: Sequence[Result]) -> str | None:

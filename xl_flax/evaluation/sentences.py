@@ -61,7 +61,7 @@ class SentenceEvaluation(Evaluation):
         """The sentences of the chosen languages, as of `Context.aligned`.
 
         Raises:
-          UserError: the tasks are not aligned, the mixture lacks a language, or one alone is chosen.
+          UserError: the tasks are not aligned, the mixture lacks a language, or one is chosen.
         """
         every = context.aligned(spec)
         if self.languages is None:
@@ -72,9 +72,7 @@ class SentenceEvaluation(Evaluation):
                 f"{name}: {spec.mixture} has no {', '.join(missing)}; it has {', '.join(every)}"
             )
         if len(set(self.languages)) < 2:
-            raise UserError(
-                f"{name}: a pair takes two or more; {spec.mixture} has {', '.join(every)}"
-            )
+            raise UserError(f"{name}: two or more are needed; there are {', '.join(every)}")
         return {language: every[language] for language in every if language in self.languages}
 
     def pairs(self, spec: DatasetSpec, languages: Collection[str]) -> list[tuple[str, str]]:
@@ -198,13 +196,14 @@ class SentenceEvaluation(Evaluation):
         """The share of unknown pieces by language, and that of the worst."""
         texts = [self.texts(spec, context) for spec in specs]
         languages = sorted({language for own in texts for language in own})
+        unk = context.vocabulary.special.unk
+
+        def share(language: str) -> float:
+            ids = np.concatenate([ids for own in texts for ids in own.get(language, ())])
+            return float((ids == unk).sum() / max(ids.size, 1))
 
         def count() -> dict[str, float]:
-            pieces = {
-                x: np.concatenate([s for own in texts for s in own.get(x, ())]) for x in languages
-            }
-            unk = context.vocabulary.special.unk
-            shares = {x: float((ids == unk).sum() / max(ids.size, 1)) for x, ids in pieces.items()}
+            shares = {language: share(language) for language in languages}
             return shares | {MACRO: max(shares.values())}
 
         return context.once(("unknown", tuple(specs), tuple(languages)), count)
