@@ -133,10 +133,10 @@ class Context:
             there.update(*(m.languages for m in cached.manifests.values()))
             own = {t: m for t, m in cached.manifests.items() if {*m.languages} <= {*languages}}
             kept[spec] = cached._replace(manifests=own)
-        if missing := [language for language in languages if language not in there]:
+        if not languages or not there.issuperset(languages):
             raise UserError(
-                f"{'+'.join(spec.mixture for spec in specs)} has no {', '.join(missing)}; it has "
-                + ", ".join(sorted(there))
+                f"languages = {list(languages)!r}: choose some of "
+                f"{'+'.join(spec.mixture for spec in specs)}'s, {', '.join(sorted(there))}"
             )
         return Caches(kept)
 

@@ -84,7 +84,7 @@ def embed(
       special: ids of the special tokens that are put around a sentence.
       length: longest input, special tokens included; a longer sentence is cut.
       partitioning: that `pool` was made with.
-      progress: what a progress bar says; None: there is none.
+      progress: what a bar says, on terminals only; None: there is none.
       languages: int32[n], rows of the encoder's language table; None: none is added.
 
     Returns:
@@ -92,7 +92,7 @@ def embed(
     """
     output = None
     batches = packed_batches(sentences, languages, special, length, partitioning)
-    disable = progress is None
+    disable = progress is None or None  # None: where there is no terminal
     with tqdm(total=len(sentences), desc=progress, unit=" sentences", disable=disable) as bar:
         for batch, pooled in run_batches(pool, params, batches, partitioning):
             if output is None:

@@ -134,7 +134,7 @@ def token_states(
       special: ids of the special tokens that are put around a sentence.
       length: longest input, special tokens included; a longer sentence is cut.
       partitioning: that `states` was made with.
-      progress: what a progress bar says; None: there is none.
+      progress: what a bar says, on terminals only; None: there is none.
       languages: int32[sentences], rows of the encoder's language table; None: none is added.
       words: int[n] for each sentence, the number of the word that each piece belongs to, negative
         for a piece of no word. None: states of pieces.
@@ -158,7 +158,7 @@ def token_states(
     batches = _batches_in_order(sentences, languages, special, length, partitioning)
     waiting: dict[int, np.ndarray] = {}  # states of sentences behind one that has none yet
     following = 0
-    disable = progress is None
+    disable = progress is None or None  # None: where there is no terminal
     with tqdm(total=len(sentences), desc=progress, unit=" sentences", disable=disable) as bar:
         for batch, layers in run_batches(states, params, batches, partitioning):
             for member, row, column in zip(batch.members, batch.row, batch.column, strict=True):
