@@ -7,7 +7,7 @@ from xl_flax.data.unknown import MANY_UNKNOWN
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.text_table import WIDTH, fits, table
 
-ELSEWHERE = "(too long for here: in the file named below)"
+ELSEWHERE = "All pairs: in the file named below"
 UNKNOWN = "unknown"
 
 
@@ -55,7 +55,7 @@ def masked_lm(results: Sequence[Result]) -> str:
             f"Masked tokens of {results[0].data}",
             table(rows, width=WIDTH),
             "loss: cross-entropy in nats; accuracy: share of the masked tokens that are found;",
-            "by frequency: what the frequencies of the language's tokens alone reach (unigrams)",
+            "by frequency: what the frequencies of a language's tokens alone reach (unigrams)",
             *_unknown_legend(results),
             results[0].signature,
         ]
@@ -94,7 +94,7 @@ def _mixture(data: str, results: Sequence[Result], similarities: Sequence[str]) 
         return f"{by_language}\n{end}", ""
     matrices = [_matrix([r for r in results if r.similarity == s]) for s in similarities]
     if not fits(matrices[0]):
-        return f"{by_language}\nEach pair {ELSEWHERE}\n{end}", "\n\n".join([*matrices, end])
+        return f"{by_language}\n{ELSEWHERE}\n{end}", "\n\n".join([*matrices, end])
     shown = [matrices[0], by_language] if len(similarities) > 1 else [matrices[0]]
     return "\n\n".join(shown) + f"\n{end}", ""
 
@@ -110,12 +110,12 @@ def mining(results: Sequence[Result]) -> str:
     pairs = _mined(shown)
     if not fits(pairs):
         pairs = _mined([r for r in shown if r.languages == (MACRO,)])
-        pairs += f"\nEach pair {ELSEWHERE}"
+        pairs += f"\n{ELSEWHERE}"
     return "\n".join(
         [
-            "Bitext mining by ratio margin: mean F1 over pairs in %, by layer (0 = embeddings)",
+            "Bitext mining by ratio margin: mean F1 in %, by layer (0 = embeddings)",
             table(by_layer, left=()),
-            "* best on dev, shown below: thresholds are tuned on dev, scores are of test, in %",
+            "* best on dev, shown below; thresholds are tuned on dev, scores are of test",
             "",
             pairs,
             *_unknown_legend(shown),
@@ -153,7 +153,7 @@ def _mined(shown: Sequence[Result]) -> str:
         else:
             end = ("", *numbers, "", unknown)
         rows.append((data, "-".join(languages), *end))
-    legend = "gold: pairs that are there to be found; unknown: of the language that has more"
+    legend = "in %; gold: pairs to be found; unknown: of the language that has more"
     return f"{table(rows, left=(0, 1), width=WIDTH)}\n{legend}"
 
 
@@ -258,8 +258,8 @@ def _pairs(mixtures: Mapping[str, Sequence[Result]], similarities: Sequence[str]
         [
             f"Split {name.rpartition('/')[2]}, layer {results[0].layer}: P@1 in % of n sentences",
             table(rows, left=(0, 1), width=WIDTH),
-            "→ the first language's sentences search the second's, ← the other way; chance: 1 / n;",
-            "unknown: of the language that has more",
+            "→ the first language's sentences search the second's, ← the other way;",
+            "chance: 1 in n; unknown: of the language that has more",
         ]
     )
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, get_args
 
@@ -23,6 +24,7 @@ from xl_flax.evaluation.results import MACRO, Result, signature
 from xl_flax.models.heads import HEADS
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.pooling import Pooling
+from xl_flax.text_table import WIDTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +243,7 @@ def _report_lengths(spec: DatasetSpec, texts: dict[str, list[np.ndarray]], lengt
         if total := sum(counts.values()):
             listed = ", ".join(f"{language} {n}" for language, n in counts.items() if n)
             share = total / sum(map(len, sizes.values()))
-            print(f"{spec.mixture}: {total:,} {what} ({share:.1%}: {listed})")
+            print(textwrap.fill(f"{spec.mixture}: {total:,} {what} ({share:.1%}: {listed})", WIDTH))
 
 
 def _data_name(specs: Sequence[DatasetSpec]) -> str:

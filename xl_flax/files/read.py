@@ -129,7 +129,7 @@ def read_json_lines(path: str | os.PathLike) -> list[tuple[int, dict[str, Any]]]
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line.decode())
             if not isinstance(value, dict):
                 raise ValueError("no JSON object")
         except (ValueError, RecursionError) as error:
