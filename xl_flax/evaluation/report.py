@@ -55,7 +55,7 @@ def masked_lm(results: Sequence[Result]) -> str:
             f"Masked tokens of {results[0].data}",
             table(rows, width=WIDTH),
             "loss: cross-entropy in nats; accuracy: share of the masked tokens that are found;",
-            "by frequency: what the frequencies of a language's tokens alone reach (unigrams)",
+            "by frequency: what the frequencies of a language's tokens alone reach",
             *_unknown_legend(results),
             results[0].signature,
         ]
