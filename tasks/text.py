@@ -15,16 +15,18 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from xl_flax.data import vocabulary
+from xl_flax.data import long_texts, vocabulary
 from xl_flax.errors import UserError
+from xl_flax.files.read import check_regular
 
 DATA_DIR = "XL_FLAX_DATA_DIR"
 READ_CHUNK = 256  # examples that cross from Python to TensorFlow at once, as one takes 0.4 ms
+LONG_BYTES = 2**14  # texts from here are tokenised in Python
+LINE_BYTES = 2**26  # of a line: more is no line of text
 
 # Corpora name some languages by one of their varieties; results want one name for each.
 _VARIETIES = {"arb": "ara", "cmn": "zho", "pes": "fas", "swh": "swa", "zho-CN": "zho"}
@@ -68,11 +70,16 @@ class RunVocabulary(seqio.Vocabulary):
         return self._vocabulary.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        if isinstance(self._vocabulary, vocabulary.SentencePieceVocabulary):
-            return self._tokenizer().tokenize(s)
+        if not isinstance(self._vocabulary, vocabulary.SentencePieceVocabulary):
+            return self._encode_in_python(s)
+        # In TensorFlow's version the time grows with the square of a run of unknown characters.
+        is_long = tf.reduce_any(tf.strings.length(s) > LONG_BYTES)
+        tokenize = self._tokenizer().tokenize
+        return tf.cond(is_long, lambda: self._encode_in_python(s), lambda: tokenize(s))
 
+    def _encode_in_python(self, s: tf.Tensor) -> tf.Tensor:
         def encode(text: tf.Tensor) -> tf.Tensor:
-            ids = lambda text: np.array(self._encode(text.decode()), np.int32)  # noqa: E731
+            ids = lambda text: long_texts.encode(self._vocabulary, text.decode())  # noqa: E731
             return tf.ensure_shape(tf.numpy_function(ids, [text], tf.int32), [None])
 
         if s.shape.rank == 0:
@@ -119,11 +126,17 @@ def numbered_lines(path: str) -> Iterator[tuple[int, str]]:
     """Yields (number from 1, line without its end) of a UTF-8 file; ends may be LF or CRLF.
 
     Raises:
-      UserError: the file cannot be read, or a line is not UTF-8 text.
+      UserError: the file cannot be read, or a line is too long or no UTF-8 text.
     """
+    check_regular(path)
     try:
         with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES), b""), 1):
+                if len(line) == LINE_BYTES:
+                    raise UserError(
+                        f"{path}, line {number} has more than {LINE_BYTES / 1e6:.0f} million "
+                        "bytes: write one example a line"
+                    )
                 try:
                     line = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
@@ -287,8 +300,7 @@ def data_path(path: str) -> str:
                 f"where {path} is expected"
             )
         path = os.path.join(os.path.abspath(os.environ[DATA_DIR]), path)
-    if not os.path.isfile(path):
-        raise UserError(f"{path} does not exist; relative paths start at {DATA_DIR}")
+    check_regular(path, f"a file of text is expected here; relative paths start at {DATA_DIR}")
     return path
 
 

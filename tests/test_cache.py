@@ -375,7 +375,7 @@ def test_a_killed_build_leaves_nothing_that_looks_complete_and_resumes(project, 
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     one, two = (project.cache.folder(task, "train", Layout(32)) for task in ("one", "two"))
-    partial = two.with_name(".32.partial")
+    partial = two.with_name(f".32.partial-{process.pid}")
     deadline = time.time() + 60
     while not partial.exists():
         assert process.poll() is None and time.time() < deadline

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import gin
 import jax
@@ -22,7 +23,7 @@ from xl_flax.data.manifest import Cache
 from xl_flax.data.mixtures import Mixture, write_mixture
 from xl_flax.data.vocabulary import VOCABULARY_FILE, load_vocabulary
 from xl_flax.errors import UserError
-from xl_flax.evaluation import sentences
+from xl_flax.evaluation import results, sentences
 from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.sentences import SentenceEvaluation
@@ -127,9 +128,9 @@ def command(model_dir, cache):
 
     def run(*flags, path=model_dir, fresh=True):
         paths = [path] if isinstance(path, str) else path
-        for results in (os.path.join(folder, "results.jsonl") for folder in {model_dir, *paths}):
-            if fresh and os.path.exists(results):
-                os.remove(results)
+        for file in (os.path.join(folder, "results.jsonl") for folder in {model_dir, *paths}):
+            if fresh and os.path.exists(file):
+                os.remove(file)
         evaluate.main(
             [
                 f"--gin.MODEL_DIR={path}",
@@ -160,7 +161,7 @@ def rows(model_dir):
 
 
 def test_the_newest_checkpoint_is_evaluated_into_results_and_tables(
-    command, rows, vocabulary, capsys
+    command, rows, vocabulary, model_dir, capsys
 ):
     command()
     (same,) = rows(languages=["one", "same"], metric="p@1", layer=2)
@@ -177,7 +178,9 @@ def test_the_newest_checkpoint_is_evaluated_into_results_and_tables(
     assert 2 < baseline["value"] < losses["one"] + 0.5
 
     text = capsys.readouterr().out
-    assert "chance 2.50%" in text and "unigram accuracy" in text
+    assert "chance 2.50%" in text and "by frequency: what the frequencies" in text
+    lines = [x for x in text.splitlines() if "|version:" not in x and model_dir not in x]
+    assert max(map(len, lines)) <= 80
     assert "sentences longer than 16 tokens were cut" in text
     assert all(r["signature"] in text for r in rows(task="masked_lm"))
 
@@ -202,7 +205,7 @@ def test_every_similarity_is_scored_and_centred_or_projected_ones_are_other_resu
         key = tuple(r["languages"]), r["signature"]
         assert errors[key] == pytest.approx(100 * (1 - r["value"]))
     text = capsys.readouterr().out
-    assert "xSIM error" in text and "csls, searched" in text
+    assert "xSIM error" in text and "csls →" in text
 
 
 def test_a_pivot_is_shown_with_each_other_language(command, rows, capsys):
@@ -215,7 +218,11 @@ def test_a_pivot_is_shown_with_each_other_language(command, rows, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert all("same" in pair or pair == ("macro",) for pair in found)
     head = next(line for line in lines if line.startswith("language") and "csls" in line)
-    assert head.split("  ")[1:] and "csls ← same" in head
+    assert head.split() == [
+        *("language", "cosine", "→", "←"),
+        *("csls", "→", "←", "margin", "→", "←", "unknown"),
+    ]
+    assert any(line.endswith("with same") for line in lines)
     (line,) = [line.split() for line in lines if line.startswith("one ") and "." in line][-1:]
     assert line[3:5] == [f"{100 * found[pair]:.1f}" for pair in (("one", "same"), ("same", "one"))]
 
@@ -236,7 +243,7 @@ def test_several_mixtures_have_a_mean_over_all_of_them(command, rows, capsys):
         (mean,) = rows(similarity="cosine", languages=languages)
         assert mean["value"] == pytest.approx(np.mean([pairs[m] for m in members]))
     text = capsys.readouterr().out
-    assert "same → one" in text and "other → one" in text and macro["signature"] in text
+    assert "same-one" in text and "other-one" in text and macro["signature"] in text
 
 
 def test_a_task_of_parallel_text_is_aligned_by_itself(command, rows):
@@ -285,6 +292,47 @@ def test_a_sweep_skips_what_is_there_unless_told_to_overwrite(command, rows, mon
     assert [os.path.basename(path) for path in loaded] == ["5", "5", "10"]
     assert len(compiled) == 2  # once in each of these two commands
     assert len(rows()) == 2 * count
+
+
+def test_a_copied_run_is_not_evaluated_again(command, rows, model_dir, folder, monkeypatch):
+    flags = ["--gin.SentenceRetrieval.layers=[1]"]
+    command(*flags)
+    copy = str(folder / "copy")
+    shutil.copytree(model_dir, copy)  # its files are younger
+    before = rows(copy)
+    monkeypatch.setattr(Subject, "load", None)
+    command(*flags, path=copy, fresh=False)
+    assert rows(copy) == before
+    assert {r["checkpoint"] for r in before} == {os.path.join("checkpoints", "10")}
+
+
+def test_damaged_results_are_an_error_before_anything_is_computed(command, model_dir, monkeypatch):
+    command("--gin.SentenceRetrieval.layers=[1]")
+    path = os.path.join(model_dir, "results.jsonl")
+    with open(path, "rb") as file:
+        lines = file.read().splitlines(keepends=True)
+    monkeypatch.setattr(Subject, "load", None)
+    for damaged in (b"\xff\n", b"[]\n", lines[3].replace(b'"value": ', b'"value": 1')):
+        with open(path, "wb") as file:
+            file.writelines([*lines[:3], damaged, *lines[4:]])
+        for more in ([], ["--overwrite"]):
+            with pytest.raises(UserError, match="results.jsonl, line 4: .*delete this line"):
+                command("--gin.SentenceRetrieval.layers=[1]", *more, fresh=False)
+    os.remove(path)
+
+
+def test_some_languages_are_evaluated(command, rows):
+    chosen = "['same', 'one']"
+    command(
+        f"--gin.MaskedAccuracy.languages={chosen}",
+        f"--gin.SentenceRetrieval.languages={chosen}",
+        "--gin.SentenceRetrieval.layers=[1]",
+    )
+    named = {language for r in rows() for language in r["languages"]}
+    assert named == {"one", "same", "macro"}
+    assert all("|languages:one,same|" in r["signature"] for r in rows())
+    with pytest.raises(UserError, match="languages = .'tha'.: choose some of all's, one, ot"):
+        command("--gin.MaskedAccuracy.languages=['tha']")
 
 
 def test_several_runs_are_evaluated_as_each_alone(
@@ -375,7 +423,7 @@ def test_a_checkpoint_is_found_by_step_or_by_its_folder(model_dir):
     assert steps(model_dir, "10, 5") == ["5", "10"]
     for path in (model_dir, checkpoints, os.path.join(checkpoints, "5")):
         (checkpoint,) = evaluate.choose_checkpoints(path, "5")
-        assert evaluate.results_path(checkpoint) == os.path.join(model_dir, "results.jsonl")
+        assert results.run_folder(checkpoint) == model_dir
     with pytest.raises(UserError, match="no checkpoint of step 7 .* there are 5, 10"):
         evaluate.choose_checkpoints(model_dir, "7")
     with pytest.raises(UserError, match="no checkpoint under"):

@@ -5,9 +5,11 @@ a published name, as in FacebookAI/xlm-roberta-base, where there is a network) b
 checkpoints; a run's folder, or one of its checkpoints, becomes a folder for Transformers. Families:
 BERT, RoBERTa and XLM-R (also XL and XXL), XLM, ModernBERT and mmBERT, EuroBERT.
 
-    --inspect   print what a folder of either kind holds, and convert nothing
+    --inspect   print what a folder of either kind holds, and convert nothing; --inspect=all also
+                prints each tensor
     --verify    run both models on random ids and on text and print the largest differences; where
-                the target exists already, only that
+                the target exists already, only that. Ends with status 1 where they are more than
+                what rounding makes
 
 A converted checkpoint is trained further with its own `model.gin`, evaluated as any other, and
 converted back.
@@ -18,8 +20,8 @@ import dataclasses
 import importlib
 import math
 import os
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+import traceback
+from collections.abc import Collection, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -32,16 +34,16 @@ from xl_flax.checkpoints.load import (
     complete_checkpoints,
     read_description,
     unflatten,
-    vocabulary_path,
 )
+from xl_flax.checkpoints.manager import first_line
 from xl_flax.checkpoints.save import save_checkpoint
-from xl_flax.converters import families, hub, read, sentence_transformers, tokenizer, write
+from xl_flax.converters import families, hub, read, sentence_transformers, summary, tokenizer, write
 from xl_flax.converters.folders import new_folder
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
 from xl_flax.errors import UserError
+from xl_flax.files.read import read_bytes, read_text
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import MLM_HEAD
-from xl_flax.text_table import table
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 FORMATS = ("huggingface", "sentence-transformers")
@@ -56,11 +58,18 @@ def main(argv: Sequence[str]) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise UserError(f"--module_import={module}: {error}: is it on PYTHONPATH?") from error
+        except (Exception, SystemExit) as error:  # whatever a module does while it is imported
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"--module_import={module}: {last.filename}, line {last.lineno}: "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
     logging.set_verbosity(logging.ERROR)  # Orbax warns of how `save_checkpoint` means it to be
     ours = complete_checkpoints(args.source) if os.path.exists(args.source) else []
     source = ours[-1] if ours else _foreign(args.source)
     if args.inspect:
-        print(inspect_ours(source) if ours else inspect_theirs(source, args.tokenizer))
+        whole = args.inspect == "all"
+        print(summary.of_ours(source, whole) if ours else _inspect(source, args.tokenizer, whole))
         return
     if not args.target:
         raise UserError("--target=FOLDER: where to?")
@@ -75,7 +84,11 @@ def main(argv: Sequence[str]) -> None:
         from xl_flax.converters.verify import TEXTS, verify
 
         checkpoint, folder = (source, args.target) if ours else (args.target, source)
-        print(verify(checkpoint, folder, _lines(args.text) if args.text else [*TEXTS.values()]))
+        texts = _lines(args.text) if args.text else [*TEXTS.values()]
+        shown, differences = verify(checkpoint, folder, texts)
+        print(shown)
+        if differences:
+            raise UserError(f"{checkpoint} and {folder} differ: {'; '.join(differences)}")
 
 
 def to_ours(source: str, args: argparse.Namespace) -> None:
@@ -126,76 +139,13 @@ def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
         print(f"note: {note}")
 
 
-def inspect_theirs(source: str, tokenizer_file: str | None = None) -> str:
-    """What a folder of Hugging Face holds, as text."""
+def _inspect(source: str, tokenizer_file: str | None, whole: bool) -> str:
     model, heads, _ = _open(source)
-    rows = [("tensor", "shape", "dtype", "our parameter")]
-    places = {place.theirs: place.ours for place in model.places}
-    for name, tensor in model.tensors.items():
-        shape = "×".join(map(str, tensor.shape)) or "scalar"
-        rows.append((name, shape, str(tensor.dtype), places.get(name, "left out")))
-    description = read.describe(model, "", heads)
     try:
         vocabulary = _vocabulary(model, tokenizer_file)
     except UserError as error:
         vocabulary = error  # the rest is worth seeing all the same
-    size = _size(model.shapes.values(), (model.tensors[p.theirs].dtype for p in model.places))
-    return _summary(model.config["model_type"], description, vocabulary, size, rows)
-
-
-def inspect_ours(checkpoint: str) -> str:
-    """What one of our checkpoints holds, as text."""
-    description = read_description(checkpoint)
-    rows = [("parameter", "shape", "dtype")]
-    stored = write.stored_layout(checkpoint, description)
-    for path, leaf in stored.items():
-        rows.append((path, "×".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype)))
-    vocabulary = load_vocabulary(vocabulary_path(checkpoint))
-    kept = {n: s for n, s in description.heads.items() if n in families.HEADS}
-    try:
-        family = families.for_encoder(description.encoder, kept)[0].MODEL_TYPES[0]
-    except UserError as error:
-        family = f"none of Hugging Face ({error})"
-    size = _size((x.shape for x in stored.values()), (x.dtype for x in stored.values()))
-    return _summary(family, description, vocabulary, size, rows)
-
-
-def _summary(
-    family: str,
-    description: Description,
-    vocabulary: Vocabulary | UserError,
-    size: str,
-    rows: Sequence[tuple[str, ...]],
-) -> str:
-    encoder = description.encoder
-    heads = ", ".join(
-        f"{name} ({len(s['labels'])} labels)" if "labels" in s else name
-        for name, s in description.heads.items()
-    )
-    facts = {
-        "family": family,
-        "parameters": size,
-        "layers": f"{encoder.num_layers} of width {encoder.width}, {encoder.num_heads} heads"
-        + (f" ({encoder.kv_heads} of keys)" if encoder.num_kv_heads else ""),
-        "longest input": f"{encoder.max_positions:,} tokens",
-        "heads": heads or "none",
-        "languages": ", ".join(description.all_languages) or "not named",
-    }
-    if isinstance(vocabulary, UserError):
-        facts["vocabulary"] = f"none: {vocabulary}"
-    else:
-        facts["vocabulary"] = (
-            f"{vocabulary.size:,} pieces, {encoder.vocab_size:,} rows of the table"
-        )
-        special = vars(vocabulary.special).items()
-        facts["special tokens"] = ", ".join(f"{k} {vocabulary.piece(i)} = {i}" for k, i in special)
-    width = max(map(len, facts))
-    lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
-    return "\n".join([*lines, "", table(rows)])
-
-
-def _size(shapes: Iterable[tuple[int, ...]], dtypes: Iterable[Any]) -> str:
-    return f"{sum(map(math.prod, shapes)):,} of {', '.join(sorted(set(map(str, dtypes))))}"
+    return summary.of_theirs(model, heads, vocabulary, whole)
 
 
 def _open(source: str):
@@ -229,8 +179,7 @@ def _original_description(model: read.HuggingFaceModel, description: Description
     path = os.path.join(model.folder, write.DESCRIPTION)
     if not os.path.exists(path):
         return description
-    with open(path, "rb") as file:
-        before = Description.from_json(file.read(), path)
+    before = Description.from_json(read_bytes(path), path)
     changed = families.differences(before.encoder, description.encoder)
     if changed or before.vocabulary != description.vocabulary or before.heads != description.heads:
         return description
@@ -288,18 +237,15 @@ def _foreign(source: str) -> str:
 
 
 def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.strip() for line in file]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--text={path} cannot be read as UTF-8: {error}") from error
+    lines = [line.strip() for line in read_text(path, "--text names a text file").splitlines()]
     if not any(lines):
         raise UserError(f"--text={path} has no text")
     return [line for line in lines if line]
 
 
 def _progress(total: int, what: str) -> tqdm:
-    return tqdm(total=total, unit="B", unit_scale=True, desc=what, mininterval=1.0)
+    """A bar, on terminals only."""
+    return tqdm(total=total, unit="B", unit_scale=True, desc=what, mininterval=1.0, disable=None)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -315,7 +261,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights written [as they are]")
     parser.add_argument("--shard_gb", type=float, default=5.0, help="most GB of one file [5]")
     parser.add_argument("--tokenizer", metavar="FILE", help="a vocabulary, instead of the source's")
-    parser.add_argument("--inspect", action="store_true", help="print what the source holds")
+    parser.add_argument(
+        "--inspect",
+        nargs="?",
+        const="summary",
+        choices=("summary", "all"),
+        help="print what the source holds; all: with each tensor",
+    )
     parser.add_argument("--verify", action="store_true", help="compare source and target")
     parser.add_argument(
         "--module_import",

@@ -5,7 +5,8 @@ Runs the evaluations that Gin names (`EvaluateConfig.evaluations`, see `xl_flax.
 one checkpoint; or a list of these, whose checkpoints must have one vocabulary. `--checkpoint` takes
 others of each, or all of them. Prints tables and adds every number to `results.jsonl` in the run's
 folder, with the signature that says how it was measured; numbers that are there already are shown,
-not computed again, unless `--overwrite` is given.
+not computed again, unless `--overwrite` is given. Tables too long for a console are written to
+`tables/STEP.txt` there.
 
 Examples:
   python -m xl_flax.evaluate --gin_file=gin/runs/quickstart.gin --checkpoint=all
@@ -34,9 +35,10 @@ from xl_flax.data.prepare import prepare
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
-from xl_flax.evaluation.base import Subject, checkpoint_source
+from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.context import Context
+from xl_flax.files.write import write_atomically
 from xl_flax.parallel import distributed
 from xl_flax.parallel.mesh import make_partitioning
 
@@ -69,13 +71,6 @@ def choose_checkpoints(path: str, which: str) -> list[str]:
     return [by_step[step] for step in sorted(steps, key=int)]
 
 
-def results_path(checkpoint: str) -> str:
-    """Where results go: the run's folder, or a lone checkpoint's own."""
-    parent = os.path.dirname(checkpoint)
-    folder = os.path.dirname(parent) if os.path.basename(parent) == "checkpoints" else checkpoint
-    return os.path.join(folder, results_lib.FILE)
-
-
 def evaluate(
     config: EvaluateConfig,
     which: str = "latest",
@@ -106,13 +101,16 @@ def evaluate(
     for checkpoint in checkpoints:
         description = read_description(checkpoint)
         planned = [(e, e.signatures(description, context)) for e in config.evaluations]
-        source, path = checkpoint_source(checkpoint, description.step), results_path(checkpoint)
+        folder = results_lib.run_folder(checkpoint)
+        source = results_lib.checkpoint_source(checkpoint, description.step)
+        path = os.path.join(folder, results_lib.FILE)
         say(f"\n{checkpoint}: step {description.step:,}")
-        subject = None
+        subject, details = None, []
+        there = results_lib.read(path, description.step)
+        done = set() if overwrite else results_lib.done(there, source)
         for evaluation, signatures in planned:
-            rows = [] if overwrite else results_lib.read(path)
-            if set(signatures) <= results_lib.done(rows, source):
-                rows = [row for row in rows if results_lib.same(row, source)]
+            if set(signatures) <= done:
+                rows = [row for row in there if results_lib.same(row, source)]
                 results = results_lib.from_rows(rows, signatures)
                 say(f"\nFrom {path} (--overwrite computes it again):", end="")
             else:
@@ -121,6 +119,11 @@ def evaluate(
                 if main_process:
                     results_lib.write(path, source, results)
             say(f"\n{evaluation.table(results)}")
+            details += filter(None, [evaluation.details(results)])
+        if details and main_process:
+            tables = os.path.join(folder, "tables", f"{description.step}.txt")
+            write_atomically(tables, "\n\n\n".join(details) + "\n")
+            say(f"\nlong tables: {tables}")
         say(f"\nresults: {path}")
 
 

@@ -60,6 +60,7 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 Rate = Annotated[float, Interval(gt=0, lt=1)]
 Name = Annotated[str, Len(1)]
+Names = Annotated[Sequence[Name], Len(1), doc("a list of names, as in ['deu', 'eng']")]
 LocalPath = Annotated[str, Len(1), Predicate(is_local), doc(LOCAL)]
 Pattern = Annotated[str, Predicate(_is_pattern), doc("a regular expression")]
 LayerNumber = Annotated[

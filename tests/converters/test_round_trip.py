@@ -140,35 +140,87 @@ def test_bfloat16_stays_and_can_be_asked_for(saved, tmp_path):
     assert json.load(open(tmp_path / "back" / "config.json"))["dtype"] == "bfloat16"
 
 
+def gaps(text):
+    """(input, what) -> the largest difference, of what `--verify` printed."""
+    lines = [line.split() for line in text.splitlines()]
+    return {(x[0], x[2]): float(x[-2]) for x in lines if x[0:1] in (["text"], ["random"])}
+
+
 def test_verify_prints_the_largest_differences(saved, tmp_path, capsys):
     ours = run(saved("modernbert"), tmp_path / "ours", "--verify")
-    lines = capsys.readouterr().out.splitlines()
-    gaps = [float(line.split()[-1]) for line in lines if line.split()[-2:-1] == ["logits"]]
-    assert len(gaps) == 2 and max(gaps) < 1e-4
+    shown = capsys.readouterr().out
+    found = gaps(shown)
+    assert found["random", "logits"] < 1e-4 and found["text", "logits"] < 1e-4
+    assert found["text", "tokenization:"] == 0 and "at most: what rounding makes" in shown
+    assert max(map(len, shown.splitlines())) <= max(80, len(f"wrote {ours}"))
     # Both are there: nothing is written.
     text = tmp_path / "text"
     flags = [f"--source={ours}", f"--target={saved('modernbert')}", "--verify", f"--text={text}"]
     text.write_text("".join(f"{'abc ' * n}\n\n" for n in range(1, 20)))  # more than a batch
     convert.main(flags)
-    out = capsys.readouterr().out.splitlines()
-    (gap,) = [float(x.split()[-1]) for x in out if x.split()[:3] == ["text", "19", "logits"]]
-    assert gap < 1e-4
+    out = capsys.readouterr().out
+    assert gaps(out)["text", "logits"] < 1e-4 and "text           19" in out
     text.write_text("\n \n")
     with pytest.raises(UserError, match="text has no text"):
         convert.main(flags)
+    text.write_bytes(b"\xff")
+    with pytest.raises(UserError, match="text is not UTF-8 text .line 1.: --text names a text"):
+        convert.main(flags)
+
+
+def test_verify_fails_where_models_or_tokenizers_differ(saved, folder, tmp_path, capsys):
+    ours = run(saved("bert"), tmp_path / "ours")
+    flags = [f"--source={ours}", "--verify"]
+    changed = weights(saved("bert"))["bert.embeddings.word_embeddings.weight"].copy()
+    changed[7] += 1
+    bad = folder(**{"bert.embeddings.word_embeddings.weight": changed})
+    with pytest.raises(UserError, match="ours and .*bad differ: random, hidden .*; text, hidden"):
+        convert.main([*flags, f"--target={bad}"])
+    capsys.readouterr()
+    os.remove(bad / "tokenizer.json")
+    with pytest.raises(UserError, match="differ: random"):
+        convert.main([*flags, f"--target={bad}"])
+    out = capsys.readouterr().out
+    assert "tokenization is not compared" in out and "bad has none of tokenizer.json, sent" in out
+    tensors.write_folder(str(bad), tensors.open_folder(saved("bert")), 1 << 30, lambda _: None)
+    convert.main([*flags, f"--target={bad}"])  # the tokenizer alone is no difference
+    text = json.load(open(f"{saved('bert')}/tokenizer.json"))
+    vocabulary = text["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (bad / "tokenizer.json").write_text(json.dumps(text))
+    with pytest.raises(UserError, match="differ: text, tokenization: sentences [1-9]"):
+        convert.main([*flags, f"--target={bad}"])
+
+
+def test_rounded_weights_are_no_difference(saved, tmp_path, capsys):
+    half = run(saved("bert"), tmp_path / "half", "--dtype=bfloat16", "--verify")
+    assert gaps(capsys.readouterr().out)["random", "logits"] > 1e-4
+    assert half
 
 
 def test_inspect_prints_both_kinds(saved, tmp_path, capsys):
-    convert.main([f"--source={saved('eurobert')}", "--inspect"])
-    theirs = capsys.readouterr().out
+    def inspect(source, *flags):
+        convert.main([f"--source={source}", *(flags or ["--inspect"])])
+        return capsys.readouterr().out
+
     ours = run(saved("eurobert"), tmp_path / "ours")
-    convert.main([f"--source={ours}", "--inspect"])
-    mine = capsys.readouterr().out
+    capsys.readouterr()
+    for source in (saved("eurobert"), ours):
+        text, whole = inspect(source), inspect(source, "--inspect=all")
+        assert "eurobert" in text and "pad <pad> = 1" in text and "encoder/layers " in text
+        assert "tensors: --inspect=all shows each of them" in text and "layers/up" not in text
+        assert max(map(len, text.splitlines())) <= 80 and len(text.splitlines()) < 20
+        assert "encoder/layers/up" in whole
     os.remove(f"{saved('eurobert', 'Model')}/tokenizer.json")
-    convert.main([f"--source={saved('eurobert', 'Model')}", "--inspect"])
-    assert "none: " in capsys.readouterr().out
-    for text in (theirs, mine):
-        assert "eurobert" in text and "pad <pad> = 1" in text and "encoder/layers/up" in text
+    assert "none: " in inspect(saved("eurobert", "Model"))
+
+
+def test_a_pooler_that_is_not_there_is_said(saved, tmp_path, capsys):
+    for head, said in (("ForMaskedLM", True), ("Model", False)):
+        ours = run(saved("bert", head), tmp_path / f"ours{head}")
+        run(ours, tmp_path / f"back{head}")
+        assert ("no pooler is there" in capsys.readouterr().out) == said
+        assert ("no pooler" in (tmp_path / f"back{head}" / "README.md").read_text()) == said
 
 
 # ---- Bad input: one error, and nothing under the target's name.
@@ -328,6 +380,31 @@ def test_a_vocabulary_of_another_model_is_refused(saved, zoo, tmp_path, monkeypa
 @pytest.mark.parametrize("name", ["nowhere/at/all", "./nothing"])
 def test_a_source_that_is_not_there_is_named(tmp_path, name):
     refused(name, tmp_path, f"{name} does not exist")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "model.safetensors", "xl_flax.json"]
+)
+def test_what_is_no_file_is_named(folder, tmp_path, name):
+    bad = folder()
+    (bad / name).unlink(missing_ok=True)
+    os.mkfifo(bad / name)
+    refused(bad, tmp_path, f"{name} is no regular file")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"[1, 2]", b"\xff\xfe", b""])
+def test_a_tokenizer_that_is_none_is_named(folder, tmp_path, content):
+    bad = folder()
+    (bad / "tokenizer.json").write_bytes(content)
+    refused(bad, tmp_path, "tokenizer.json is no tokenizer.json: it holds no JSON object; fetch")
+
+
+@pytest.mark.parametrize("code, said", [("1 / 0", "ZeroDiv"), ("raise SystemExit(0)", "SystemE")])
+def test_a_module_that_fails_while_it_is_imported_is_named(tmp_path, monkeypatch, code, said):
+    (tmp_path / "broken_family.py").write_text(f"import os\n{code}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=f"broken_family: .*broken_family.py, line 2: {said}"):
+        convert.main(["--source=x", "--inspect", "--module_import=broken_family"])
 
 
 def test_a_folder_of_neither_kind_is_named(tmp_path):

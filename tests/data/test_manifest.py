@@ -49,7 +49,7 @@ def edit(folder, change):
 def test_a_damaged_manifest_is_an_error_that_names_it(cached, tiny_vocabulary, change, opened):
     cache, folder = cached
     edit(folder, change)
-    with pytest.raises(UserError, match=r"xx/train/16/manifest.json is damaged: run `python -m"):
+    with pytest.raises(UserError, match=r"xx/train/16/manifest.json is damaged .*: run `python -m"):
         opened(Rows("xx", 16), cache, 0, tiny_vocabulary)
 
 
@@ -71,7 +71,7 @@ def test_damaged_unigrams_are_an_error(cached):
     _, folder = cached
     (folder / "unigrams.npz").write_bytes(b"PK nonsense")
     with pytest.raises(UserError, match="unigrams.npz is damaged"):
-        read_unigrams(folder)
+        read_unigrams(folder, read_manifest(folder), 0)
 
 
 def test_another_format_is_stale_and_not_an_error(cached):
@@ -162,7 +162,7 @@ def test_functions_are_described_with_what_is_bound_to_them():
 def test_an_unwritable_folder_and_bad_options_are_errors(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(UserError, match=r"cannot write to Cache.directory"),
+        pytest.raises(UserError, match=r"cannot write to \S*file \(File exists"),
         locked(Cache(str(tmp_path / "file"), ["m"])),
     ):
         pass

@@ -13,6 +13,7 @@ from xl_flax.data.records import (
 )
 from xl_flax.errors import UserError
 
+MARK = 2**32 - 5  # and the rows' checksums begin anew at 0
 ROW = [
     Part((np.array([0, 7, 8, 2]),), 4),
     Part((np.array([0, 9, 2]),), 3, Piece(example=70_000, index=3, count=5)),
@@ -41,14 +42,14 @@ def test_decoded_rows_mark_segments_and_positions():
 def shards(tmp_path, monkeypatch):
     monkeypatch.setattr("xl_flax.data.records.SHARD_BYTES", 1000)
     records = (encode_row([Part((np.full(100, i),), 100)], ids_dtype(100)) for i in range(10))
-    return tmp_path, write_shards(tmp_path, records)
+    return tmp_path, write_shards(tmp_path, records, MARK)
 
 
 def test_shards_are_read_as_one(shards):
     folder, written = shards
     assert [s.rows for s in written] == [5, 5]
     assert written[0].name == "rows-00000-of-00002.arrayrecord"
-    source = RowSource(folder, written, tag=3)
+    source = RowSource(folder, written, MARK, tag=3)
     assert len(source) == 10
     tags, records = zip(*(source[i] for i in range(10)), strict=True)
     assert set(tags) == {3}
@@ -76,7 +77,22 @@ def test_flipped_bits_are_an_error_and_never_a_wrong_row(shards):
     data[at] ^= 1
     path.write_bytes(data)
     check_shards(folder, written)  # the size is the same
-    source = RowSource(folder, written)
+    source = RowSource(folder, written, MARK)
     source[6]
-    with pytest.raises(UserError, match=r"rows-00001-of-00002.arrayrecord: cannot read row 7"):
+    with pytest.raises(UserError, match=r"rows-00001-of-00002.arrayrecord: row 7 cannot be read"):
         source[7]
+
+
+def test_rows_of_another_place_or_split_are_an_error(shards, tmp_path):
+    folder, written = shards
+    with pytest.raises(UserError, match="row 3 is not what was written: run `python -m xl_flax"):
+        RowSource(folder, written, MARK + 1)[3]
+    paths = [folder / shard.name for shard in written]
+    paths[0].rename(tmp_path / "first")
+    paths[1].rename(paths[0])
+    (tmp_path / "first").rename(paths[1])
+    check_shards(folder, written)  # both have the same size
+    source = RowSource(folder, written, MARK)
+    for index in range(10):
+        with pytest.raises(UserError, match=f"row {index} is not what was written"):
+            source[index]

@@ -136,6 +136,8 @@ def test_the_threshold_is_tuned_on_dev_only():
 
 
 class FakeContext:
+    vocabulary = types.SimpleNamespace(special=types.SimpleNamespace(unk=3))
+
     def __init__(self, examples):
         self.examples = examples
 
@@ -170,6 +172,7 @@ def test_a_pivot_chooses_pairs():
     three = {name: sentences(100, i) for i, name in enumerate(("deu", "eng", "fra"))}
     assert list(collections(three, pivot="eng")) == [("deu", "eng"), ("eng", "fra")]
     assert len(collections(three)) == 3
+    assert list(collections(three, languages=["fra", "deu"])) == [("deu", "fra")]
     with pytest.raises(UserError, match="'spa' is no language of m: deu, eng, fra"):
         collections(three, pivot="spa")
 

@@ -1,12 +1,15 @@
 import dataclasses
+import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 
 from xl_flax.errors import UserError
-from xl_flax.evaluation import report, results
+from xl_flax.evaluation import results
 from xl_flax.evaluation.base import Evaluation
-from xl_flax.evaluation.results import MACRO, Result, Source, signature
+from xl_flax.evaluation.results import Result, Source, signature
 
 
 def result(value, sign="s", languages=("deu",), metric="loss", **more):
@@ -14,137 +17,117 @@ def result(value, sign="s", languages=("deu",), metric="loss", **more):
 
 
 def test_results_are_appended_and_replaced_by_checkpoint_and_signature(tmp_path):
-    path, first, second = str(tmp_path / "r.jsonl"), Source("/run/5", 5), Source("/run/10", 10)
+    path = str(tmp_path / "r.jsonl")
+    first, second = Source("checkpoints/5", 5, id="a"), Source("checkpoints/10", 10, id="b")
     results.write(path, first, [result(1.0), result(2.0, "other")])
     results.write(path, second, [result(3.0)])
     results.write(path, first, [result(4.0)])
     rows = results.read(path)
-    assert [(r["step"], r["signature"], r["value"]) for r in rows] == [
+    assert [(r.step, r.signature, r.value) for r in rows] == [
         (5, "other", 2.0), (10, "s", 3.0), (5, "s", 4.0),
     ]  # fmt: skip
-    assert {"checkpoint", "version", "n", "layer", "pooling"} <= rows[0].keys()
     assert results.done(rows, first) == {"s", "other"}
-    assert results.done(rows, Source("/moved/10", 10)) == {"s"}
+    assert results.done(rows, second) == {"s"}
+    assert not results.done(rows, Source("checkpoints/10", 10, id="of another training"))
 
 
 def test_results_come_back_as_they_were(tmp_path):
     path, given = str(tmp_path / "r.jsonl"), [result(1.5, layer=3, pooling="mean"), result(2.5)]
-    results.write(path, Source("/run/5", 5), given)
+    results.write(path, Source("checkpoints/5", 5, id="a"), given)
     assert results.from_rows(results.read(path), {"s"}) == given
 
 
 def test_numpy_scalars_are_written_as_numbers(tmp_path):
     path = str(tmp_path / "r.jsonl")
     given = [dataclasses.replace(result(np.float32(0.5)), n=np.int64(7))]
-    results.write(path, Source("/run/5", 5), given)
-    assert results.read(path)[0].items() >= {"value": 0.5, "n": 7}.items()
+    results.write(path, Source("checkpoints/5", 5, id="a"), given)
+    assert vars(results.read(path)[0]).items() >= {"value": 0.5, "n": 7}.items()
     assert type(Evaluation().scalars(given)["eval/m/loss/deu"]) is float
 
 
-def test_a_line_cut_off_by_a_kill_is_dropped_and_a_damaged_one_is_an_error(tmp_path):
+@pytest.fixture
+def written(tmp_path):
+    """A file of two measurements, the first of them of two lines."""
     path = tmp_path / "r.jsonl"
-    path.write_text('{"value": 1}\n{"val')
-    assert results.read(str(path)) == [{"value": 1}]
-    path.write_text('{"val\n{"value": 1}\n')
-    with pytest.raises(UserError, match="line 1"):
-        results.read(str(path))
+    given = [result(1.5), result(2.5, languages=("eng",)), result(3.5, "t")]
+    results.write(str(path), Source("checkpoints/5", 5, id="a"), given)
+    return path
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda lines: [lines[0].replace(b"1.5", b"1.6"), *lines[1:]], "line 1: is not what was"),
+        (lambda lines: [lines[0].replace(b'"crc"', b'"crd"'), *lines[1:]], "line 1: is not what"),
+        (lambda lines: [lines[0], b'{"val\n', *lines[1:]], "line 2: .*delete this line"),
+        (lambda lines: [lines[0], b"[1, 2]\n", *lines[1:]], "line 2: no JSON object"),
+        (lambda lines: [b"\xff\xfe\n", *lines], "line 1: .*utf-8.*delete this line"),
+        (lambda lines: [*lines, b'{"task": "x"}\n'], "line 4: .*Field required; delete this line"),
+        (lambda lines: [b'{"step": []}\n'], "line 1: .*; delete this line"),
+    ],
+)
+def test_a_damaged_line_is_named(written, damage, message):
+    written.write_bytes(b"".join(damage(written.read_bytes().splitlines(keepends=True))))
+    for call in (results.read, lambda path: results.write(path, Source("x", 6), [result(1.0)])):
+        with pytest.raises(UserError, match=f"r.jsonl, {message}"):
+            call(str(written))
+
+
+@pytest.mark.parametrize("cut", [1, 200])
+def test_a_measurement_of_which_lines_are_missing_is_left_out_and_said(written, cut, capsys):
+    lines = written.read_bytes().splitlines(keepends=True)
+    written.write_bytes(b"".join([lines[2], lines[0], lines[1][:-cut]]))
+    if cut == 1:  # only the newline is gone
+        assert len(results.read(str(written))) == 3
+        return
+    assert [r.value for r in results.read(str(written))] == [3.5]
+    assert "lines are missing, left out is step 5, s" in capsys.readouterr().err
+    assert not results.done(results.read(str(written), 5), Source("", 5, id="a")) & {"s"}
+    results.write(str(written), Source("checkpoints/5", 5, id="a"), [result(9.0)])
+    assert [r.value for r in results.read(str(written))] == [3.5, 9.0]
+
+
+def test_lines_that_stand_there_twice_count_once(written):
+    before = results.read(str(written))
+    written.write_bytes(2 * written.read_bytes())
+    assert results.read(str(written)) == before
+
+
+def test_lines_of_an_older_version_are_read(written):
+    line = dataclasses.asdict(result(1.0)) | {"checkpoint": "/run/5", "step": 5, "saved": 17}
+    written.write_text(json.dumps(line) + "\n")
+    (row,) = results.read(str(written))
+    assert (row.value, row.id, row.lines) == (1.0, None, None)
+    assert not results.done([row], Source("checkpoints/5", 5, id="a"))
+
+
+def test_what_is_no_file_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "fifo", "is no regular file")):
+        with pytest.raises(UserError, match=message):
+            results.read(str(path))
+    assert results.read(str(tmp_path / "none")) == []
+
+
+def test_a_copied_folder_is_the_same_and_another_training_is_not(tmp_path):
+    def save(run, content):
+        folder = tmp_path / run / "checkpoints" / "5"
+        (folder / "params").mkdir(parents=True)
+        (folder / "params" / "array").write_bytes(content)
+        return str(folder)
+
+    first, other = save("a", b"1"), save("b", b"2")
+    source = results.checkpoint_source(first, 5)
+    assert source.checkpoint == os.path.join("checkpoints", "5")
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    assert results.checkpoint_source(str(tmp_path / "copy" / "checkpoints" / "5"), 5) == source
+    assert results.checkpoint_source(other, 5) != source
+    # What a checkpoint says of its files says the same.
+    sums = {"params/array": "83dcefb7", "model/model.json": "0"}
+    (tmp_path / "a" / "checkpoints" / "5" / "checksums.json").write_text(json.dumps(sums))
+    assert results.checkpoint_source(first, 5) == source
 
 
 def test_a_signature_says_how(monkeypatch):
     monkeypatch.setattr(results.xl_flax, "__version__", "9")
     assert signature("retrieval", layer=8, k=4) == "retrieval|layer:8|k:4|version:9"
-
-
-def retrieval_results(data, pairs, layer, n=100, similarity="cosine"):
-    rest = {
-        "task": "retrieval", "data": data, "metric": "p@1", "layer": layer, "pooling": "mean",
-        "signature": f"sign {data} {layer} {similarity}", "similarity": similarity,
-    }  # fmt: skip
-    made = [Result(languages=pair, value=value, n=n, **rest) for pair, value in pairs.items()]
-    groups = {}
-    for (query, searched), value in pairs.items():
-        for group in ((MACRO,), (query, MACRO), (MACRO, searched)):
-            groups.setdefault(group, []).append(value)
-    return made + [
-        Result(languages=group, value=sum(values) / len(values), n=len(values), **rest)
-        for group, values in groups.items()
-    ]
-
-
-def cells(text):
-    return [line.split() for line in text.splitlines()]
-
-
-def test_the_matrix_shows_queries_down_and_searched_languages_across_in_the_best_layer():
-    pairs = {("a", "b"): 0.25, ("b", "a"): 0.75}
-    low = {pair: value / 10 for pair, value in pairs.items()}
-    text = report.retrieval(
-        retrieval_results("m/test", low, 0) + retrieval_results("m/test", pairs, 2)
-    )
-    found = cells(text)
-    assert ["layer", "0", "2*"] in found and ["P@1,", "cosine", "5.0%", "50.0%"] in found
-    assert ["a", "·", "25.0", "25.0"] in found and ["b", "75.0", "·", "75.0"] in found
-    assert "chance 1.00%" in text and "sign m/test 2 cosine" in text
-
-
-def test_other_similarities_are_shown_by_language_beside_the_first():
-    pairs = {("a", "b"): 0.25, ("b", "a"): 0.75}
-    better = {("a", "b"): 0.5, ("b", "a"): 0.9}
-    text = report.retrieval(
-        retrieval_results("m/test", pairs, 2)
-        + retrieval_results("m/test", better, 2, similarity="margin")
-    )
-    found = cells(text)
-    assert ["P@1,", "margin", "70.0%"] in found and ["xSIM", "error", "30.0%"] in found
-    assert ["a", "25.0", "75.0", "50.0", "90.0"] in found
-    assert ["macro", "50.0", "50.0", "70.0", "70.0"] in found
-    assert "sign m/test 2 margin" in text
-
-
-def test_mixtures_of_pairs_become_one_line_each_with_the_shared_language_second():
-    text = report.retrieval(
-        retrieval_results("t_spa/test", {("eng", "spa"): 0.7, ("spa", "eng"): 0.5}, 1)
-        + retrieval_results("t_amh/test", {("amh", "eng"): 0.1, ("eng", "amh"): 0.3}, 1, n=50)
-        + retrieval_results("both", {("eng", "amh"): 0.3, ("eng", "spa"): 0.7}, 1)[2:]
-    )
-    found = cells(text)
-    assert ["mixture", "pair", "sentences", "cosine", "→", "cosine", "←", "chance"] in found
-    assert ["t_spa/test", "spa", "→", "eng", "100", "50.0", "70.0", "1.00"] in found
-    assert ["t_amh/test", "amh", "→", "eng", "50", "10.0", "30.0", "2.00"] in found
-    assert ["macro", "30.0", "50.0"] in found
-    assert "chance at most 2.00%" in text and "sign both 1 cosine" in text
-
-
-def test_the_mining_table_takes_the_layer_that_is_best_on_dev():
-    results = []
-    for layer, dev, test in ((0, 0.3, 0.9), (1, 0.6, 0.5)):
-        for languages in (("deu", "eng"), (MACRO,)):
-            values = {
-                "precision": 0.4,
-                "recall": 0.7,
-                "f1": test,
-                "dev_f1": dev,
-                "threshold": 1.0625,
-            }
-            results += [
-                Result("mining", "m/test", languages, metric, value, 120, f"sign {layer}", layer)
-                for metric, value in values.items()
-                if languages != (MACRO,) or metric != "threshold"
-            ]
-    text = report.mining(results)
-    found = cells(text)
-    assert ["layer", "0", "1*"] in found and ["F1", "on", "test", "90.0", "50.0"] in found
-    assert ["m/test", "deu-eng", "120", "40.0", "70.0", "50.0", "1.062"] in found
-    assert ["m/test", "macro", "40.0", "70.0", "50.0"] in found
-    assert text.endswith("sign 1")
-
-
-def test_the_masked_table_sets_the_model_beside_the_baseline():
-    values = {"loss": 2.0, "accuracy": 0.5, "unigram_loss": 6.0, "unigram_accuracy": 0.07}
-    found = [
-        result(value, languages=(language,), metric=metric)
-        for language in ("deu", MACRO)
-        for metric, value in values.items()
-    ]
-    cells = [line.split() for line in report.masked_lm(found).splitlines()]
-    assert ["deu", "2.000", "6.000", "50.0%", "7.0%", "10"] in cells

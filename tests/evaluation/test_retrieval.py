@@ -92,9 +92,16 @@ def test_similarities_are_a_list_of_known_ones(description, similarity):
         SentenceRetrieval("m", similarity=similarity).signatures(description, context())
 
 
+SPECIAL = SpecialIds(pad=1, unk=3, cls=0, sep=2, mask=49)
+
+
 def context(n=20, languages=("deu", "eng")):
-    examples = {language: [np.arange(5)] * n for language in languages}
-    return types.SimpleNamespace(aligned=lambda spec: examples)
+    """Of `n` sentences of five pieces; one in five is unknown in the last language."""
+    sentences = {x: [np.arange(5) + 4 * (x != languages[-1])] * n for x in languages}
+    vocabulary = types.SimpleNamespace(size=50, special=SPECIAL)
+    made = Context({}, vocabulary, None)
+    made.aligned = lambda spec: sentences
+    return made
 
 
 def test_signatures_differ_where_any_setting_does(description):
@@ -102,7 +109,7 @@ def test_signatures_differ_where_any_setting_does(description):
         {}, {"mixture": "other"}, {"mixture": ["m", "other"]}, {"mixture": ["m", "another"]},
         {"split": "validation"}, {"layers": [2]}, {"pooling": "cls"}, {"head": "translation"},
         {"center": True}, {"length": 32}, {"similarity": ["csls"]}, {"similarity": ["margin"]},
-        {"pivot": "eng"},
+        {"pivot": "eng"}, {"languages": ["deu", "eng"]},
     ]  # fmt: skip
     made = [
         SentenceRetrieval(**{"mixture": "m", "layers": [4]} | changed).signatures(
@@ -124,6 +131,31 @@ def test_a_signature_says_how(description):
         "length:64|version:",
     ):
         assert part in found
+
+
+def test_some_of_a_mixtures_languages_are_chosen(description):
+    three = context(languages=("deu", "eng", "fra"))
+    chosen = SentenceRetrieval("m", layers=[4], languages=["fra", "deu"])
+    assert list(chosen.texts(SPEC, three)) == ["deu", "fra"]
+    (found,) = chosen.signatures(description, three)
+    assert "|languages:deu,fra|" in found
+    for languages, message in (
+        (["deu", "tha"], "languages = .'deu', 'tha'.: m has no tha; it has deu, eng, fra"),
+        (["deu"], "two or more are needed; there are deu, eng, fra"),
+    ):
+        with pytest.raises(UserError, match=message):
+            SentenceRetrieval("m", languages=languages).signatures(description, three)
+
+
+def test_results_know_how_much_of_each_language_is_unknown(description):
+    made = SentenceRetrieval("m").result_template(
+        "spread", [SPEC], 2, description, context(languages=("deu", "eng", "tha"))
+    )
+    rest = {"metric": "p@1", "value": 0.5, "n": 20}
+    assert made(languages=("deu", "tha"), **rest).unknown == (0.0, 0.2)
+    assert made(languages=("eng",), **rest).unknown == (0.0,)
+    assert made(languages=(MACRO,), **rest).unknown == (0.2,)
+    assert made(languages=("something else",), **rest).unknown is None
 
 
 def make(**row):
@@ -199,8 +231,7 @@ def test_texts_that_are_no_translations_are_refused(tmp_path):
 
 def labelled(folder, layout, sizes, split="test"):
     """A context with a labelled task for each language, of sentences of these sizes."""
-    special = SpecialIds(pad=1, unk=3, cls=0, sep=2, mask=49)
-    vocabulary = types.SimpleNamespace(size=50, special=special)
+    vocabulary = types.SimpleNamespace(size=50, special=SPECIAL)
     cache, spec = Cache(str(folder), ["none"]), DatasetSpec("m", split, layout)
     manifests = {}
     for task, own in sizes.items():

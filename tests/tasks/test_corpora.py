@@ -95,7 +95,7 @@ def test_local_text_is_found_by_its_file_names(data_dir):
 
 def test_a_local_mixture_without_files_says_where_they_go(data_dir):
     local.add_folder("test_local_empty", "text")
-    with pytest.raises(UserError, match=r"text/<language>\.txt does not exist"):
+    with pytest.raises(UserError, match=r"text/<language>\.txt is missing"):
         seqio.MixtureRegistry.get("test_local_empty").num_input_examples("train")
 
 

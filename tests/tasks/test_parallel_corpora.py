@@ -120,7 +120,7 @@ def test_local_pairs_are_found_by_their_file_names(data_dir):
 def test_a_local_pair_in_one_language_only_is_an_error(data_dir):
     write(data_dir / "parallel/deu-eng.eng", "one\n")
     local_parallel.add_folder("test_local_half", "parallel")
-    with pytest.raises(UserError, match=r"parallel/deu-eng\.deu does not exist"):
+    with pytest.raises(UserError, match=r"parallel/deu-eng\.deu is missing"):
         texts("test_local_half_deu_eng", "train")
 
 
@@ -135,7 +135,7 @@ def test_a_local_pair_in_two_layouts_is_an_error(data_dir):
 
 def test_a_local_mixture_without_pairs_says_where_they_go(data_dir):
     local_parallel.add_folder("test_local_no_pairs", "parallel")
-    with pytest.raises(UserError, match=r"parallel/<first>-<second>\.tsv does not exist"):
+    with pytest.raises(UserError, match=r"parallel/<first>-<second>\.tsv is missing"):
         seqio.MixtureRegistry.get("test_local_no_pairs_parallel").num_input_examples("train")
 
 

@@ -2,12 +2,18 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import xl_flax
 from xl_flax.checkpoints.description import Description
 from xl_flax.evaluation import results as results_lib
+from xl_flax.files.read import read_text
+
+STRING = re.compile(r"""(['"])(.*?)\1""")
+# Settings that name a folder or a file; a path from the root is one wherever it stands.
+PATH_OF = re.compile(r"(\w+_DIR|VOCABULARY|.*\.(path|directory|checkpoint|model_dir)) =")
 
 
 def make(
@@ -22,9 +28,7 @@ def make(
       config: of the new config.json.
       notes: what the folder does in another way than the checkpoint.
     """
-    run = os.path.abspath(checkpoint)
-    if os.path.basename(os.path.dirname(run)) == "checkpoints":
-        run = os.path.dirname(os.path.dirname(run))
+    run = results_lib.run_folder(checkpoint)
     encoder = description.encoder
     languages = [name for name in description.all_languages if name != "mul"]
     lines = ["---", "library_name: transformers", f"tags: [{config['model_type']}, multilingual]"]
@@ -44,25 +48,45 @@ def make(
     if description.objectives:
         lines += ["", "## Training", "", "```json"]
         lines += [json.dumps(description.objectives, indent=1, ensure_ascii=False), "```"]
-    if results := _results(os.path.join(run, results_lib.FILE), description.step):
+    if results := _results(checkpoint, description.step):
         lines += ["", "## Results", "", *results]
     gin = os.path.join(run, "config.gin")
     if os.path.exists(gin):
-        with open(gin, encoding="utf-8") as file:
-            lines += ["", "## Configuration", "", "```", file.read().strip(), "```"]
+        lines += ["", "## Configuration", "", "```", without_paths(read_text(gin)).strip(), "```"]
     return "\n".join(lines) + "\n"
 
 
-def _results(path: str, step: int) -> list[str]:
+def without_paths(gin: str) -> str:
+    """A Gin configuration with the last part only of each path of the machine it ran on."""
+
+    def shorten(line: str) -> str:
+        def last(match: re.Match) -> str:
+            quote, value = match.groups()
+            local = PATH_OF.match(line) or value.startswith(("/", "~"))
+            return f"{quote}…/{os.path.basename(value.rstrip('/'))}{quote}" if local else match[0]
+
+        return STRING.sub(last, line)
+
+    return "\n".join(map(shorten, gin.splitlines()))
+
+
+def _results(checkpoint: str, step: int) -> list[str]:
     """Means over languages, each with its signature; all else stays in the run's file."""
-    if not os.path.exists(path):
+    path = os.path.join(results_lib.run_folder(checkpoint), results_lib.FILE)
+    source = results_lib.checkpoint_source(checkpoint, step)
+    table = [("data", "layer", "metric", "value", "unknown pieces", "signature")]
+    for row in results_lib.read(path, step):
+        if row.languages == (results_lib.MACRO,) and row.id in (None, source.id):
+            layer = "" if row.layer is None else str(row.layer)
+            unknown = f"{row.unknown[0]:.1%}" if row.unknown else ""
+            cells = (row.data, layer, row.metric, f"{row.value:.4f}", unknown)
+            table.append((*cells, f"`{row.signature}`"))
+    if len(table) == 1:
         return []
-    rows = [
-        row
-        for row in results_lib.read(path)
-        if row["step"] == step and tuple(row["languages"]) == (results_lib.MACRO,)
-    ]
-    lines = ["| result | value | signature |", "|---|---|---|"]
-    for row in rows:
-        lines.append(f"| {row['metric']} | {row['value']:.4f} | `{row['signature']}` |")
-    return lines if rows else []
+    head, *lines = ("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in table)
+    legend = (
+        "Means over languages. Layer 0 is the embeddings. Unknown pieces: the largest share, over "
+        "the languages, of pieces that the vocabulary lacks. Two numbers may be compared if their "
+        "signatures are equal."
+    )
+    return [legend, "", head, "|" + "---|" * len(table[0]), *lines]

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from xl_flax.converters.folders import optional_json, read_json, write_json
-from xl_flax.converters.tensors import Tensor, open_folder, write_folder
+from xl_flax.converters.tensors import MEND, Tensor, open_folder, write_folder
 from xl_flax.errors import UserError
+from xl_flax.files.read import read_bytes
 
 MODULES = "modules.json"
 HEAD = "sentence"  # what a converted head is called here
@@ -37,11 +38,10 @@ def read(folder: str) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
     """
     path = os.path.join(folder, MODULES)
     try:
-        with open(path, "rb") as file:
-            modules = json.load(file)
+        modules = json.loads(read_bytes(path, MEND))
         kinds = [(module["type"].rpartition(".")[2], str(module["path"])) for module in modules]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); fetch it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); {MEND}") from error
     names = [kind for kind, _ in kinds]
     expected = ["Transformer", "Pooling", "Dense", "Normalize"]
     if names[:2] != expected[:2] or names != [name for name in expected if name in names]:

@@ -11,13 +11,15 @@ import math
 import operator
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from xl_flax.errors import UserError
+from xl_flax.files.read import check_regular, map_array, read_json, read_part
+from xl_flax.files.write import write_atomically, write_parts
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -35,6 +37,7 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MEND = "fetch it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,29 +80,28 @@ def open_file(path: str) -> dict[str, Tensor]:
     """
 
     def fail(reason: str):
-        raise UserError(f"{path} is damaged: {reason}; fetch it again")
+        raise UserError(f"{path} is damaged: {reason}; {MEND}")
 
+    start = read_part(path, 0, 8, MEND)
     size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(size - 8, LARGEST_HEADER):
-            fail("it ends inside its header")
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            entries = {
-                name: (
-                    DTYPES[entry["dtype"]],
-                    tuple(map(operator.index, entry["shape"])),
-                    tuple(map(operator.index, entry["data_offsets"])),
-                )
-                for name, entry in header.items()
-            }
-            if any(len(offsets) != 2 for _, _, offsets in entries.values()):
-                raise ValueError("data_offsets are not two numbers")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            fail(f"its header cannot be read ({type(error).__name__}: {error})")
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+    if length > min(size - 8, LARGEST_HEADER):
+        fail("it ends inside its header")
+    try:
+        header = json.loads(read_part(path, 8, length))
+        header.pop("__metadata__", None)
+        entries = {
+            name: (
+                DTYPES[entry["dtype"]],
+                tuple(map(operator.index, entry["shape"])),
+                tuple(map(operator.index, entry["data_offsets"])),
+            )
+            for name, entry in header.items()
+        }
+        if any(len(offsets) != 2 for _, _, offsets in entries.values()):
+            raise ValueError("data_offsets are not two numbers")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        fail(f"its header cannot be read ({type(error).__name__}: {error})")
     begin, at = 8 + length, 0
     for name, (dtype, shape, (first, last)) in sorted(entries.items(), key=lambda e: e[1][2]):
         if min(shape, default=0) < 0 or last - first != math.prod(shape) * dtype.itemsize:
@@ -115,7 +117,7 @@ def open_file(path: str) -> dict[str, Tensor]:
             if offsets[0] == offsets[1]:  # nothing to map
                 return np.empty(shape, dtype)
             # Mapped: what is copied elsewhere anyway is not copied here first.
-            return np.asarray(np.memmap(path, dtype, "r", begin + offsets[0], shape))
+            return np.asarray(map_array(path, dtype, begin + offsets[0], shape))
 
         return Tensor(shape, dtype, read)
 
@@ -149,8 +151,8 @@ def write_folder(
         _write_file(os.path.join(folder, file), shard, progress)
         where |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
-    with open(os.path.join(folder, INDEX), "w") as file:
-        json.dump({"metadata": {"total_size": total}, "weight_map": where}, file, indent=1)
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    write_atomically(os.path.join(folder, INDEX), json.dumps(index, indent=1))
     return None
 
 
@@ -166,20 +168,20 @@ def _write_file(path: str, tensors: Mapping[str, Tensor], progress: Callable[[in
         at += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # data is aligned
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+
+    def parts() -> Iterator[bytes | memoryview]:
+        yield struct.pack("<Q", len(text)) + text
         for tensor in tensors.values():
-            # Not `tofile`, whose errors do not say what went wrong.
-            file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
+            yield np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data
             progress(tensor.nbytes)
+
+    write_parts(path, parts())
 
 
 def _open_shards(index: str, read: Callable[[str], dict[str, Tensor]]) -> dict[str, Tensor]:
-    try:
-        with open(index, "rb") as file:
-            where = dict(json.load(file)["weight_map"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{index} is damaged ({error}); fetch it again") from error
+    where = read_json(index, MEND).get("weight_map")
+    if not isinstance(where, dict):
+        raise UserError(f"{index} is damaged: it has no weight_map; {MEND}")
     folder, tensors = os.path.dirname(index), {}
     # A name is data from elsewhere: it must not lead out of the folder.
     for name in where.values():
@@ -204,6 +206,7 @@ def _open_pickled(path: str) -> dict[str, Tensor]:
         ) from None
     import zipfile
 
+    check_regular(path, MEND)
     try:
         # Only tensors: what a pickle would execute is refused.
         mapped = zipfile.is_zipfile(path)  # before PyTorch 1.6 files could not be

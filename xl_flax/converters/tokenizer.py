@@ -5,8 +5,11 @@ import os
 from typing import Any
 
 from xl_flax.converters.folders import optional_json, write_json
+from xl_flax.converters.tensors import MEND
 from xl_flax.data.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, Vocabulary, read_vocabulary
 from xl_flax.errors import UserError
+from xl_flax.files.read import check_regular, read_bytes, read_text
+from xl_flax.files.write import write_atomically
 
 SENTENCEPIECE = "sentencepiece.bpe.model"  # XLM-R's, whatever its kind
 APART = "\ufdd0"  # no character, so that no text has it
@@ -37,7 +40,7 @@ def read(folder: str) -> Vocabulary:
             except UserError:
                 raise
             except Exception as error:  # the library raises this class itself
-                raise UserError(f"{path} makes no tokenizer ({error}); fetch it again") from error
+                raise UserError(f"{path} makes no tokenizer ({error}); {MEND}") from error
             return read_vocabulary(path, content)
     raise UserError(
         f"{folder} has no {TOKENIZER_FILE}, {SENTENCEPIECE}, vocab.txt or merges.txt: give the "
@@ -46,8 +49,10 @@ def read(folder: str) -> Vocabulary:
 
 
 def _as_it_is(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+    content = read_bytes(path, MEND)
+    if path.endswith(TOKENIZER_FILE) and content.lstrip()[:1] != b"{":
+        raise UserError(f"{path} is no tokenizer.json: it holds no JSON object; {MEND}")
+    return content
 
 
 def _from_fairseq(path: str) -> bytes:
@@ -58,7 +63,7 @@ def _from_fairseq(path: str) -> bytes:
     try:
         model = model_pb2.ModelProto.FromString(_as_it_is(path))
     except DecodeError as error:
-        raise UserError(f"{path} is not a SentencePiece model; fetch it again") from error
+        raise UserError(f"{path} is not a SentencePiece model; {MEND}") from error
     if optional_json(os.path.dirname(path), "config.json").get("model_type") == "camembert":
         raise UserError(
             f"{path} is CamemBERT's, whose ids are moved in another way than XLM-R's: fetch its "
@@ -86,8 +91,8 @@ def _from_wordpiece(path: str) -> bytes:
 
     folder = os.path.dirname(path)
     settings = optional_json(folder, "tokenizer_config.json")
-    with open(path, encoding="utf-8") as file:
-        pieces = [line.rstrip("\n") for line in file]
+    text = read_text(path, MEND).replace("\r\n", "\n")
+    pieces = text.removesuffix("\n").split("\n")
     vocab = {piece: i for i, piece in enumerate(pieces)}
     unk = settings.get("unk_token", "[UNK]")
     unk = unk["content"] if isinstance(unk, dict) else unk
@@ -111,12 +116,12 @@ def _from_bytewise(path: str) -> bytes:
 
     folder = os.path.dirname(path)
     vocab = os.path.join(folder, "vocab.json")
-    with open(path, encoding="utf-8") as file:
-        if "</w>" in file.read(10_000):
-            raise UserError(
-                f"{path} is of a tokenizer that splits with Moses' scripts (XLM): convert it to a "
-                f"{TOKENIZER_FILE} where that runs, and give it with --tokenizer=FILE"
-            )
+    if "</w>" in read_text(path, MEND)[:10_000]:
+        raise UserError(
+            f"{path} is of a tokenizer that splits with Moses' scripts (XLM): convert it to a "
+            f"{TOKENIZER_FILE} where that runs, and give it with --tokenizer=FILE"
+        )
+    check_regular(vocab, MEND)
     tokenizer = Tokenizer(models.BPE.from_file(vocab, path))
     before = optional_json(folder, "tokenizer_config.json").get("add_prefix_space", False)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=before)
@@ -147,11 +152,9 @@ def write(folder: str, vocabulary: Vocabulary, longest: int, inputs: tuple[str, 
     """
     source = vocabulary.content
     if vocabulary.file_name == VOCABULARY_FILE:
-        with open(os.path.join(folder, VOCABULARY_FILE), "wb") as file:
-            file.write(source)
+        write_atomically(os.path.join(folder, VOCABULARY_FILE), source)
         source = from_sentencepiece(source, vocabulary).to_str(pretty=True).encode()
-    with open(os.path.join(folder, TOKENIZER_FILE), "wb") as file:
-        file.write(source)
+    write_atomically(os.path.join(folder, TOKENIZER_FILE), source)
     pieces = {k: raw_piece(source, i) for k, i in dataclasses.asdict(vocabulary.special).items()}
     names = {f"{kind}_token": piece for kind, piece in pieces.items()}
     names |= {"bos_token": pieces["cls"], "eos_token": pieces["sep"]}

@@ -1,7 +1,8 @@
 """Does a converted model compute what its source computes? Both run on random and on real text."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,14 @@ from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import load_model, vocabulary_path
 from xl_flax.checkpoints.manager import first_line
 from xl_flax.converters import config as configs
-from xl_flax.converters import sentence_transformers
-from xl_flax.data.vocabulary import load_vocabulary
+from xl_flax.converters import sentence_transformers, write
+from xl_flax.converters.tensors import open_folder
+from xl_flax.converters.tokenizer import SENTENCEPIECE
+from xl_flax.data.vocabulary import TOKENIZER_FILE, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import MLM_HEAD, Model, mlm_prediction
 from xl_flax.ops.pooling import pool
-from xl_flax.text_table import table
+from xl_flax.text_table import WIDTH, table
 
 # Universal Declaration of Human Rights, beginning of article 1, which is free to use.
 TEXTS = {
@@ -49,9 +52,22 @@ HEAD_CLASSES = {
 }
 BATCH = 16  # sentences that both models read at once
 LENGTH_MULTIPLE = 32  # of the padded lengths, so that few are compiled
+# What Transformers makes a tokenizer of.
+TOKENIZERS = (TOKENIZER_FILE, SENTENCEPIECE, "vocab.txt", "merges.txt", "tokenizer.model")
+SAME_WEIGHTS, ROUNDED_WEIGHTS = 1e-3, 0.1  # differences that are no error, of the largest value
 
 
-def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> str:
+class Gap(NamedTuple):
+    """The largest difference of one kind of output."""
+
+    input: str  # "random" or "text"
+    sentences: int
+    what: str
+    largest: float
+    most: float  # that rounding makes
+
+
+def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> tuple[str, list[str]]:
     """Compares one of our checkpoints with a folder of Hugging Face, in float32.
 
     Args:
@@ -60,10 +76,11 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> str:
       texts: what both read, beside random ids.
 
     Returns:
-      A table of the largest absolute differences, for random ids and for text.
+      A table of the largest absolute differences, for random ids and for text; and those that are
+      more than what rounding makes, a line each.
 
     Raises:
-      UserError: PyTorch and Transformers are not there.
+      UserError: PyTorch and Transformers are not there, or they cannot open the folder.
     """
     try:
         import torch
@@ -77,10 +94,11 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> str:
     whole, is_st = folder, sentence_transformers.is_folder(folder)
     folder = sentence_transformers.read(folder)[0] if is_st else folder
     vocabulary = load_vocabulary(vocabulary_path(checkpoint))
-    rows = [("input", "sentences", "what", "largest difference")]
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        theirs_ids = [tokenizer(text)["input_ids"] for text in texts]
+        theirs_ids = None
+        if has_tokenizer := any(os.path.exists(os.path.join(folder, name)) for name in TOKENIZERS):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            theirs_ids = [tokenizer(text)["input_ids"] for text in texts]
         names = configs.architecture(transformers.AutoConfig.from_pretrained(folder).to_dict())
         hf = getattr(transformers, names or "AutoModel")
         hf, loading_info = hf.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
@@ -88,8 +106,10 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> str:
         raise UserError(f"Transformers cannot open {folder}: {first_line(error)}") from error
     special = vocabulary.special
     ids = [[special.cls, *vocabulary.encode(text), special.sep] for text in texts]
-    same = sum(a == b for a, b in zip(ids, theirs_ids, strict=True))
-    rows.append(("text", str(len(ids)), "tokenization", f"{len(ids) - same} sentences differ"))
+    gaps: list[Gap] = []
+    if has_tokenizer:
+        other = sum(a != b for a, b in zip(ids, theirs_ids, strict=True))
+        gaps.append(Gap("text", len(ids), "tokenization: sentences", other, 0))
 
     rng = np.random.default_rng(0)
     usable = np.flatnonzero(~vocabulary.special_mask()[: description.encoder.vocab_size])
@@ -101,23 +121,57 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> str:
     # What is not in the folder is random there.
     has_pooler = not any("pooler" in name for name in loading_info["missing_keys"])
     outputs = make_outputs(model, description, {head, "pooler" if has_pooler else None})
+    tolerance = _tolerance(checkpoint, description, folder)
     for name, sentences in (("random", random), ("text", ids)):
-        gaps: dict[str, float] = {}
+        largest: dict[str, tuple[float, float]] = {}
         for tokens, real in _batches(sentences, special.pad, longest, name):
             with torch.no_grad():
                 out = hf(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int)))
             theirs = _their_outputs(out)
             for what, values in outputs(tokens, real).items():
                 if what in theirs:
-                    gap = np.abs(values - theirs[what].numpy())
+                    value = theirs[what].numpy()
+                    gap = np.abs(values - value)
                     per_token = gap.shape[:2] == real.shape and what != "pooler_output"
-                    gap = gap[real] if per_token else gap
-                    gaps[what] = max(gaps.get(what, 0.0), gap.max())
-        rows += [(name, str(len(sentences)), what, f"{gap:.2e}") for what, gap in gaps.items()]
+                    both = [x[real] if per_token else x for x in (gap, np.abs(value))]
+                    before = largest.get(what, (0.0, 1.0))
+                    largest[what] = tuple(np.maximum(before, [x.max() for x in both]))  # or NaN
+        for what, (gap, value) in largest.items():
+            gaps.append(Gap(name, len(sentences), what, gap, tolerance * value))
     heads = [n for n, s in description.heads.items() if s.get("kind") == "sentence"]
     if is_st and heads:
-        rows.append(_sentences(model, heads[0], ids, special.pad, whole, texts))
-    return table(rows)
+        gap = _sentences(model, heads[0], ids, special.pad, whole, texts)
+        gaps.append(Gap("text", len(ids), f"{heads[0]}: 1 - cosine", gap, tolerance))
+    return _report(gaps, None if has_tokenizer else folder)
+
+
+def _report(gaps: Sequence[Gap], without_tokenizer: str | None) -> tuple[str, list[str]]:
+    rows = [("input", "sentences", "what", "difference", "at most")]
+    for gap in gaps:
+        numbers = [f"{x:.2e}" if isinstance(gap.most, float) else str(x) for x in gap[3:]]
+        rows.append((gap.input, f"{gap.sentences:,}", gap.what, *numbers))
+    lines = [
+        table(rows, left=(0, 2), width=WIDTH),
+        "difference: the largest; at most: what rounding makes, by the largest value there",
+    ]
+    if without_tokenizer:
+        lines.append(
+            f"tokenization is not compared: {without_tokenizer} has none of {', '.join(TOKENIZERS)}"
+        )
+    wrong = [
+        f"{gap.input}, {gap.what} {row[3]}"
+        for gap, row in zip(gaps, rows[1:], strict=True)
+        if not gap.largest <= gap.most
+    ]  # NaN is wrong, too
+    return "\n".join(lines), wrong
+
+
+def _tolerance(checkpoint: str, description: Description, folder: str) -> float:
+    """Of differences, relative to the largest value: more where one side was rounded."""
+    stored = write.stored_layout(checkpoint, description)
+    ours = {str(leaf.dtype) for path, leaf in stored.items() if path.startswith("encoder/")}
+    theirs = {str(tensor.dtype) for tensor in open_folder(folder).values()}
+    return SAME_WEIGHTS if ours & theirs else ROUNDED_WEIGHTS
 
 
 def make_outputs(
@@ -164,7 +218,8 @@ def make_outputs(
 
 def _sentences(
     model: Model, head: str, ids: list[list[int]], pad: int, folder: str, texts: Sequence[str]
-) -> tuple[str, ...]:
+) -> float:
+    """1 - the smallest cosine of the two embeddings of a sentence."""
     import sentence_transformers as st
 
     graph, params = nnx.split(model)
@@ -183,7 +238,7 @@ def _sentences(
     ours = np.concatenate([embed(params, t, r.astype(np.int32)) for t, r in batches])
     ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
     cosine = (ours * theirs).sum(axis=1)
-    return ("text", str(len(ids)), f"{head}: 1 - cosine", f"{1 - cosine.min():.2e}")
+    return float(1 - cosine.min())
 
 
 def _cut(sentence: list[int], longest: int) -> list[int]:
@@ -196,7 +251,7 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(tokens int[B, L], real bool[B, L]), padded to one of few lengths, as each is compiled."""
     starts = range(0, len(sentences), BATCH)
-    for start in tqdm(starts, desc=what, mininterval=1.0, disable=len(starts) < 2):
+    for start in tqdm(starts, desc=what, mininterval=1.0, disable=len(starts) < 2 or None):
         batch = sentences[start : start + BATCH]
         width = min(-(-max(map(len, batch)) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
         tokens = np.array([[*s, *[pad] * (width - len(s))] for s in batch])

@@ -23,6 +23,7 @@ from xl_flax.converters.tensors import Tensor, write_folder
 from xl_flax.converters.weights import Place, places
 from xl_flax.data.vocabulary import SpecialIds, Vocabulary, load_vocabulary
 from xl_flax.errors import UserError
+from xl_flax.files.write import write_atomically
 from xl_flax.models.heads import HeadSettings, build_model, full_settings
 from xl_flax.parallel import params as params_lib
 
@@ -242,13 +243,18 @@ def write_model(
     notes = []
     if left_out := sorted(set(model.description.heads) - set(model.heads) - {sentence_head}):
         notes.append(f"heads that the folder has no place for: {', '.join(left_out)}")
+    pooled = {"pooler", "sequence"} & model.heads.keys()  # BERT's classifier has the pooler inside
+    if not pooled and any(w.ours.startswith("heads/pooler") for w in model.family.BODY):
+        notes.append(
+            "no pooler is there, and AutoModel makes a random one: take the mean of the hidden "
+            "states, or add_pooling_layer=False"
+        )
     write_folder(folder, tensors, shard_bytes, progress)
     kind = str(next(iter(tensors.values())).dtype)
     write_json(os.path.join(folder, CONFIG), model.config | {"dtype": kind, "torch_dtype": kind})
     longest = model.description.encoder.max_positions
     tokenizer.write(folder, model.vocabulary, longest, model.family.INPUTS)
-    with open(os.path.join(folder, DESCRIPTION), "wb") as file:
-        file.write(model.description.to_json())
+    write_atomically(os.path.join(folder, DESCRIPTION), model.description.to_json())
     if sentence_head is not None:
         settings = dict(model.description.heads[sentence_head])
         read, start = ParamReader(model), f"heads/{sentence_head}/"
@@ -258,6 +264,6 @@ def write_model(
         notes += sentence_transformers.write(
             folder, settings, params, encoder.width, encoder.max_positions
         )
-    with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
-        file.write(card.make(model.checkpoint, model.description, model.config, notes))
+    text = card.make(model.checkpoint, model.description, model.config, notes)
+    write_atomically(os.path.join(folder, "README.md"), text)
     return notes

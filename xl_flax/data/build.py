@@ -1,11 +1,10 @@
 """Writes cached splits: from examples, or from the rows of a cache of another layout."""
 
-import contextlib
 import dataclasses
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,13 +13,21 @@ from xl_flax.data.filtering import Hashes, are_translations, filtered
 from xl_flax.data.fingerprint import Fingerprint
 from xl_flax.data.framing import Framer, Part, join
 from xl_flax.data.layout import Layout
-from xl_flax.data.manifest import Cache, Manifest, read_manifest, write_manifest
+from xl_flax.data.manifest import (
+    Cache,
+    Manifest,
+    make_mark,
+    read_manifest,
+    write_manifest,
+    write_unigrams,
+)
 from xl_flax.data.packing import measured, pack_in_order, pack_windows
-from xl_flax.data.records import RowSource, Shard, decode_row, encode_row, ids_dtype, write_shards
+from xl_flax.data.records import RowSource, decode_row, encode_row, ids_dtype, write_shards
 from xl_flax.data.shuffling import shuffled
 from xl_flax.data.tables import describe_drops
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
+from xl_flax.files.folders import new_folder
 
 TRAIN = "train"  # the one split that is shuffled and packed by best fit
 SHUFFLE_SEED = 0
@@ -41,8 +48,9 @@ class _Packer:
         self.name, self.layout, self.num_texts, self.train = name, layout, num_texts, train
         special = vocabulary.special
         self.specs, self.framer = specs, Framer(name, layout, num_texts, specs, special)
-        self.special = [special.pad, special.unk, special.cls, special.sep, special.mask]
+        self.special = special
         self.examples = self.empty = self.cut = self.tokens = self.rows = self.examples_per_row = 0
+        self.longest = 0
         self.dropped: Counter[str] = Counter()
         self.unigrams = np.zeros((num_texts, vocabulary.size), np.int64)
         self._ids: list[list[np.ndarray]] = [[] for _ in range(num_texts)]
@@ -61,6 +69,7 @@ class _Packer:
                 continue
             self.examples += 1
             self.cut += len(parts) > 1
+            self.longest = max(self.longest, sum(map(len, example.texts)) + 2 * self.num_texts)
             for part in parts:
                 self._take(part)
             yield from parts
@@ -99,7 +108,8 @@ class _Packer:
             self.examples_per_row = most
         return (pack_windows if self.train else pack_in_order)(parts, self.layout.length, most)
 
-    def write(self, folder: Path, examples: Iterable[Example]) -> list[Shard]:
+    def write(self, folder: Path, examples: Iterable[Example], mark: int) -> dict[str, Any]:
+        """Writes all files but the manifest; returns what it says of the rows."""
         dtype = ids_dtype(self.unigrams.shape[1])
 
         def records() -> Iterator[bytes]:
@@ -107,13 +117,24 @@ class _Packer:
                 self.rows += 1
                 yield encode_row(row, dtype, self.specs)
 
-        shards = write_shards(folder, records())
+        shards = write_shards(folder, records(), mark)
         self.count()
-        self.unigrams[:, self.special] = 0
-        ids = np.flatnonzero(self.unigrams.any(axis=0))
-        counts = self.unigrams[:, ids]
-        np.savez(folder / "unigrams.npz", ids=ids.astype(np.int32), counts=counts)
-        return shards
+        unknown = self.unigrams[:, self.special.unk].tolist()
+        self.unigrams[:, list(vars(self.special).values())] = 0
+        return {
+            "shards": tuple(shards),
+            "unigrams": write_unigrams(folder, self.unigrams),
+            "unknown": tuple(unknown),
+            "known": tuple(self.unigrams.sum(axis=1).tolist()),
+            "examples_per_row": self.examples_per_row,
+            "examples": self.examples,
+            "dropped": dict(self.dropped),
+            "cut": self.cut,
+            "truncated": self.framer.truncated,
+            "longest": self.longest,
+            "tokens": self.tokens,
+            "rows": self.rows,
+        }
 
     def check(self, languages: Sequence[str]) -> None:
         """Raises UserError if no text is left."""
@@ -131,18 +152,6 @@ class _Packer:
                 f"{what}: all {self.empty:,} examples are empty: check the source's text and the "
                 "preprocessors"
             )
-
-    def counts(self) -> dict[str, int | dict[str, int]]:
-        """What the manifest says of the rows."""
-        return {
-            "examples_per_row": self.examples_per_row,
-            "examples": self.examples,
-            "dropped": dict(self.dropped),
-            "cut": self.cut,
-            "truncated": self.framer.truncated,
-            "tokens": self.tokens,
-            "rows": self.rows,
-        }
 
 
 def write_split(
@@ -183,7 +192,8 @@ def write_split(
     name = f"task {task!r}, split {split!r}"
     specs = dict(sorted(features.items()))
     packer = _Packer(name, layout, len(languages), specs, vocabulary, train)
-    with _building(cache.folder(task, split, layout)) as folder:
+    with new_folder(cache.folder(task, split, layout)) as folder:
+        folder = Path(folder)
         if specs:
             examples = (check_example(name, example, specs) for example in examples)
         if len(languages) > 1:
@@ -192,7 +202,8 @@ def write_split(
             rules, translations = cache.filter, are_translations(languages, specs)
             examples = filtered(examples, rules, excluded or Hashes(), packer.dropped, translations)
             examples = shuffled(examples, folder, SHUFFLE_SEED, specs=specs)
-        shards = packer.write(folder, examples)
+        mark = make_mark(task, split, layout, fingerprint)
+        written = packer.write(folder, examples, mark)
         packer.check(languages)
         manifest = Manifest(
             task=task,
@@ -203,9 +214,8 @@ def write_split(
             vocab_size=vocabulary.size,
             repacked_from=None,
             features=specs,
-            shards=tuple(shards),
             fingerprint=fingerprint,
-            **packer.counts(),
+            **written,
         )
         write_manifest(folder, manifest)
     return manifest
@@ -224,7 +234,7 @@ def read_examples(folder: Path, manifest: Manifest) -> Iterator[Example]:
 
     Their numbers are those of the split where the task declares features, and else count from 0.
     """
-    source = RowSource(folder, manifest.shards)
+    source = RowSource(folder, manifest.shards, manifest.mark)
     dtype, specs = ids_dtype(manifest.vocab_size), manifest.features
     rows = (source[i][1] for i in range(len(source)))
     parts = (p for row in rows for p in decode_row(row, dtype, manifest.num_texts, specs))
@@ -269,37 +279,13 @@ def repack(
     name = f"task {task!r}, split {split!r}"
     packer = _Packer(name, to_layout, old.num_texts, old.features, vocabulary, split == TRAIN)
     packer.dropped.update(old.dropped)
-    with _building(cache.folder(task, split, to_layout)) as folder:
-        shards = packer.write(folder, read_examples(source, old))
+    with new_folder(cache.folder(task, split, to_layout)) as folder:
+        folder = Path(folder)
+        mark = make_mark(task, split, to_layout, old.fingerprint)
+        written = packer.write(folder, read_examples(source, old), mark)
         packer.check(old.languages)
         manifest = dataclasses.replace(
-            old,
-            layout=to_layout,
-            repacked_from=str(from_layout),
-            shards=tuple(shards),
-            **packer.counts(),
+            old, layout=to_layout, repacked_from=str(from_layout), **written
         )
         write_manifest(folder, manifest)
     return manifest
-
-
-@contextlib.contextmanager
-def _building(final: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `final` once it is complete.
-
-    What an interrupted build left is removed first; a failed one removes its own.
-    """
-    folder = final.with_name(f".{final.name}.partial")
-    old = final.with_name(f".{final.name}.old")
-    for leftover in (folder, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if final.exists():
-        final.rename(old)
-    folder.rename(final)
-    shutil.rmtree(old, ignore_errors=True)

@@ -132,7 +132,12 @@ def modules_among(parts: Iterable[Any]) -> set[str]:
 def _own_module(value: Any) -> str | None:
     name = getattr(value, "__module__", None) if callable(value) else None
     file = module_file(name) if isinstance(name, str) else None
-    return name if file and not file.startswith(_installed()) else None
+    return name if file and is_own_file(file) else None
+
+
+def is_own_file(path: str) -> bool:
+    """Whether a source file is neither Python's nor an installed package's."""
+    return not path.startswith(("<", *_installed()))
 
 
 @functools.lru_cache

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import io
 import json
-import zipfile
+import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,10 +20,13 @@ from xl_flax.data.fingerprint import Fingerprint, changes, observe
 from xl_flax.data.layout import Layout
 from xl_flax.data.records import OVERWRITE, REBUILD, Shard, check_shards
 from xl_flax.errors import UserError
+from xl_flax.files import read
+from xl_flax.files.checksums import checksum
 from xl_flax.files.write import write_atomically
 from xl_flax.settings import LocalPath, Name, Settings
 
-FORMAT = 3
+FORMAT = 4
+UNIGRAMS = "unigrams.npz"
 
 TaskModules = Annotated[Sequence[Name], doc("a list of module names, as in ['tasks.text']")]
 
@@ -68,8 +73,14 @@ class Manifest:
     """Examples longer than a row, stored in pieces or windows."""
     truncated: int
     """Examples longer than a row that lost the ends of their texts."""
+    longest: int
+    """Tokens of the longest example, special tokens included."""
     tokens: int
     """Tokens in the rows, special tokens included, padding excluded."""
+    unknown: tuple[int, ...]
+    """How many of them are unknown pieces, in each text of an example."""
+    known: tuple[int, ...]
+    """How many are other pieces of the vocabulary, none of them special."""
     rows: int
     vocab_size: int
     repacked_from: str | None
@@ -77,7 +88,14 @@ class Manifest:
     features: dict[str, FeatureSpec]
     """Declared by the task, besides tokens and language, by name."""
     shards: tuple[Shard, ...]
+    unigrams: str
+    """The checksum of the file that `write_unigrams` wrote."""
     fingerprint: Fingerprint
+
+    @property
+    def mark(self) -> int:
+        """What the checksums of its rows begin with, see `records`."""
+        return make_mark(self.task, self.split, self.layout, self.fingerprint)
 
     @property
     def num_texts(self) -> int:
@@ -106,6 +124,12 @@ class Manifest:
         return self.tokens / (self.rows * self.layout.length)
 
 
+def make_mark(task: str, split: str, layout: Layout, fingerprint: Fingerprint) -> int:
+    """A number below 2^32 that follows from what the rows of a split are and are made from."""
+    text = json.dumps([task, split, str(layout), fingerprint], sort_keys=True)
+    return zlib.crc32(text.encode())
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes an object with its own checksum, atomically."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
@@ -113,22 +137,18 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads what `write_json` wrote.
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Reads what `write_json` wrote; None if it is another version's.
 
     Raises:
-      UserError: the file is damaged, or was written by another version of the format.
+      UserError: the file is damaged.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        value = dict(value)
-        written = value.pop("sha256")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cache file {path} is damaged: {REBUILD}") from error
+    value = read.read_json(path, REBUILD)
+    written = value.pop("sha256", None)
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     if hashlib.sha256(text.encode()).hexdigest() != written:
-        raise UserError(f"cache file {path} is damaged: {REBUILD}")
-    return value
+        raise UserError(f"{path} is damaged (its checksum does not fit): {REBUILD}")
+    return value if value.pop("format", None) == FORMAT else None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -140,23 +160,37 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a complete split, None if there is none or its format is another one.
 
     Raises:
-      UserError: the split is damaged: a file is missing, truncated or inconsistent.
+      UserError: the split is damaged: a file is missing, truncated, inconsistent or another
+        split's.
     """
     path = folder / "manifest.json"
-    if not path.exists():
+    value = read_json(path) if os.path.lexists(path) else None
+    if value is None:
         return None
-    value = read_json(path)
-    if value.pop("format") != FORMAT:
-        return None
-    value["languages"] = tuple(value["languages"])
-    value["layout"] = Layout(**value["layout"])
-    value["features"] = from_json(value["features"])
-    value["shards"] = tuple(Shard(**shard) for shard in value["shards"])
-    manifest = Manifest(**value)
+    try:
+        manifest = _from_json(value)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged (it is no manifest): {REBUILD}") from error
+    if folder.parts[-3:] != (manifest.task, manifest.split, str(manifest.layout)):
+        whose = f"{manifest.task}/{manifest.split}/{manifest.layout}"
+        raise UserError(f"{path} is that of {whose}: {REBUILD}")
     if sum(s.rows for s in manifest.shards) != manifest.rows:
         raise UserError(f"cache file {path}: its shards do not add up to its rows: {REBUILD}")
     check_shards(folder, manifest.shards)
     return manifest
+
+
+def _from_json(value: dict[str, Any]) -> Manifest:
+    tuples = {key: tuple(value[key]) for key in ("languages", "unknown", "known")}
+    return Manifest(
+        **value
+        | tuples
+        | {
+            "layout": Layout(**value["layout"]),
+            "features": from_json(value["features"]),
+            "shards": tuple(Shard(**shard) for shard in value["shards"]),
+        }
+    )
 
 
 def stale(manifest: Manifest, vocabulary_sha256: str, rules: Filter) -> list[str]:
@@ -166,11 +200,29 @@ def stale(manifest: Manifest, vocabulary_sha256: str, rules: Filter) -> list[str
     return changes(manifest.fingerprint, now)
 
 
-def read_unigrams(folder: Path, text: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids int32[k], ascending, and how often each stands in a text of the rows, int64[k]."""
-    try:
-        with np.load(folder / "unigrams.npz") as file:
-            ids, counts = file["ids"], file["counts"][text]
-            return ids[counts > 0], counts[counts > 0]
-    except (OSError, IndexError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cache file {folder / 'unigrams.npz'} is damaged: {OVERWRITE}") from error
+def write_unigrams(folder: Path, counts: np.ndarray) -> str:
+    """Stores how often each token id stands in each text, int64[texts, size].
+
+    Returns:
+      The file's checksum.
+    """
+    ids = np.flatnonzero(counts.any(axis=0))
+    content = io.BytesIO()
+    np.savez(content, ids=ids.astype(np.int32), counts=counts[:, ids])
+    write_atomically(folder / UNIGRAMS, content.getvalue())
+    return checksum(folder / UNIGRAMS)
+
+
+def read_unigrams(folder: Path, manifest: Manifest, text: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids int32[k], ascending, and how often each stands in a text of the rows, int64[k].
+
+    Raises:
+      UserError: the file is missing or is not what was written.
+    """
+    path = folder / UNIGRAMS
+    read.check_regular(path, OVERWRITE)
+    if checksum(path) != manifest.unigrams:
+        raise UserError(f"cache file {path} is damaged: {OVERWRITE}")
+    with np.load(path) as file:
+        ids, counts = file["ids"], file["counts"][text]
+        return ids[counts > 0], counts[counts > 0]

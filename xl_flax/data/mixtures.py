@@ -1,15 +1,19 @@
 """Mixtures as the cache command resolved them: tasks and rates, no seqio."""
 
+import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from xl_flax.data.features import FeatureSpec
 from xl_flax.data.fingerprint import modules_sha256
 from xl_flax.data.manifest import FORMAT, Cache, Manifest, read_json, write_json
+from xl_flax.data.records import REBUILD
 from xl_flax.errors import UserError
 
 
@@ -43,10 +47,11 @@ def _path(cache: Cache, name: str) -> Path:
 
 
 def write_mixture(cache: Cache, split: str, mixture: Mixture) -> None:
-    """Stores one split of a mixture beside its other splits."""
+    """Stores one split of a mixture beside its other splits; replaces a file that is damaged."""
     path = _path(cache, mixture.name)
-    there = read_json(path) if path.exists() else {}
-    splits = there["splits"] if there.get("format") == FORMAT else {}
+    splits: dict[str, Any] = {}
+    with contextlib.suppress(UserError):
+        splits = _read_splits(path, mixture.name)
     splits[split] = dataclasses.asdict(mixture)
     write_json(path, {"format": FORMAT, "splits": splits})
 
@@ -55,15 +60,20 @@ def read_mixture(cache: Cache, name: str, split: str) -> Mixture | None:
     """One split of a mixture, None if it has not been cached.
 
     Raises:
-      UserError: its file is damaged.
+      UserError: its file is damaged, or another mixture's.
     """
-    path = _path(cache, name)
-    if not path.exists():
-        return None
-    value = read_json(path)
-    if value["format"] != FORMAT or split not in value["splits"]:
-        return None
-    return Mixture(**value["splits"][split])
+    value = _read_splits(_path(cache, name), name).get(split)
+    return Mixture(**value) if value else None
+
+
+def _read_splits(path: Path, name: str) -> dict[str, dict[str, Any]]:
+    value = read_json(path) if os.path.lexists(path) else None
+    if value is None:
+        return {}
+    splits = value.get("splits")
+    if splits is None or {each["name"] for each in splits.values()} - {name}:
+        raise UserError(f"{path} is not that of the mixture {name!r}: {REBUILD}")
+    return splits
 
 
 def mixture_changes(

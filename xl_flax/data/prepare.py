@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import subprocess
 import sys
@@ -16,6 +15,9 @@ from xl_flax.data.manifest import Cache, Manifest, read_manifest, stale
 from xl_flax.data.mixtures import Mixture, mixture_changes, read_mixture
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
+from xl_flax.files import lock
+from xl_flax.files.disk import check_room, naming_full_disk
+from xl_flax.files.folders import subfolders
 
 
 class DatasetSpec(NamedTuple):
@@ -105,21 +107,27 @@ def prepare(
 
 @contextlib.contextmanager
 def locked(cache: Cache) -> Iterator[None]:
-    """Keeps other processes from building in the same folder at the same time."""
-    try:
-        os.makedirs(cache.directory, exist_ok=True)
-        file = open(Path(cache.directory) / ".lock", "w")
-    except OSError as error:
-        raise UserError(
-            f"cannot write to Cache.directory {cache.directory!r} ({error.strerror}): choose"
-            " another one, or build the cache where it can be written"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another process to build {cache.directory}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    """Keeps other processes from building in the same folder.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    folder = cache.directory
+    with lock.locked(folder, f"Waiting for another process to build {folder}", wait=True):
+        yield
+
+
+@contextlib.contextmanager
+def room_for(cache: Cache, what: str, needed: int) -> Iterator[None]:
+    """Says in one line that a cache does not fit on its disk, before or while it is written.
+
+    Args:
+      cache: where to.
+      what: is written.
+      needed: about so many bytes.
+    """
+    check_room(cache.directory, needed, what)
+    with naming_full_disk(cache.directory, what, needed):
         yield
 
 
@@ -165,14 +173,17 @@ def _repack(spec: DatasetSpec, cache: Cache, vocabulary: Vocabulary) -> None:
         folder = cache.folder(task, spec.split, spec.layout)
         if not _problems(read_manifest(folder), cache, vocabulary):
             continue
-        others = [path for path in folder.parent.glob("[0-9]*") if path != folder]
+        names = [name for name in subfolders(folder.parent) if name[0].isdecimal()]
+        others = [folder.parent / name for name in names if name != folder.name]
         manifests = filter(None, map(read_manifest, others))
         for other in sorted(manifests, key=lambda m: m.layout.length, reverse=True):
             if can_repack(other, spec.layout) and not _problems(other, cache, vocabulary):
                 print(
                     f"Repacking {task} ({spec.split}) from {other.layout} to {spec.layout} tokens"
                 )
-                repack(task, spec.split, cache, other.layout, spec.layout, vocabulary)
+                needed = sum(shard.bytes for shard in other.shards)
+                with room_for(cache, f"rows of {task} ({spec.split})", needed):
+                    repack(task, spec.split, cache, other.layout, spec.layout, vocabulary)
                 break
 
 
@@ -198,13 +209,14 @@ def _run_command(
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
     }
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    tail = b""
-    while chunk := process.stderr.read1():
-        sys.stderr.write(chunk.decode(errors="replace"))
-        sys.stderr.flush()
-        tail = (tail + chunk)[-2000:]
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+    )
+    said = "see above"
+    for line in process.stderr:
+        if line.startswith("error: "):  # becomes this process's own
+            said = line.removeprefix("error: ").strip()
+        else:
+            print(line, end="", file=sys.stderr, flush=True)
     if process.wait():
-        lines = tail.decode(errors="replace").replace("\r", "\n").split("\n")
-        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        raise UserError(f"building the cache failed: {(said or ['see above'])[-1]}")
+        raise UserError(f"building the cache failed: {said}")

@@ -3,11 +3,10 @@
 import contextlib
 import functools
 import itertools
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-from tqdm import tqdm
 
 from xl_flax.data import fingerprint
 from xl_flax.data.build import TRAIN, write_split
@@ -16,11 +15,13 @@ from xl_flax.data.filtering import Hashes, are_translations, hash_each_text
 from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, read_manifest
 from xl_flax.data.mixtures import Mixture, check_alike
+from xl_flax.data.prepare import room_for
 from xl_flax.data.seqio_tasks import (
     examples,
     find,
     num_examples,
     seqio,
+    shards,
     split_tasks,
     task_features,
     task_fingerprint,
@@ -28,6 +29,9 @@ from xl_flax.data.seqio_tasks import (
 from xl_flax.data.task_errors import check_languages
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
+from xl_flax.progress import progress
+
+TEXT_PER_BYTE = 2  # bytes of text to a byte of rows: four to a piece of two bytes
 
 
 class Excluded:
@@ -104,15 +108,17 @@ def cache_split(
     first = next(batches, ([], [("",)]))
     languages = first[1][0]
     now["filter"] = cache.filter.settings(split, are_translations(languages, features))
-    total = num_examples(task, split)
-    pace = 0.1 if sys.stderr.isatty() else 10.0  # seconds between lines; few of them in a log
+    total, needed = num_examples(task, split), _bytes_needed(task, split)
     name, title = f"task {task.name!r}, split {split!r}", f"{title}{task.name} ({split})"
-    with tqdm(total=total, desc=title, unit=" examples", mininterval=pace) as bar:
+    with (
+        room_for(cache, f"rows of {task.name} ({split})", needed),
+        progress(total, title, "examples") as advance,
+    ):
 
         def checked() -> Iterator[Example]:
             for batch, given in itertools.chain([first], batches):
                 check_languages(name, languages, batch, given)
-                bar.update(len(batch))
+                advance(len(batch))
                 yield from batch
 
         write_split(
@@ -124,6 +130,13 @@ def cache_split(
             excluded=excluded.hashes if split == TRAIN else None,
         )
     return True
+
+
+def _bytes_needed(task: seqio.Task, split: str) -> int:
+    """About how many bytes the rows of a train split take; a file may hold other splits, too."""
+    if split != TRAIN:
+        return 0
+    return sum(map(os.path.getsize, shards(task, split))) // TEXT_PER_BYTE
 
 
 def resolve_mixture(

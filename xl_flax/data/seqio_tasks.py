@@ -18,10 +18,11 @@ with silenced_stderr():
 
 from xl_flax.data import fingerprint
 from xl_flax.data.features import NO_FEATURES, Example, Features, FeatureSpec, Texts
-from xl_flax.data.task_errors import explain
+from xl_flax.data.task_errors import explain, explain_import
 from xl_flax.data.text_files import count_lines
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
+from xl_flax.files.read import check_regular
 
 READ_BATCH = 256  # examples that cross from TensorFlow to NumPy at once
 # Of a batch, see `Stream.rows`.
@@ -37,17 +38,16 @@ def import_tasks(names: Sequence[str]) -> dict[str, str]:
       Task or mixture -> the module whose import defined it.
 
     Raises:
-      UserError: a module cannot be imported.
+      UserError: a module cannot be imported, or raises an error or exits meanwhile.
     """
     owners: dict[str, str] = {}
     for name in names:
         try:
             importlib.import_module(name)
-        except (ImportError, SyntaxError, ValueError) as error:
-            raise UserError(
-                f"cannot import task module {name!r} ({error}): is it on PYTHONPATH, spelt as in "
-                "Cache.task_modules, and does it define each task once?"
-            ) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit is no Exception
+            raise UserError(explain_import(error, name)) from error
         for provider in (*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()):
             owners.setdefault(provider, name)
     return owners
@@ -65,7 +65,7 @@ def find(name: str, modules: Sequence[str]) -> seqio.Task | seqio.Mixture:
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "none is close."
         raise UserError(
             f"no task or mixture is called {name!r}; {hint} Those of {list(modules)} are known; "
-            "add your module to Cache.task_modules or name it with --module_import"
+            "name the module that defines it in Cache.task_modules (TASK_MODULES in gin/)"
         )
     return seqio.get_mixture_or_task(name)
 
@@ -121,8 +121,15 @@ def task_fingerprint(
 
 
 def shards(task: seqio.Task, split: str) -> list[str]:
-    """The files of a source, where it has any."""
-    return [shard for shard in task.source.list_shards(split) if os.path.isfile(shard)]
+    """The files of a source, where it has any.
+
+    Raises:
+      UserError: one is no regular file, so that reading it might never end.
+    """
+    paths = [path for path in task.source.list_shards(split) if os.path.exists(path)]
+    for path in paths:
+        check_regular(path, f"task {task.name!r}, split {split!r} needs a file")
+    return paths
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from xl_flax.data.long_texts import parts
 from xl_flax.data.seqio_tasks import (
     READ_BATCH,
     find,
@@ -68,18 +69,8 @@ def read_lines(task: seqio.Task, split: str, every: int = 1) -> Iterator[str]:
             texts = batch.flat_values if isinstance(batch, tf.RaggedTensor) else batch
             for text in texts.numpy().flat:
                 for line in text.decode().splitlines():
-                    yield from cut(line.replace("\t", " ").replace("\0", " ").strip())
-
-
-def cut(line: str) -> Iterator[str]:
-    """Cuts a line at spaces where there are any."""
-    while len(line) > LINE_CHARACTERS:
-        end = line.rfind(" ", 1, LINE_CHARACTERS)
-        end = LINE_CHARACTERS if end < 0 else end
-        yield line[:end]
-        line = line[end:].lstrip()
-    if line:
-        yield line
+                    line = line.replace("\t", " ").replace("\0", " ")
+                    yield from filter(None, map(str.strip, parts(line, LINE_CHARACTERS)))
 
 
 def by_language(names: Sequence[str], split: str, modules: Sequence[str]) -> Tasks:

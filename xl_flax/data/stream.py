@@ -6,7 +6,6 @@ training is the number of rows consumed.
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import zlib
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from xl_flax.data.mixtures import check_alike, mixture_names, row_rates
 from xl_flax.data.prepare import CachedMixture, Caches, DatasetSpec
 from xl_flax.data.records import RowSource, decode_rows, ids_dtype
 from xl_flax.data.tables import split_table
+from xl_flax.data.unknown import unknown_shares
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.settings import MixtureName, Name, Natural, Positive, Settings
@@ -130,7 +130,7 @@ class _Reader:
     def _source(self, task: str) -> RowSource:
         manifest = self._manifests[task]
         tag = tuple(self.languages.index(name) for name in manifest.languages)
-        return RowSource(self._folders[task], manifest.shards, tag)
+        return RowSource(self._folders[task], manifest.shards, manifest.mark, tag)
 
     def _batch(self, rows: Sequence[tuple[tuple[int, ...], bytes]]) -> Batch:
         batch = decode_rows(
@@ -149,10 +149,15 @@ class _Reader:
         """Language -> (token ids int32[k], ascending, without specials; counts int64[k])."""
         by_language: dict[str, list] = {}
         for task in self.tasks:
-            for text, language in enumerate(self._manifests[task].languages):
-                counts = read_unigrams(self._folders[task], text)
+            manifest = self._manifests[task]
+            for text, language in enumerate(manifest.languages):
+                counts = read_unigrams(self._folders[task], manifest, text)
                 by_language.setdefault(language, []).append(counts)
         return {language: _sum(by_language[language]) for language in sorted(by_language)}
+
+    def unknown(self) -> dict[str, float]:
+        """Language -> share of the pieces of its text that the vocabulary does not know."""
+        return unknown_shares(self._manifests[task] for task in self.tasks)
 
 
 class Stream(_Reader):

@@ -1,9 +1,11 @@
 """What is wrong with a task, said so that its user can mend it."""
 
 import re
+import traceback
 from collections.abc import Callable, Sequence
 
 from xl_flax.data.features import Example
+from xl_flax.data.fingerprint import is_own_file
 from xl_flax.data.text_files import broken_lines
 from xl_flax.errors import UserError
 
@@ -33,6 +35,27 @@ def explain(error: Exception, task: str, split: str, files: Callable[[], Sequenc
     if kind == "DataLossError":
         return f"{name}: a data file is truncated or damaged: {_first_line(text)}"
     return f"{name}: {_first_line(text)}"
+
+
+def explain_import(error: BaseException, module: str) -> str:
+    """One line for what was raised while a task module was imported: its file and line.
+
+    Args:
+      error: of any kind, as `SystemExit`.
+      module: its name.
+    """
+    what = f"cannot import task module {module!r}"
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return f"{what} ({error}): is it on PYTHONPATH, and spelt as in Cache.task_modules?"
+    said = f"{type(error).__name__}: {_first_line(str(error))}"
+    if isinstance(error, SystemExit):
+        said = f"it ends the process, with exit code {error.code!r}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name == "<module>"]
+    places = [(f.filename, f.lineno) for f in frames if is_own_file(f.filename)]
+    if isinstance(error, SyntaxError):
+        places = [(error.filename, error.lineno)]
+    where = f" at {places[-1][0]}, line {places[-1][1]}" if places else ""
+    return f"{what}{where}: {said}"
 
 
 def _first_line(text: str) -> str:

@@ -22,7 +22,7 @@ from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.results import MACRO, Result, Source
+from xl_flax.evaluation.results import MACRO, Result, checkpoint_source
 from xl_flax.parallel.rules import Partitioning
 from xl_flax.settings import Settings
 
@@ -49,7 +49,8 @@ class Subject:
         """
         graph, params, description = load_parts(checkpoint, partitioning)
         source = checkpoint_source(checkpoint, description.step)
-        return cls(graph, params, description, key=(source.checkpoint, source.saved))
+        key = (os.path.abspath(checkpoint), source.id)
+        return cls(graph, params, description, key)
 
     @classmethod
     def live(
@@ -60,19 +61,13 @@ class Subject:
         return cls(graph, params, described, key=("live", run, step))
 
 
-def checkpoint_source(checkpoint: str, step: int) -> Source:
-    """A checkpoint's folder, step, and the time its `model.json` was saved."""
-    saved = os.stat(os.path.join(checkpoint, "model", "model.json")).st_mtime_ns
-    return Source(os.path.abspath(checkpoint), step, saved)
-
-
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Settings):
     """Measures something of a model. Settings are dataclass fields, which Gin sets.
 
     Must have: `datasets`, `signatures`, `__call__`. May have: `control_datasets`, `table`,
-    `scalars`, `summary`; the defaults of the last two suit results with means over languages
-    (`MACRO`).
+    `details`, `scalars`, `summary`; the defaults of the last two suit results with means over
+    languages (`MACRO`).
 
     Whoever calls sees to it that all datasets are cached before `signatures` or `__call__` runs.
     What depends on data or settings alone is remembered by `context.once(key, make)`, and so are
@@ -116,9 +111,13 @@ class Evaluation(Settings):
     def table(self, results: Sequence[Result]) -> str:
         """What the command shows of a checkpoint's results: a table and the signatures.
 
-        By default a line for each result.
+        It should fit into 80 columns. By default a line for each result.
         """
         return report.plain(results)
+
+    def details(self, results: Sequence[Result]) -> str:
+        """Tables too long or wide for that, which the command writes to a file; "" for none."""
+        return ""
 
     def scalars(self, results: Sequence[Result]) -> dict[str, float]:
         """What a run logs in `metrics.jsonl` and TensorBoard, by names that begin with "eval/".

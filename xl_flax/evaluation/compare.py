@@ -11,14 +11,14 @@ import argparse
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from xl_flax import cli
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
-from xl_flax.text_table import table
+from xl_flax.text_table import WIDTH, table
 
 PIVOT = "eng"
 
@@ -57,20 +57,20 @@ def collect(runs: Sequence[str], seen: Iterable[str]) -> dict[Cell, list[float]]
     return cells
 
 
-def _values(rows: Sequence[Mapping[str, Any]], seen: set[str]) -> dict[tuple, list[float]]:
+def _values(rows: Sequence[results_lib.Row], seen: set[str]) -> dict[tuple, list[float]]:
     """(centred, data, layer) -> P@1 by cosine of each direction of each language with English."""
-    last = max((row["step"] for row in rows), default=0)
+    last = max((row.step for row in rows), default=0)
     values: dict[tuple, list[float]] = {}
     for row in rows:
-        a, b = row["languages"] if len(row["languages"]) == 2 else (None, None)
-        counts = row["metric"] == "p@1" and row.get("similarity") == "cosine"
-        if not counts or row["step"] != last or PIVOT not in (a, b) or results_lib.MACRO in (a, b):
+        a, b = row.languages if len(row.languages) == 2 else (None, None)
+        counts = row.metric == "p@1" and row.similarity == "cosine"
+        if not counts or row.step != last or PIVOT not in (a, b) or results_lib.MACRO in (a, b):
             continue
         language = b if a == PIVOT else a
         part = "seen" if language in seen else "unseen"
-        family = re.split(r"[_/]", row["data"])[0]
-        centred = "|center:language_mean|" in row["signature"]
-        values.setdefault((centred, f"{family}, {part}", row["layer"]), []).append(row["value"])
+        family = re.split(r"[_/]", row.data)[0]
+        centred = "|center:language_mean|" in row.signature
+        values.setdefault((centred, f"{family}, {part}", row.layer), []).append(row.value)
     return values
 
 
@@ -95,7 +95,7 @@ def chosen_layers(cells: Mapping[Cell, Sequence[float]], data: str) -> dict[str,
 
 
 def report(cells: Mapping[Cell, Sequence[float]], layers: Mapping[str, int]) -> str:
-    """A table: settings down, data across, in % as mean ± standard deviation over seeds.
+    """A table: settings down, data across, with a legend.
 
     Args:
       cells: from `collect`.
@@ -106,7 +106,8 @@ def report(cells: Mapping[Cell, Sequence[float]], layers: Mapping[str, int]) -> 
     for setting, layer in layers.items():
         seeds = [cells.get(Cell(setting, name, layer), ()) for name in data]
         rows.append((setting, str(layer), *map(_spread, seeds), str(max(map(len, seeds)))))
-    return table(rows)
+    legend = "mean ± standard deviation over seeds; layer: 0 = embeddings; seen: in training"
+    return f"{table(rows, width=WIDTH)}\n{legend}"
 
 
 def _spread(values: Sequence[float]) -> str:

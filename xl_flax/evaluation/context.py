@@ -100,33 +100,60 @@ class Context:
         """
         return self.once(("aligned", spec), lambda: self._read_aligned(spec))
 
-    def rows(self, specs: Sequence[DatasetSpec], rows_per_task: int | None = None) -> HeldOutRows:
+    def rows(
+        self,
+        specs: Sequence[DatasetSpec],
+        rows_per_task: int | None = None,
+        languages: Sequence[str] | None = None,
+    ) -> HeldOutRows:
         """The rows of one or more mixtures in order, those of a task that several have once.
 
         Args:
           specs: mixtures of one split and layout.
           rows_per_task: the first rows of each task; None: all.
+          languages: those of the tasks that are read; None: all.
+
+        Raises:
+          UserError: there is no task of one of the languages.
         """
-        key = ("rows", tuple(specs), rows_per_task)
-        return self.once(
-            key,
-            lambda: open_held_out(specs, self.caches, self.vocabulary, rows_per_task=rows_per_task),
-        )
+        chosen = None if languages is None else tuple(languages)
+
+        def read() -> HeldOutRows:
+            caches = self.caches if chosen is None else self._of_languages(specs, chosen)
+            return open_held_out(specs, caches, self.vocabulary, rows_per_task=rows_per_task)
+
+        return self.once(("rows", tuple(specs), rows_per_task, chosen), read)
+
+    def _of_languages(self, specs: Sequence[DatasetSpec], languages: Sequence[str]) -> Caches:
+        """The caches without the tasks of other languages."""
+        kept = {}
+        there: set[str] = set()
+        for spec in specs:
+            cached = self.caches[spec]
+            there.update(*(m.languages for m in cached.manifests.values()))
+            own = {t: m for t, m in cached.manifests.items() if {*m.languages} <= {*languages}}
+            kept[spec] = cached._replace(manifests=own)
+        if not languages or not there.issuperset(languages):
+            raise UserError(
+                f"languages = {list(languages)!r}: choose some of "
+                f"{'+'.join(spec.mixture for spec in specs)}'s, {', '.join(sorted(there))}"
+            )
+        return Caches(kept)
 
     def unigrams(self, specs: Sequence[DatasetSpec]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Language -> token ids int32[k] and counts int64[k] in the tasks of these mixtures."""
         return self.once(("unigrams", tuple(specs)), lambda: self._read_unigrams(specs))
 
     def _read_unigrams(self, specs: Sequence[DatasetSpec]) -> dict:
-        languages = {
-            dataset.folders[task]: manifest.languages
+        manifests = {
+            dataset.folders[task]: manifest
             for dataset in map(self.caches.__getitem__, specs)
             for task, manifest in dataset.manifests.items()
         }
         counts: dict[str, np.ndarray] = {}
-        for folder, own_languages in languages.items():
-            for text, language in enumerate(own_languages):
-                ids, own = read_unigrams(folder, text)
+        for folder, manifest in manifests.items():
+            for text, language in enumerate(manifest.languages):
+                ids, own = read_unigrams(folder, manifest, text)
                 sums = counts.setdefault(language, np.zeros(self.vocabulary.size, np.int64))
                 sums[ids] += own
         return {k: (ids := np.flatnonzero(v), v[ids]) for k, v in counts.items()}

@@ -3,6 +3,7 @@
 Shapes: Layers, Batch, Length, S sentences, D = width.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
+from xl_flax import progress as progress_lib
 from xl_flax.data.packing import best_fit
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.ops.pooling import Pooling
@@ -84,7 +85,7 @@ def embed(
       special: ids of the special tokens that are put around a sentence.
       length: longest input, special tokens included; a longer sentence is cut.
       partitioning: that `pool` was made with.
-      progress: what a progress bar says; None: there is none.
+      progress: what is being done, for those who wait; None: nothing is shown.
       languages: int32[n], rows of the encoder's language table; None: none is added.
 
     Returns:
@@ -92,14 +93,22 @@ def embed(
     """
     output = None
     batches = packed_batches(sentences, languages, special, length, partitioning)
-    disable = progress is None
-    with tqdm(total=len(sentences), desc=progress, unit=" sentences", disable=disable) as bar:
+    with show_progress(len(sentences), progress) as done:
         for batch, pooled in run_batches(pool, params, batches, partitioning):
             if output is None:
                 output = np.empty((len(pooled), len(sentences), pooled.shape[-1]), np.float32)
             output[:, batch.members] = pooled[:, batch.row, batch.slot]
-            bar.update(len(batch.members))
+            done(len(batch.members))
     return output
+
+
+def show_progress(
+    sentences: int, what: str | None
+) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+    """As `progress`, of sentences; `what` is None where nothing is to be shown."""
+    if what is None:
+        return contextlib.nullcontext(lambda _: None)
+    return progress_lib.progress(sentences, what, "sentences")
 
 
 def run_batches(

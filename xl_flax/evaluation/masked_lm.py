@@ -4,6 +4,7 @@ Shapes: Batch, Length, D = width, V = vocabulary.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ from xl_flax.ops.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.masking import select_slots
 from xl_flax.parallel.rules import Partitioning, constrain, local_shape
-from xl_flax.settings import Count, MixtureNames, Name, Rate
+from xl_flax.settings import Count, MixtureNames, Name, Names, Rate
 
 TOKENS_PER_DEVICE = 8192  # in a batch, padding included
 LOGITS_MIB = 128  # memory for the logits that exist at once, per device
@@ -74,6 +75,7 @@ class MaskedAccuracy(Evaluation):
     # Its name, or several, or phases [(first row, name), …]: the rows of all their tasks.
     mixture: MixtureNames = gin.REQUIRED
     length: Length = gin.REQUIRED  # tokens per row
+    languages: Names | None = None  # some of the mixture's, as in ['deu', 'eng']; None: all
     split: Name = "validation"
     rows_per_task: Count | None = None  # the first ones only; None: all
     rate: Rate = 0.15  # share of the tokens that are hidden
@@ -111,7 +113,7 @@ class MaskedAccuracy(Evaluation):
             signature(
                 "masked_lm",
                 data=self._data,
-                languages=len(rows.languages),
+                languages=",".join(rows.languages) if self.languages else len(rows.languages),
                 rows=len(rows),
                 length=self.length,
                 rate=self.rate,
@@ -154,7 +156,8 @@ class MaskedAccuracy(Evaluation):
             for language, baseline in self._unigram_values(scores, context).items():
                 values[language] |= baseline
         counts = {language: score.count for language, score in scores.items()}
-        return list(self._results(values, counts, sign))
+        unknown = self._rows(context).unknown()
+        return list(self._results(values, counts, unknown, sign))
 
     def table(self, results: Sequence[Result]) -> str:
         """Per language: loss and accuracy of the model and of token frequencies."""
@@ -182,7 +185,7 @@ class MaskedAccuracy(Evaluation):
         return [DatasetSpec(name, split, layout) for name in mixture_names(mixture)]
 
     def _rows(self, context: Context) -> HeldOutRows:
-        rows = context.rows(self.datasets, self.rows_per_task)
+        rows = context.rows(self.datasets, self.rows_per_task, self.languages)
         if rows.num_texts > 1:
             raise UserError(
                 f"MaskedAccuracy: {self._data} is parallel text; give it a mixture of text in one "
@@ -208,15 +211,22 @@ class MaskedAccuracy(Evaluation):
         return values
 
     def _results(
-        self, values: Mapping[str, Mapping[str, float]], counts: Mapping[str, int], sign: str
+        self,
+        values: Mapping[str, Mapping[str, float]],
+        counts: Mapping[str, int],
+        unknown: Mapping[str, float],
+        sign: str,
     ) -> Iterator[Result]:
+        make = functools.partial(Result, "masked_lm", self._data, signature=sign)
         for language, metrics in values.items():
             for metric, value in metrics.items():
+                share = (unknown[language],)
                 n = counts[language]
-                yield Result("masked_lm", self._data, (language,), metric, value, n, sign)
-        for metric in next(iter(values.values()), ()):
+                yield make((language,), metric, value, n, unknown=share)
+        share = (max(unknown[language] for language in values),)
+        for metric in next(iter(values.values())):
             mean = float(np.mean([metrics[metric] for metrics in values.values()]))
-            yield Result("masked_lm", self._data, (MACRO,), metric, mean, len(values), sign)
+            yield make((MACRO,), metric, mean, len(values), unknown=share)
 
 
 def check_scores(scores: Mapping[str, Score], where: str) -> None:

@@ -97,15 +97,20 @@ class BitextMining(SentenceEvaluation):
         return results
 
     def table(self, results: Sequence[Result]) -> str:
-        """Macro F1 by layer, then all pairs in the layer that is best on the dev half."""
+        """Macro F1 by layer, then the pairs in the layer that is best on the dev half."""
         return report.mining(results)
+
+    def details(self, results: Sequence[Result]) -> str:
+        """All pairs, where they are many."""
+        return report.mining_details(results)
 
     def _halves(
         self, spec: DatasetSpec, context: Context
     ) -> dict[tuple[str, str], tuple["Half", "Half"]]:
         """For each pair of languages its dev and test `Half`."""
-        key = ("mining", spec, self.gold, self.pivot)
-        return context.once(key, lambda: self._split(spec, context.aligned(spec)))
+        texts = self.texts(spec, context)
+        key = ("mining", spec, tuple(texts), self.gold, self.pivot)
+        return context.once(key, lambda: self._split(spec, texts))
 
     def _split(self, spec: DatasetSpec, examples: dict[str, list[np.ndarray]]) -> dict:
         first = {language: _first_occurrences(s) for language, s in examples.items()}

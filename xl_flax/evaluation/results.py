@@ -1,17 +1,32 @@
-"""Results: one JSON object per number, with a signature that says how it was measured."""
+"""Results: one JSON object per number, with a signature that says how it was measured.
 
+`results.jsonl` lies in a run's folder and names checkpoints as that folder does, so it stays right
+when the folder is copied or moved. Each line has a checksum and says how many lines its measurement
+has: what is damaged or missing is found before it becomes a figure.
+"""
+
+import collections
 import dataclasses
+import hashlib
 import json
 import os
+import sys
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pydantic
+
 import xl_flax
 from xl_flax.errors import UserError
+from xl_flax.files.checksums import checksums
+from xl_flax.files.read import read_json, read_json_lines
 from xl_flax.files.write import write_atomically
 
 FILE = "results.jsonl"
 MACRO = "macro"  # stands for the languages in an unweighted mean over all of them
+CHECKSUMS = "checksums.json"  # of a checkpoint
+PARAMS = "params/"  # where a checkpoint's parameters are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +44,54 @@ class Result:
     pooling: str | None = None
     head: str | None = None
     similarity: str | None = None
+    # Share of unknown pieces in the text of each of `languages`, "macro": of the worst of all.
+    unknown: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
     """The checkpoint that results are about."""
 
-    checkpoint: str  # its folder
+    checkpoint: str  # its folder, seen from the folder of the results
     step: int
-    saved: int = 0  # when its model.json was written, in ns: another run's step is not this one's
+    # Of its parameters: those of another training have another one.
+    id: str | None = dataclasses.field(default=None, kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row(Result, Source):
+    """A line of `results.jsonl`. Those of older versions have neither `id`, `lines` nor `crc`."""
+
+    version: str = ""  # of this package
+    lines: int | None = None  # that were written with this signature
+    crc: str | None = None  # of the line without it
+
+
+_ROW = pydantic.TypeAdapter(Row)
+CHECKED = {"id", "lines", "crc"}  # a line that has one of these has the last
+
+
+def run_folder(checkpoint: str) -> str:
+    """The folder of a checkpoint's run, or a lone checkpoint's own: where results lie."""
+    path = os.path.abspath(checkpoint)
+    parent = os.path.dirname(path)
+    return os.path.dirname(parent) if os.path.basename(parent) == "checkpoints" else path
+
+
+def checkpoint_source(checkpoint: str, step: int) -> Source:
+    """What results of a checkpoint are known by, wherever its run's folder lies.
+
+    Raises:
+      UserError: its `checksums.json` is damaged.
+    """
+    path = os.path.abspath(checkpoint)
+    stored = os.path.join(path, CHECKSUMS)
+    if os.path.exists(stored):
+        sums = {k: v for k, v in read_json(stored).items() if k.startswith(PARAMS)}
+    else:  # of an older version: they are read
+        sums = {PARAMS + k: v for k, v in checksums(os.path.join(path, PARAMS)).items()}
+    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    return Source(os.path.relpath(path, run_folder(path)), step, id=digest[:16])
 
 
 def signature(method: str, **settings: Any) -> str:
@@ -46,67 +100,85 @@ def signature(method: str, **settings: Any) -> str:
     return "|".join([*parts, f"version:{xl_flax.__version__}"])
 
 
-def read(path: str) -> list[dict[str, Any]]:
+def read(path: str, step: int | None = None) -> list[Row]:
     """The lines of a results file; [] if there is none.
 
+    Measurements of which lines are missing are left out, which is said.
+
+    Args:
+      path: the file.
+      step: of the checkpoint in question; None: of all.
+
     Raises:
-      UserError: a line is no JSON object, other than a last one cut off in writing.
+      UserError: a line is damaged, or the file is something else.
     """
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().split("\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):  # no newline behind it: the writer was killed
-                break
-            raise UserError(
-                f"{path}, line {number}: not JSON ({error}); delete this line"
-            ) from error
-    return rows
+    rows = [row for row in _read_all(path) if step in (None, row.step)]
+    there = collections.Counter(map(_measurement, rows))
+    complete = [row for row in rows if row.lines in (None, there[_measurement(row)])]
+    for _, at, sign in sorted(there.keys() - set(map(_measurement, complete)), key=str):
+        print(f"{path}: lines are missing, left out is step {at}, {sign}", file=sys.stderr)
+    return complete
 
 
-def done(rows: Iterable[Mapping[str, Any]], source: Source) -> set[str]:
+def done(rows: Iterable[Row], source: Source) -> set[str]:
     """The signatures that a results file holds for one checkpoint."""
-    return {row["signature"] for row in rows if same(row, source)}
+    return {row.signature for row in rows if same(row, source)}
 
 
 def write(path: str, source: Source, results: Sequence[Result]) -> None:
-    """Adds results to a file; what it holds for this checkpoint and these signatures is replaced.
+    """Adds results to a file; what it holds for this step and these signatures is replaced.
 
     The file is replaced as a whole and atomically, so a kill leaves the old or the new one.
     """
-    signatures = {r.signature for r in results}
-    rows = [r for r in read(path) if not (same(r, source) and r["signature"] in signatures)]
-    rows += [
-        dataclasses.asdict(result)
-        | {"value": float(result.value), "n": int(result.n)}  # which may be NumPy's
-        | dataclasses.asdict(source)
-        | {"version": xl_flax.__version__}
-        for result in results
+    lines = collections.Counter(r.signature for r in results)
+    rows = [
+        as_read
+        for row, as_read in _read_all(path).items()
+        if not (row.step == source.step and row.signature in lines)
     ]
+    for result in results:
+        row = dataclasses.asdict(result) | dataclasses.asdict(source)
+        row |= {"value": float(result.value), "n": int(result.n)}  # which may be NumPy's
+        row |= {"version": xl_flax.__version__, "lines": lines[result.signature]}
+        rows.append(row | {"crc": _crc(row)})
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def from_rows(rows: Iterable[Mapping[str, Any]], signatures: Iterable[str]) -> list[Result]:
+def from_rows(rows: Iterable[Row], signatures: Iterable[str]) -> list[Result]:
     """Lines of a results file as results again, of these signatures only."""
-    wanted = set(signatures)
-    names = {field.name for field in dataclasses.fields(Result)}
+    wanted, names = set(signatures), [field.name for field in dataclasses.fields(Result)]
     return [
-        Result(**{k: row[k] for k in names & row.keys()} | {"languages": tuple(row["languages"])})
-        for row in rows
-        if row["signature"] in wanted
+        Result(**{k: getattr(row, k) for k in names}) for row in rows if row.signature in wanted
     ]
 
 
-def same(row: Mapping[str, Any], source: Source) -> bool:
-    """Whether a line of a results file is about this checkpoint."""
-    # By name, not by path: a run's folder may be moved or mounted elsewhere.
-    name = os.path.basename(row["checkpoint"])
-    here = (os.path.basename(source.checkpoint), source.step, source.saved)
-    return (name, row["step"], row.get("saved", 0)) == here
+def same(row: Row, source: Source) -> bool:
+    """Whether a line of a results file is about this checkpoint: a run has one of each step."""
+    return (row.step, row.id) == (source.step, source.id)
+
+
+def _read_all(path: str) -> dict[Row, dict[str, Any]]:
+    """The different lines of a file, each as it is written there."""
+    rows: dict[Row, dict[str, Any]] = {}
+    for number, line in read_json_lines(path) if os.path.lexists(path) else ():
+        try:
+            row = _ROW.validate_python(line)
+            if not line.keys().isdisjoint(CHECKED) and row.crc != _crc(line):
+                raise ValueError("is not what was written")
+        except pydantic.ValidationError as error:
+            (wrong, *_) = error.errors()
+            what = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+            raise UserError(f"{path}, line {number}: {what}; delete this line") from None
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}; delete this line") from None
+        rows.setdefault(row, line)
+    return rows
+
+
+def _crc(row: Mapping[str, Any]) -> str:
+    text = json.dumps({k: v for k, v in row.items() if k != "crc"}, sort_keys=True)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _measurement(row: Row) -> tuple[str | None, int, str]:
+    return row.id, row.step, row.signature

@@ -45,7 +45,7 @@ class SentenceRetrieval(SentenceEvaluation):
           UserError: the tasks are not aligned, or a mixture lacks the pivot.
         """
         for spec in self.datasets:
-            self.pairs(spec, context.aligned(spec))
+            self.pairs(spec, self.texts(spec, context))
         return [
             self._template(specs, layer, similarity, description, context).keywords["signature"]
             for specs in self.scopes
@@ -90,8 +90,12 @@ class SentenceRetrieval(SentenceEvaluation):
         ]
 
     def table(self, results: Sequence[Result]) -> str:
-        """The mean by layer, then all pairs in the best layer."""
+        """The mean by layer, then languages or pairs in the best layer."""
         return report.retrieval(results)
+
+    def details(self, results: Sequence[Result]) -> str:
+        """All pairs in the best layer, where they are too many for the table."""
+        return report.retrieval_details(results)
 
     def _template(
         self,

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -20,11 +21,12 @@ from xl_flax.errors import UserError
 from xl_flax.evaluation.base import Evaluation, NotFiniteError, Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.embed import Encoding, embed, make_pool
-from xl_flax.evaluation.results import Result, signature
+from xl_flax.evaluation.results import MACRO, Result, signature
 from xl_flax.models.heads import HEADS
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.pooling import Pooling
-from xl_flax.settings import LayerNumber, MixtureNames, Name
+from xl_flax.settings import LayerNumber, MixtureNames, Name, Names
+from xl_flax.text_table import WIDTH
 
 Layers = Annotated[
     Literal["all"] | Annotated[Sequence[LayerNumber], Len(1)],
@@ -42,6 +44,8 @@ class SentenceEvaluation(Evaluation):
 
     # Its name, or several (one per pair: Tatoeba), each on its own; of phases, all that they name.
     mixture: MixtureNames = gin.REQUIRED
+    # Some of the mixture's, as in ['deu', 'eng']; None: all. Of several mixtures each has them.
+    languages: Names | None = None
     split: Name = "test"
     layers: Layers = "all"
     pooling: Pooling = "mean"  # without special tokens; or "mean_all", with them; or "cls"
@@ -61,6 +65,24 @@ class SentenceEvaluation(Evaluation):
         """What results are about: each mixture, and all of them if there are several."""
         each = [[spec] for spec in self.datasets]
         return each if len(each) == 1 else [*each, self.datasets]
+
+    def texts(self, spec: DatasetSpec, context: Context) -> dict[str, list[np.ndarray]]:
+        """The sentences of the chosen languages, as of `Context.aligned`.
+
+        Raises:
+          UserError: the tasks are not aligned, the mixture lacks a language, or one is chosen.
+        """
+        every = context.aligned(spec)
+        if self.languages is None:
+            return every
+        name = f"{type(self).__name__}.languages = {list(self.languages)!r}"
+        if missing := [x for x in self.languages if x not in every]:
+            raise UserError(
+                f"{name}: {spec.mixture} has no {', '.join(missing)}; it has {', '.join(every)}"
+            )
+        if len(set(self.languages)) < 2:
+            raise UserError(f"{name}: two or more are needed; there are {', '.join(every)}")
+        return {language: every[language] for language in every if language in self.languages}
 
     def pairs(self, spec: DatasetSpec, languages: Collection[str]) -> list[tuple[str, str]]:
         """Pairs of a mixture's languages, each once; with a pivot those that it is part of.
@@ -111,9 +133,9 @@ class SentenceEvaluation(Evaluation):
             lambda: make_pool(subject.graph, encoding, context.partitioning),
         )
         for spec in self.datasets:
-            sentences = context.aligned(spec)
+            sentences = self.texts(spec, context)
             report = functools.partial(_report_lengths, spec, sentences, length)
-            context.once(("lengths", spec, length), report)
+            context.once(("lengths", spec, tuple(sentences), length), report)
             rows = language_rows(list(sentences), description.all_languages)
             encode = functools.partial(
                 embed,
@@ -127,7 +149,7 @@ class SentenceEvaluation(Evaluation):
                 np.repeat(rows, [len(s) for s in sentences.values()]),
             )
             embedded = context.once_per_subject(
-                subject.key, ("sentences", spec, encoding, length), encode
+                subject.key, ("sentences", spec, tuple(sentences), encoding, length), encode
             )
             parts = np.split(embedded, len(sentences), axis=1)
             for i, layer in enumerate(encoding.layers):
@@ -144,13 +166,17 @@ class SentenceEvaluation(Evaluation):
         context: Context,
         **how: Any,
     ) -> functools.partial:
-        """`Result` without languages, metric, value and n; `how` is added to the signature."""
-        examples = [context.aligned(spec) for spec in specs]
+        """`Result` without languages, metric, value and n; `how` is added to the signature.
+
+        The share of unknown pieces is added, too, by the languages that it gets.
+        """
+        examples = [self.texts(spec, context) for spec in specs]
+        languages = sorted({language for e in examples for language in e})
         pooling = self.encoding(description).pooling
         sign = signature(
             task,
             data=_data_name(specs),
-            languages=len({language for e in examples for language in e}),
+            languages=len(languages) if self.languages is None else ",".join(languages),
             n=sum(len(next(iter(e.values()))) for e in examples),
             layer=layer,
             pooling=pooling,
@@ -160,7 +186,8 @@ class SentenceEvaluation(Evaluation):
             length=self._length(description),
         )
         return functools.partial(
-            Result,
+            _result,
+            self._unknown(specs, context),
             task=task,
             data=_data_name(specs),
             signature=sign,
@@ -168,6 +195,22 @@ class SentenceEvaluation(Evaluation):
             pooling=pooling,
             head=self.head,
         )
+
+    def _unknown(self, specs: Sequence[DatasetSpec], context: Context) -> dict[str, float]:
+        """The share of unknown pieces by language, and that of the worst."""
+        texts = [self.texts(spec, context) for spec in specs]
+        languages = sorted({language for own in texts for language in own})
+        unk = context.vocabulary.special.unk
+
+        def share(language: str) -> float:
+            ids = np.concatenate([ids for own in texts for ids in own.get(language, ())])
+            return float((ids == unk).sum() / max(ids.size, 1))
+
+        def count() -> dict[str, float]:
+            shares = {language: share(language) for language in languages}
+            return shares | {MACRO: max(shares.values())}
+
+        return context.once(("unknown", tuple(specs), tuple(languages)), count)
 
     def _head_encoding(self, name: str, description: Description) -> Encoding:
         kinds = {key: value.get("kind", key) for key, value in description.heads.items()}
@@ -185,6 +228,12 @@ class SentenceEvaluation(Evaluation):
         return min(self.length, description.encoder.max_positions)
 
 
+def _result(unknown: dict[str, float], *, languages: Sequence[str], **about: Any) -> Result:
+    known = unknown.keys() >= set(languages)
+    shares = tuple(unknown[language] for language in languages) if known else None
+    return Result(languages=tuple(languages), unknown=shares, **about)
+
+
 def _report_lengths(spec: DatasetSpec, texts: dict[str, list[np.ndarray]], length: int) -> None:
     """Says how many sentences are cut to `length` tokens or are empty, by language."""
     sizes = {language: np.array([len(s) for s in own]) for language, own in texts.items()}
@@ -196,7 +245,7 @@ def _report_lengths(spec: DatasetSpec, texts: dict[str, list[np.ndarray]], lengt
         if total := sum(counts.values()):
             listed = ", ".join(f"{language} {n}" for language, n in counts.items() if n)
             share = total / sum(map(len, sizes.values()))
-            print(f"{spec.mixture}: {total:,} {what} ({share:.1%}: {listed})")
+            print(textwrap.fill(f"{spec.mixture}: {total:,} {what} ({share:.1%}: {listed})", WIDTH))
 
 
 def _data_name(specs: Sequence[DatasetSpec]) -> str:

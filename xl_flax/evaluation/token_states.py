@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from xl_flax.data.features import Example
 from xl_flax.data.prepare import DatasetSpec
@@ -17,7 +16,14 @@ from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.errors import UserError
 from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.embed import ROW, Batch, packed_batches, rows_per_batch, run_batches
+from xl_flax.evaluation.embed import (
+    ROW,
+    Batch,
+    packed_batches,
+    rows_per_batch,
+    run_batches,
+    show_progress,
+)
 from xl_flax.ops.languages import language_rows
 from xl_flax.parallel.rules import Partitioning
 
@@ -134,7 +140,7 @@ def token_states(
       special: ids of the special tokens that are put around a sentence.
       length: longest input, special tokens included; a longer sentence is cut.
       partitioning: that `states` was made with.
-      progress: what a progress bar says; None: there is none.
+      progress: what is being done, for those who wait; None: nothing is shown.
       languages: int32[sentences], rows of the encoder's language table; None: none is added.
       words: int[n] for each sentence, the number of the word that each piece belongs to, negative
         for a piece of no word. None: states of pieces.
@@ -158,8 +164,7 @@ def token_states(
     batches = _batches_in_order(sentences, languages, special, length, partitioning)
     waiting: dict[int, np.ndarray] = {}  # states of sentences behind one that has none yet
     following = 0
-    disable = progress is None
-    with tqdm(total=len(sentences), desc=progress, unit=" sentences", disable=disable) as bar:
+    with show_progress(len(sentences), progress) as done:
         for batch, layers in run_batches(states, params, batches, partitioning):
             for member, row, column in zip(batch.members, batch.row, batch.column, strict=True):
                 first = column + 1  # behind [CLS]
@@ -171,7 +176,7 @@ def token_states(
             while following in waiting:
                 yield waiting.pop(following)
                 following += 1
-                bar.update()
+                done(1)
 
 
 def _batches_in_order(

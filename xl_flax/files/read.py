@@ -49,6 +49,28 @@ def read_bytes(path: str | os.PathLike, mend: str = "") -> bytes:
         raise _unreadable(path, error, mend) from error
 
 
+def read_part(path: str | os.PathLike, start: int, size: int, mend: str = "") -> bytes:
+    """Some bytes of a regular file; fewer where it ends before.
+
+    Raises:
+      UserError: as `read_bytes`.
+    """
+    check_regular(path, mend)
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return file.read(size)
+    except OSError as error:
+        raise _unreadable(path, error, mend) from error
+
+
+def map_array(path: str | os.PathLike, dtype: Any, start: int, shape: tuple[int, ...]) -> Any:
+    """An array in a file, read from the disk where it is used and not before: a NumPy memmap."""
+    import numpy as np  # which the other functions do without
+
+    return np.memmap(path, dtype, "r", start, shape)
+
+
 def check_regular(path: str | os.PathLike, mend: str = "") -> None:
     """Sees to it that a path names a file: opening a FIFO would wait for ever.
 
@@ -110,7 +132,7 @@ def read_json_lines(path: str | os.PathLike) -> list[tuple[int, dict[str, Any]]]
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line.decode())
             if not isinstance(value, dict):
                 raise ValueError("no JSON object")
         except (ValueError, RecursionError) as error:

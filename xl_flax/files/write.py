@@ -1,6 +1,7 @@
 """Writing files that are there whole or not at all."""
 
 import os
+from collections.abc import Iterable
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
@@ -25,3 +26,15 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
         if os.path.exists(temporary):
             os.remove(temporary)
         raise
+
+
+def write_parts(path: str | os.PathLike, parts: Iterable[bytes | memoryview]) -> None:
+    """Writes a new file, part by part: one too large for memory, in a folder not complete yet.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    with open(path, "wb") as file:
+        for part in parts:
+            file.write(part)
+            del part  # gone before the next one comes

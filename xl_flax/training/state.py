@@ -212,12 +212,13 @@ def init_from(params: Any, config: InitFrom, description: Description) -> tuple[
         params, config.checkpoint, config.include, config.exclude
     )
     tables = [name for name in taken if name in TOKEN_TABLES]
-    if tables and read_description(checkpoint).vocabulary != description.vocabulary:
+    source = read_description(checkpoint)
+    if tables and source.vocabulary != description.vocabulary:
         raise UserError(
             f"InitFrom: {', '.join(tables)} of {checkpoint} belong to another vocabulary; exclude "
             f"them, or use its own: --gin.VOCABULARY={vocabulary_path(checkpoint)}"
         )
-    before = read_description(checkpoint).all_languages
+    before = source.all_languages
     if LANGUAGE_TABLE in taken and before != description.all_languages:
         raise UserError(
             f"InitFrom: the rows of {LANGUAGE_TABLE} of {checkpoint} are {', '.join(before)}, and "
@@ -225,4 +226,7 @@ def init_from(params: Any, config: InitFrom, description: Description) -> tuple[
             "train on those"
         )
     total = len(jax.tree.leaves(params))
-    return params, f"took {len(taken)} of {total} parameter arrays from {checkpoint}"
+    said = f"took {len(taken)} of {total} parameter arrays from {checkpoint}"
+    if left := sorted(source.heads.keys() - description.heads.keys()):
+        said += f"; its heads {', '.join(left)} are left behind: no objective here has them"
+    return params, said

@@ -1,0 +1,52 @@
+"""The model card of a folder that is exported."""
+
+import types
+
+from xl_flax.converters import card
+from xl_flax.evaluation import results
+from xl_flax.evaluation.results import MACRO, Result
+
+GIN = """
+CACHE_DIR = 'cache/mine'
+InitFrom.checkpoint = "/home/me/runs/first"
+InitFrom.include = 'encoder/.*'
+MODEL_DIR = ['runs/secret/', '/data/other']
+Task.note = '~/text.txt'
+VOCABULARY = 'runs/secret/vocabulary.model'
+"""
+
+
+def test_paths_keep_their_last_part_only():
+    assert card.without_paths(GIN).splitlines()[1:] == [
+        "CACHE_DIR = '…/mine'",
+        'InitFrom.checkpoint = "…/first"',
+        "InitFrom.include = 'encoder/.*'",
+        "MODEL_DIR = ['…/secret', '…/other']",
+        "Task.note = '…/text.txt'",
+        "VOCABULARY = '…/vocabulary.model'",
+    ]
+
+
+def test_results_say_which_data_and_stay_a_table(tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "7"
+    (checkpoint / "params").mkdir(parents=True)
+    source = results.checkpoint_source(str(checkpoint), 7)
+    sign = results.signature("retrieval", data="ntrex/test", layer=3)
+    made = [
+        Result("retrieval", "ntrex/test", languages, "p@1", 0.25, 6, sign, 3, unknown=(0.071,))
+        for languages in ((MACRO,), ("deu", "eng"))
+    ]
+    path = str(tmp_path / "run" / results.FILE)
+    results.write(path, source, made)
+    another = results.Source("checkpoints/7", 7, id="of another training")
+    results.write(path, another, [Result("x", "other/test", (MACRO,), "loss", 1.0, 2, "t")])
+    (tmp_path / "run" / "config.gin").write_text(GIN)
+    encoder = types.SimpleNamespace(num_layers=3, width=8, vocab_size=50, num_params=100)
+    description = types.SimpleNamespace(
+        encoder=encoder, all_languages=["deu"], step=7, objectives={}
+    )
+    text = card.make(str(checkpoint), description, {"model_type": "bert"}, ["a note"])
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].replace(r"\|", "").count("|") == 7
+    assert lines[2].startswith("| ntrex/test | 3 | p@1 | 0.2500 | 7.1% | `retrieval\\|data:ntrex/")
+    assert len(lines) == 3 and str(tmp_path) not in text and "# run, step 7" in text
