@@ -1,17 +1,28 @@
 """Tables for the console."""
 
-from collections.abc import Collection, Sequence
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+
+WIDTH = 80  # columns of the smallest usual terminal
 
 
-def table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
+def table(
+    rows: Sequence[Sequence[str]], left: Collection[int] = (0,), shorten: int | None = None
+) -> str:
     """Aligns columns under a heading.
 
     Args:
       rows: cells as text; row 0 is the heading.
       left: numbers of the columns that are aligned to the left, such as names; the others are
         aligned to the right, as numbers are.
+      shorten: number of a column whose long cells lose their middle, if lines of more than `WIDTH`
+        characters can be avoided by that.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    excess = sum(widths) + 2 * (len(widths) - 1) - WIDTH
+    if shorten is not None and excess > 0:
+        widths[shorten] = max(widths[shorten] - excess, 8, len(rows[0][shorten]))
+        rows = [[_short(cell, w) for cell, w in zip(row, widths, strict=True)] for row in rows]
     lines = [
         "  ".join(
             cell.ljust(width) if i in left else cell.rjust(width)
@@ -21,3 +32,30 @@ def table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
     ]
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(lines)
+
+
+def _short(cell: str, width: int) -> str:
+    if len(cell) <= width:
+        return cell
+    end = (width - 1) // 2
+    return f"{cell[: width - 1 - end]}…{cell[len(cell) - end :]}"
+
+
+def legend(meanings: Mapping[str, str]) -> str:
+    """What the columns of a table mean, to stand under it: "fill: ...; rate: ..."."""
+    return wrapped("; ".join(f"{name}: {meaning}" for name, meaning in meanings.items()))
+
+
+def wrapped(text: str) -> str:
+    """A sentence on lines of at most `WIDTH` characters; words, as paths, stay whole."""
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def count(number: int) -> str:
+    """A number in at most seven characters: "950,000", "1.23M", "45.6G"."""
+    for factor, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M")):
+        if number >= factor:
+            return f"{number / factor:.3g}{unit}"
+    return f"{number:,}"
