@@ -1,13 +1,16 @@
-"""Tables for the console."""
+"""Tables and sentences for the console."""
 
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-WIDTH, LINES = 80, 45  # of a console
+WIDTH, LINES = 80, 45  # of the smallest usual terminal; of what is read without much scrolling
 
 
 def table(
-    rows: Sequence[Sequence[str]], left: Collection[int] = (0,), width: int | None = None
+    rows: Sequence[Sequence[str]],
+    left: Collection[int] = (0,),
+    width: int | None = None,
+    shorten: int | None = None,
 ) -> str:
     """Aligns columns under a heading.
 
@@ -16,8 +19,14 @@ def table(
       left: numbers of the columns that are aligned to the left, such as names; the others are
         aligned to the right, as numbers are.
       width: characters; columns beyond it follow below, each time behind the first one. None: any.
+      shorten: number of a column whose long cells lose their middle, if lines of more than `WIDTH`
+        characters can be avoided by that.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    excess = sum(widths) + 2 * (len(widths) - 1) - WIDTH
+    if shorten is not None and excess > 0:
+        widths[shorten] = max(widths[shorten] - excess, 8, len(rows[0][shorten]))
+        rows = [[_short(cell, w) for cell, w in zip(row, widths, strict=True)] for row in rows]
     blocks, used = [[0]], widths[0]
     for i, own in enumerate(widths[1:], 1):
         if width is not None and used + 2 + own > width and len(blocks[-1]) > 1:
@@ -40,23 +49,43 @@ def _block(
         ).rstrip()
         for row in rows
     ]
-    lines.insert(1, "-" * (sum(widths[i] for i in columns) + 2 * (len(columns) - 1)))
+    lines.insert(1, "-" * max(map(len, lines)))
     return "\n".join(lines)
 
 
-def wrap(text: str, indent: str = "") -> str:
-    """Breaks a long line between words, for 80 columns; the lines that follow are indented more."""
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent + "    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+def _short(cell: str, width: int) -> str:
+    if len(cell) <= width:
+        return cell
+    end = (width - 1) // 2
+    return f"{cell[: width - 1 - end]}…{cell[len(cell) - end :]}"
 
 
 def fits(text: str) -> bool:
     """Whether a table can be read on a console: in width, and without much scrolling."""
     lines = text.splitlines()
     return len(lines) <= LINES and all(len(line) <= WIDTH for line in lines)
+
+
+def legend(meanings: Mapping[str, str]) -> str:
+    """What the columns of a table mean, to stand under it: "fill: ...; rate: ..."."""
+    return wrap("; ".join(f"{name}: {meaning}" for name, meaning in meanings.items()))
+
+
+def wrap(text: str, indent: str = "") -> str:
+    """A sentence on lines of at most `WIDTH` characters; words, as paths, stay whole."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def count(number: int) -> str:
+    """A number in at most seven characters: "950,000", "1.23M", "45.6G"."""
+    for factor, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M")):
+        if number >= factor:
+            return f"{number / factor:.3g}{unit}"
+    return f"{number:,}"
