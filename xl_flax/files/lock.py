@@ -25,7 +25,7 @@ def locked(folder: str | os.PathLike, busy: str, wait: bool = False) -> Iterator
         os.makedirs(folder, exist_ok=True)
         file = open(os.path.join(folder, ".lock"), "w")
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror})") from error
+        raise UserError(f"cannot write to {error.filename or folder} ({error.strerror})") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
