@@ -97,8 +97,14 @@ def test_phases_may_be_named_wherever_a_mixture_is():
 @pytest.mark.parametrize(
     ("binding", "message"),
     [
-        ("TrainConfig.held_out = [@MaskedAccuracy()]", r"held_out = .@MaskedAccuracy.*must be a list .*@Periodic"),
-        ("TrainConfig.objectives = @MaskedLM()", r"objectives = @MaskedLM\(\): must be a list .*\[@MaskedLM"),
+        (
+            "TrainConfig.held_out = [@MaskedAccuracy()]",
+            r"held_out = .@MaskedAccuracy.*must be a list .*@Periodic",
+        ),
+        (
+            "TrainConfig.objectives = @MaskedLM()",
+            r"objectives = @MaskedLM\(\): must be a list .*\[@MaskedLM",
+        ),
         ("EvaluateConfig.evaluations = [@Periodic()]", r"@Periodic\(\) belongs in .*held_out"),
         ("EvaluateConfig.evaluations = @MaskedAccuracy()", r"must be a list of evaluations"),
     ],
