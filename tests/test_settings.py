@@ -316,6 +316,18 @@ class Own(settings.Settings):
     which: ClassVar[str] = "x"
 
 
+def test_what_a_base_class_declares_holds_for_fields_with_another_default():
+    @dataclasses.dataclass(frozen=True)
+    class Later(MaskedLM):
+        rate: float = 0.3
+        name: str = "later"
+
+    Later(**OBJECTIVE)
+    for field, value in (("name", "a/b"), ("name", "step"), ("rate", 2.0)):
+        with pytest.raises(UserError, match=rf"Later\.{field} = .*: must be "):
+            Later(**OBJECTIVE, **{field: value})
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -90,8 +90,10 @@ class Settings:
     """
 
     def __post_init__(self):
-        for name, kind in kinds(type(self)).items():
-            check(f"{type(self).__name__}.{name}", getattr(self, name), kind)
+        # What a base class declares holds, too, where a class gives a field another default.
+        for base in type(self).__mro__:
+            for name, kind in kinds(base).items() if dataclasses.is_dataclass(base) else ():
+                check(f"{type(self).__name__}.{name}", getattr(self, name), kind)
 
     def fail(self, message: str) -> typing.NoReturn:
         """Raises UserError with the name of the class, as in "MaskedLM.mask = 0.9 and …"."""
