@@ -184,9 +184,8 @@ def on_devices(patch, count):
 
 
 def test_a_run_leaves_what_it_promises(reference):
-    assert {"config.gin", "metrics", "metrics.jsonl", "model-info.txt", "checkpoints"} <= set(
-        os.listdir(reference)
-    )
+    files = {"config.gin", "metrics.jsonl", "model-info.txt", "data-info.txt"}
+    assert {*files, "metrics", "checkpoints"} <= set(os.listdir(reference))
     assert [os.path.basename(c) for c in find_checkpoints(reference)] == ["9", "12"]
     with open(os.path.join(reference, "model-info.txt")) as file:
         info = file.read()

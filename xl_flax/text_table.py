@@ -3,6 +3,8 @@
 import textwrap
 from collections.abc import Collection, Sequence
 
+WIDTH = 80  # columns of the smallest usual terminal
+
 
 def table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
     """Aligns columns under a heading.
@@ -24,13 +26,8 @@ def table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
     return "\n".join(lines)
 
 
-def wrap(text: str, indent: str = "") -> str:
-    """Breaks a long line between words, for 80 columns; the lines that follow are indented more."""
+def wrapped(text: str) -> str:
+    """A sentence on lines of at most `WIDTH` characters; words, as paths, stay whole."""
     return textwrap.fill(
-        text,
-        80,
-        initial_indent=indent,
-        subsequent_indent=indent + "    ",
-        break_long_words=False,
-        break_on_hyphens=False,
+        text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )

@@ -13,7 +13,7 @@ from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.training import going_on
-from xl_flax.training.folder import write_config
+from xl_flax.training.folder import shown, write_config
 from xl_flax.training.optimizer import OptimizerConfig
 
 BEFORE = {
@@ -163,3 +163,10 @@ def test_earlier_configurations_stay(tmp_path):
     assert write(400, 200) == str(tmp_path / "config-0000200-2.gin")
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert [text.split()[-1] for _, text in sorted(kept.items())] == ["300", "200", "400"]
+
+
+def test_long_tables_are_cut_and_say_where_they_are():
+    long = "\n".join(map(str, range(100)))
+    lines = shown(long, "runs/x/data-info.txt").split("\n")
+    assert len(lines) == 46 and lines[-1] == "... and 55 more lines, see runs/x/data-info.txt"
+    assert shown("short", "runs/x/data-info.txt") == "short"

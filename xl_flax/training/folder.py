@@ -8,8 +8,10 @@ import gin
 from xl_flax.files.lock import locked
 from xl_flax.files.read import read_bytes
 from xl_flax.files.write import write_atomically
+from xl_flax.text_table import wrapped
 
-CONFIG_FILE = "config.gin"
+CONFIG_FILE, MODEL_FILE, DATA_FILE = "config.gin", "model-info.txt", "data-info.txt"
+MOST_LINES = 45  # of a table on the console
 
 
 def alone(model_dir: str) -> contextlib.AbstractContextManager[None]:
@@ -41,6 +43,15 @@ def write_config(model_dir: str, step: int) -> str | None:
         os.rename(path, kept)
     write_atomically(path, text)
     return kept
+
+
+def shown(table: str, path: str) -> str:
+    """A table as far as a console holds it, and where all of it is."""
+    lines = table.split("\n")
+    if len(lines) <= MOST_LINES:
+        return table
+    rest = wrapped(f"... and {len(lines) - MOST_LINES} more lines, see {path}")
+    return "\n".join([*lines[:MOST_LINES], rest])
 
 
 def _says(path: str, text: str) -> bool:

@@ -14,14 +14,14 @@ from xl_flax.errors import UserError
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
-from xl_flax.text_table import wrap
+from xl_flax.text_table import wrapped
 from xl_flax.training import going_on
 from xl_flax.training import state as state_lib
 from xl_flax.training.best import BestTracker
 from xl_flax.training.checks import check_first_metrics
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.divergence import diverged, unsaved
-from xl_flax.training.folder import alone, write_config
+from xl_flax.training.folder import DATA_FILE, MODEL_FILE, alone, shown, write_config
 from xl_flax.training.logging import Logger, Window, console_line, earlier_lines
 from xl_flax.training.periodic import make_periodic
 from xl_flax.training.setup import Setup, set_up
@@ -76,7 +76,7 @@ def _train(
         items = {"params": setup.layout.params, "optimizer": state_lib.pack(setup.layout)}
         lines = going_on.check(config, checkpoint, progress.step, items, setup.settings)
         say(f"resuming {config.model_dir} at step {progress.step:,}")
-        say("".join(f"{wrap(line, '  ')}\n" for line in lines), end="")
+        say("".join(wrapped(f"  {line}") + "\n" for line in lines), end="")
     else:
         progress = Progress(
             0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT, frozen=setup.frozen
@@ -84,11 +84,14 @@ def _train(
     first = progress.step
     best = BestTracker(config.best, progress.best)
     earlier = earlier_lines(config.model_dir, first if resumed else -1, not progress.evaluate)
+    model_file, data_file = (os.path.join(config.model_dir, f) for f in (MODEL_FILE, DATA_FILE))
+    tables = []
     for name, feed in feeds.items():
         feed.rows = progress.rows[name]
         rows = feed.rows + (config.steps - first) * feed.objective.batch_size
-        say(f"\n{name}: {rows:,} rows of {feed.stream.length} tokens from")
-        say(feed.stream.table(rows))
+        head = f"{name}: {rows:,} rows of {feed.stream.length} tokens from"
+        tables.append(f"{head}\n{feed.stream.table(rows)}")
+        say(f"\n{shown(tables[-1], data_file)}")
     say(f"\n{params_lib.summary(*setup.parameters)}")
     if dry_run:
         say(_compile(setup))
@@ -114,9 +117,9 @@ def _train(
     if main_process:
         if kept := write_config(config.model_dir, first):
             say(f"the configuration up to step {first:,} is now {kept}")
-        info = os.path.join(config.model_dir, "model-info.txt")
-        write_atomically(info, params_lib.table(*setup.parameters) + "\n")
-        say(f"each parameter with its shape and sharding: {info}")
+        write_atomically(data_file, "\n\n".join(tables) + "\n")
+        write_atomically(model_file, params_lib.table(*setup.parameters) + "\n")
+        say(f"each parameter with its shape and sharding: {model_file}")
     barrier("model_dir")
 
     # ---- Train.
