@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 
 import jax
@@ -12,12 +13,13 @@ from flax import nnx
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import (
+    best_checkpoint,
     find_checkpoints,
     load_model,
     replace_params,
     vocabulary_path,
 )
-from xl_flax.checkpoints.manager import CheckpointManager, Progress, read_best, read_progress
+from xl_flax.checkpoints.manager import CheckpointManager, Progress, kept, read_best, read_progress
 from xl_flax.data.vocabulary import VOCABULARY_FILE
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
@@ -90,6 +92,27 @@ def test_the_best_checkpoint_is_marked_when_a_run_ends_by_an_error(tmp_path):
     assert marked(manager) == 1
     manager.close()  # as after an error, without `wait`
     assert marked(manager) == 2 and os.listdir(manager.directory).count("1") == 0
+    (tmp_path / "checkpoints/2/model/model.json").write_text("{}")
+    assert best_checkpoint(str(tmp_path)).endswith("/2")
+    for damage in (("2.0", "3.0"), ('"step"', '"stop"'), ("{", "[")):
+        path = tmp_path / "checkpoints/best.json"
+        before = path.read_text()
+        path.write_text(before.replace(*damage))
+        with pytest.raises(UserError, match=r"best\.json .*delete it"):
+            best_checkpoint(str(tmp_path))
+        path.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((None, 5, True), "all checkpoints stay"),
+        ((1, None, False), "the newest one"),
+        ((3, 100, True), "the newest 3 .*multiples of 100 steps .*the best one .*deleted"),
+    ],
+)
+def test_what_will_be_kept_is_said_in_words(arguments, words):
+    assert re.search(words, kept(*arguments))
 
 
 def test_restoring_gives_the_same_bits_on_another_mesh(run):

@@ -100,6 +100,12 @@ def best_checkpoint(path: str) -> str:
     checkpoint = os.path.join(folder, str(best["step"]))
     if not intact.is_checkpoint(checkpoint):
         raise UserError(f"{folder}/{BEST_FILE} names {checkpoint}, which is not there any more")
+    said = read_progress(checkpoint).best or {}
+    if any(said.get(name) != value for name, value in best.items()):
+        raise UserError(
+            f"{folder}/{BEST_FILE} does not agree with {progress_path(checkpoint)}: delete it; a "
+            "run that goes on writes it again"
+        )
     return checkpoint
 
 

@@ -127,7 +127,7 @@ def read_best(directory: str) -> dict[str, Any] | None:
     path = os.path.join(directory, BEST_FILE)
     if not os.path.lexists(path):
         return None
-    mend = "delete it; evaluating the checkpoints again says which is the best"
+    mend = "delete it; a run that goes on writes it again"
     best = read_json(path, mend)
     if type(best.get("step")) is not int:
         raise UserError(f"{path} is damaged (no step): {mend}")
@@ -137,6 +137,24 @@ def read_best(directory: str) -> dict[str, Any] | None:
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def kept(last: int | None, every: int | None, best: bool) -> str:
+    """Which checkpoints of a run stay, in words for whoever starts it.
+
+    Args:
+      last: `TrainConfig.keep_last`.
+      every: `TrainConfig.keep_every`.
+      best: whether the run looks for its best checkpoint.
+    """
+    if last is None:
+        return "all checkpoints stay (TrainConfig.keep_last = None)"
+    those = [f"the newest {f'{last:,}' if last > 1 else 'one'} (TrainConfig.keep_last)"]
+    if every:
+        those.append(f"those at multiples of {every:,} steps (TrainConfig.keep_every)")
+    if best:
+        those.append("the best one (TrainConfig.best)")
+    return f"checkpoints that stay: {', '.join(those)}; older ones are deleted while it trains"
 
 
 @dataclasses.dataclass

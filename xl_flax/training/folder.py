@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 import gin
 
@@ -10,7 +11,7 @@ from xl_flax.files.read import read_bytes
 from xl_flax.files.write import write_atomically
 from xl_flax.text_table import wrapped
 
-CONFIG_FILE, MODEL_FILE, DATA_FILE = "config.gin", "model-info.txt", "data-info.txt"
+CONFIG_FILE = "config.gin"
 MOST_LINES = 45  # of a table on the console
 
 
@@ -43,6 +44,13 @@ def write_config(model_dir: str, step: int) -> str | None:
         os.rename(path, kept)
     write_atomically(path, text)
     return kept
+
+
+def write_info(model_dir: str, name: str, tables: Sequence[str]) -> str:
+    """Writes tables to NAME-info.txt in a run's folder; returns its path."""
+    path = os.path.join(model_dir, f"{name}-info.txt")
+    write_atomically(path, "\n\n".join(tables) + "\n")
+    return path
 
 
 def shown(table: str, path: str) -> str:
