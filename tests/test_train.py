@@ -587,7 +587,7 @@ def test_bad_input_is_named_before_anything_is_written(
         ({"STEPS": 6}, r"TrainConfig\.steps = 6, but .* has reached step 12 already"),
         (
             {"OptimizerConfig__name": "muon"},
-            r"OptimizerConfig\.name was 'adamw' and is now 'muon'; with this, optimizer .* was",
+            r"OptimizerConfig\.name was 'adamw' and is now 'muon'; with this, the array optimizer/",
         ),
         (
             {"OptimizerConfig__rate_factors": [("heads/.*", 2.0)]},
