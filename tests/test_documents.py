@@ -144,7 +144,7 @@ def flags_only(monkeypatch):
     parse, parse_args = cli.parse, argparse.ArgumentParser.parse_args
 
     def stop(read):
-        def wrapped(*args, **kwargs):
+        def wrap(*args, **kwargs):
             read(*args, **kwargs)
             raise Parsed
 

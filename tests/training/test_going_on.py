@@ -1,6 +1,5 @@
 """Going on with other settings: what is said, what is refused, which configurations stay."""
 
-import dataclasses
 import types
 
 import gin
@@ -13,7 +12,7 @@ from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.training import going_on
-from xl_flax.training.folder import write_config
+from xl_flax.training.folder import shown, write_config
 from xl_flax.training.optimizer import OptimizerConfig
 
 BEFORE = {
@@ -115,7 +114,7 @@ def test_the_same_arrays_go_on(saved, tmp_path):
             ("optimizer", "objectives", "own"),
             {"own.size": 4, "other.size": 1},
             {"own.size": 8, "other.size": 2},
-            r"own\.size was 4 and is now 8; with this, optimizer objectives/own/queue was "
+            r"own\.size was 4 and is now 8; with this, the array objectives/own/queue was "
             r"float32\[4, 2\] and is now float32\[7\]\. Restore these settings",
         ),
         (("optimizer", "objectives", "own"), {}, {}, "what init_state of objective 'own' gives"),
@@ -141,15 +140,32 @@ def test_other_arrays_are_refused_by_the_setting_that_differs(saved, place, befo
     assert "move" not in str(error.value)
 
 
-def test_a_vocabulary_that_differs_is_named_by_its_setting():
+def test_another_vocabulary_or_objective_is_refused_before_anything_is_cached(tmp_path):
     encoder = EncoderConfig(
         vocab_size=8, num_layers=1, width=8, num_heads=1, mlp_width=8, max_positions=8
     )
-    description = Description(encoder, {}, "a" * 64, {}, {"mlm": {}})
-    other = dataclasses.replace(description, vocabulary="b" * 64, objectives={"tlm": {}})
-    first, second = description.differences(other)
-    assert first.startswith("the vocabulary (run_vocabulary.path) was aaaa")
-    assert second.startswith("TrainConfig.objectives was ['mlm']")
+    tlm = types.SimpleNamespace(name="tlm", description=lambda: {"rate": 0.15})
+    config = types.SimpleNamespace(
+        model_dir=str(tmp_path), encoder=encoder, steps=7, objectives=[tlm]
+    )
+    going_on.check_early(config, "a" * 64)  # nothing is there
+    description = Description(encoder, {"own": {}}, "a" * 64, {}, {"tlm": {"rate": 0.15}}, step=7)
+    model = tmp_path / "checkpoints" / "7" / "model"
+    model.mkdir(parents=True)
+    (model / "model.json").write_bytes(
+        description.to_json().replace(b'"format": 2', b'"format": 1')
+    )
+    going_on.check_early(config, "a" * 64)
+    with pytest.raises(UserError, match=r"the vocabulary \(run_vocabulary\.path\) was aaaa"):
+        going_on.check_early(config, "b" * 64)
+    tlm.name = "mlm"
+    with pytest.raises(UserError, match=r"TrainConfig\.objectives was \['tlm'\]"):
+        going_on.check_early(config, "a" * 64)
+    config.steps = 6
+    with pytest.raises(UserError, match="has reached step 7"):
+        going_on.check_early(config, "a" * 64)
+    (model / "model.json").write_text("{}")
+    going_on.check_early(config, "a" * 64)  # damage is for `intact.newest`
 
 
 def test_earlier_configurations_stay(tmp_path):
@@ -163,3 +179,10 @@ def test_earlier_configurations_stay(tmp_path):
     assert write(400, 200) == str(tmp_path / "config-0000200-2.gin")
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert [text.split()[-1] for _, text in sorted(kept.items())] == ["300", "200", "400"]
+
+
+def test_long_tables_are_cut_and_say_where_they_are():
+    long = "\n".join(map(str, range(100)))
+    lines = shown(long, "runs/x/data-info.txt").split("\n")
+    assert len(lines) == 46 and lines[-1] == "... and 55 more lines, see runs/x/data-info.txt"
+    assert shown("short", "runs/x/data-info.txt") == "short"

@@ -39,6 +39,6 @@ def test_a_step_counts_the_flops_of_its_phase():
 
 def test_the_formula_fits_the_console_and_says_what_frozen_parameters_count():
     text = speed(0.15).formula(frozen=True)
-    assert "FLOPs per token" in text.replace("\n    ", " ") and "frozen parameters count" in text
+    assert "FLOPs per token" in text.replace("\n  ", " ") and "frozen parameters count" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "frozen" not in speed(0.15).formula(frozen=False)

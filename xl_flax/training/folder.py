@@ -2,14 +2,17 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 import gin
 
 from xl_flax.files.lock import locked
 from xl_flax.files.read import read_bytes
 from xl_flax.files.write import write_atomically
+from xl_flax.text_table import wrap
 
 CONFIG_FILE = "config.gin"
+MOST_LINES = 45  # of a table on the console
 
 
 def alone(model_dir: str) -> contextlib.AbstractContextManager[None]:
@@ -41,6 +44,22 @@ def write_config(model_dir: str, step: int) -> str | None:
         os.rename(path, kept)
     write_atomically(path, text)
     return kept
+
+
+def write_info(model_dir: str, name: str, tables: Sequence[str]) -> str:
+    """Writes tables to NAME-info.txt in a run's folder; returns its path."""
+    path = os.path.join(model_dir, f"{name}-info.txt")
+    write_atomically(path, "\n\n".join(tables) + "\n")
+    return path
+
+
+def shown(table: str, path: str) -> str:
+    """A table as far as a console holds it, and where all of it is."""
+    lines = table.split("\n")
+    if len(lines) <= MOST_LINES:
+        return table
+    rest = wrap(f"... and {len(lines) - MOST_LINES} more lines, see {path}")
+    return "\n".join([*lines[:MOST_LINES], rest])
 
 
 def _says(path: str, text: str) -> bool:

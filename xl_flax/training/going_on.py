@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from xl_flax.checkpoints.load import complete_checkpoints, read_description
 from xl_flax.data.fingerprint import describe
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
@@ -90,6 +91,49 @@ def differences(before: FlatSettings, now: FlatSettings) -> list[str]:
     return lines
 
 
+def check_early(config: TrainConfig, vocabulary: str) -> None:
+    """Refuses the folder of another run before anything is cached, by what needs no data.
+
+    Args:
+      config: the run.
+      vocabulary: its fingerprint.
+
+    Raises:
+      UserError: naming the settings that differ.
+    """
+    checkpoints = complete_checkpoints(config.model_dir)
+    if not checkpoints:
+        return
+    try:
+        before = read_description(checkpoints[-1])
+    except UserError:  # damaged: what to do is decided when all of it is read
+        return
+    _check_steps(config, before.step)
+    objectives = {objective.name: objective.description() for objective in config.objectives}
+    now = dataclasses.replace(
+        before, encoder=config.encoder, vocabulary=vocabulary, objectives=objectives
+    )
+    if lines := before.differences(now):
+        raise another_run(config.model_dir, lines)
+
+
+def another_run(model_dir: str, differences: Sequence[str]) -> UserError:
+    """The error of a folder that holds another run."""
+    return UserError(
+        f"{model_dir} holds another run: {'; '.join(differences)}. Choose another MODEL_DIR, or "
+        "restore these settings"
+    )
+
+
+def _check_steps(config: TrainConfig, step: int) -> None:
+    if config.steps < step:
+        raise UserError(
+            f"TrainConfig.steps = {config.steps:,}, but {config.model_dir} has reached step "
+            f"{step:,} already: set more steps, or choose another MODEL_DIR for a shorter run. "
+            "Nothing was changed"
+        )
+
+
 def check(
     config: TrainConfig, checkpoint: str, step: int, items: Mapping[str, Any], now: FlatSettings
 ) -> list[str]:
@@ -110,12 +154,7 @@ def check(
       UserError: the run has reached more steps than it is to have, or its state has other arrays;
         naming the settings that differ.
     """
-    if config.steps < step:
-        raise UserError(
-            f"TrainConfig.steps = {config.steps:,}, but {config.model_dir} has reached step "
-            f"{step:,} already: set more steps, or choose another MODEL_DIR for a shorter run. "
-            "Nothing was changed"
-        )
+    _check_steps(config, step)
     before = read_settings(checkpoint)
     _check_arrays(checkpoint, items, before, now)
     if before is None:
@@ -159,7 +198,7 @@ def _check_arrays(
         raise UserError(
             f"{checkpoint} is of a run with other settings: "
             + "".join(f"{line}; " for line in lines)
-            + f"{'with this, ' if lines else ''}{item} {path} was "
+            + f"{'with this, ' if lines else ''}the array {path} was "
             f"{there.get(path, 'not there')} and is now {here.get(path, 'not there')}. Restore "
             f"{'these settings' if lines else _culprit(item, path)}, or choose another MODEL_DIR "
             "(InitFrom takes over trained weights)"

@@ -9,9 +9,8 @@ from typing import Any
 import jax
 
 from xl_flax.checkpoints.intact import newest as newest_intact
-from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress
+from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress, kept
 from xl_flax.errors import UserError
-from xl_flax.files.write import write_atomically
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
 from xl_flax.text_table import wrap
@@ -21,7 +20,7 @@ from xl_flax.training.best import BestTracker
 from xl_flax.training.checks import check_first_metrics
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.divergence import diverged, unsaved
-from xl_flax.training.folder import alone, write_config
+from xl_flax.training.folder import alone, shown, write_config, write_info
 from xl_flax.training.logging import Logger, Window, console_line, earlier_lines
 from xl_flax.training.periodic import make_periodic
 from xl_flax.training.setup import Setup, set_up
@@ -76,7 +75,7 @@ def _train(
         items = {"params": setup.layout.params, "optimizer": state_lib.pack(setup.layout)}
         lines = going_on.check(config, checkpoint, progress.step, items, setup.settings)
         say(f"resuming {config.model_dir} at step {progress.step:,}")
-        say("".join(f"{wrap(line, '  ')}\n" for line in lines), end="")
+        say("".join(wrap(f"  {line}") + "\n" for line in lines), end="")
     else:
         progress = Progress(
             0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT, frozen=setup.frozen
@@ -86,12 +85,8 @@ def _train(
     earlier = earlier_lines(config.model_dir, first if resumed else -1, not progress.evaluate)
     for name, feed in feeds.items():
         feed.rows = progress.rows[name]
-        rows = feed.rows + (config.steps - first) * feed.objective.batch_size
-        say(f"\n{name}: {rows:,} rows of {feed.stream.length} tokens from")
-        say(feed.stream.table(rows))
-    say(f"\n{params_lib.summary(*setup.parameters)}")
     if dry_run:
-        say(_compile(setup))
+        say("\n\n".join(_tables(setup, config.steps - first)), _compile(setup), sep="\n")
         return True
 
     # ---- State: resumed, or fresh, or with another checkpoint's parameters.
@@ -112,11 +107,13 @@ def _train(
         streams = {name: feed.stream for name, feed in feeds.items()}
         state = state_lib.fresh(params, setup.optimizer, setup.layout, setup.objectives, streams)
     if main_process:
-        if kept := write_config(config.model_dir, first):
-            say(f"the configuration up to step {first:,} is now {kept}")
-        info = os.path.join(config.model_dir, "model-info.txt")
-        write_atomically(info, params_lib.table(*setup.parameters) + "\n")
-        say(f"each parameter with its shape and sharding: {info}")
+        if earlier_config := write_config(config.model_dir, first):
+            say(f"the configuration up to step {first:,} is now {earlier_config}")
+        *data, model = _tables(setup, config.steps - first)
+        data_file = write_info(config.model_dir, "data", data)
+        model_file = write_info(config.model_dir, "model", [params_lib.table(*setup.parameters)])
+        say("", *(f"{shown(table, data_file)}\n" for table in data), model, sep="\n")
+        say(f"each parameter with its shape and sharding: {model_file}")
     barrier("model_dir")
 
     # ---- Train.
@@ -124,6 +121,7 @@ def _train(
     window = Window(progress.window)
     speed = Speed(config.encoder, feeds, config.accumulate)
     say(speed.formula(frozen=bool(setup.frozen)))
+    say(wrap(kept(config.keep_last, config.keep_every, config.best is not None)))
     preemption = Preemption()
     trace = _Trace(config)
     # Objectives whose first step with something to learn is still to be checked.
@@ -245,6 +243,16 @@ def _train(
 def _done(step: int, best: BestTracker, config: TrainConfig) -> str:
     early = f"stopped early at step {step:,}: {best}" if best.exhausted else ""
     return f"done: {early or f'{config.steps:,} steps'}, {config.model_dir}"
+
+
+def _tables(setup: Setup, steps: int) -> list[str]:
+    """What each objective reads in so many more steps, and how large the model is."""
+    tables = []
+    for name, feed in setup.feeds.items():
+        rows = feed.rows + steps * feed.objective.batch_size
+        head = f"{name}: {rows:,} rows of {feed.stream.length} tokens from"
+        tables.append(f"{head}\n{feed.stream.table(rows)}")
+    return [*tables, params_lib.summary(*setup.parameters)]
 
 
 def _compile(setup: Setup) -> str:

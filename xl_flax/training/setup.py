@@ -26,8 +26,8 @@ from xl_flax.parallel.rules import Partitioning
 from xl_flax.training import state as state_lib
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.feeds import Feed, all_heads
-from xl_flax.training.going_on import FlatSettings, flat_settings
-from xl_flax.training.optimizer import frozen_params, make_optimizer
+from xl_flax.training.going_on import FlatSettings, check_early, flat_settings
+from xl_flax.training.optimizer import frozen_params, make_optimizer, make_schedule
 from xl_flax.training.step import TrainState, make_train_step
 
 
@@ -92,6 +92,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
         check_batch(objective.name, objective.batch_size, parts, partitioning)
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
+    check_early(config, vocabulary.fingerprint)
     specs = [spec for objective in objectives for spec in objective.rows.datasets]
     specs += config.evaluation_datasets
     caches = first_process_first(
@@ -148,6 +149,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
 
 
 def _check(config: TrainConfig) -> None:
+    make_schedule(config.optimizer, config.steps)  # fits into the run
     for objective in config.objectives:
         if objective.rows.length > config.encoder.max_positions:
             raise UserError(
