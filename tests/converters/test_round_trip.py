@@ -194,7 +194,7 @@ def test_verify_fails_where_models_or_tokenizers_differ(saved, folder, tmp_path,
 
 def test_rounded_weights_are_no_difference(saved, tmp_path, capsys):
     half = run(saved("bert"), tmp_path / "half", "--dtype=bfloat16", "--verify")
-    assert 1e-4 < gaps(capsys.readouterr().out)["random", "logits"]
+    assert gaps(capsys.readouterr().out)["random", "logits"] > 1e-4
     assert half
 
 
