@@ -1,6 +1,7 @@
 """Does a converted model compute what its source computes? Both run on random and on real text."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -89,6 +90,8 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> tuple[str, lis
         raise UserError(
             f"--verify needs PyTorch and Transformers ({error}): pip install 'xl-flax[hf]'"
         ) from None
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
     texts = sorted(texts, key=len)  # those of about the same length are padded together
     model, description, checkpoint = load_model(checkpoint, dtype="float32")
     whole, is_st = folder, sentence_transformers.is_folder(folder)
@@ -152,7 +155,7 @@ def _report(gaps: Sequence[Gap], without_tokenizer: str | None) -> tuple[str, li
         rows.append((gap.input, f"{gap.sentences:,}", gap.what, *numbers))
     lines = [
         table(rows, left=(0, 2), width=WIDTH),
-        "difference: the largest; at most: what rounding makes, by the largest value there",
+        "difference: the largest; at most: what rounding makes, by the largest value",
     ]
     if without_tokenizer:
         lines.append(
