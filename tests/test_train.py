@@ -4,6 +4,7 @@ The run has an objective of each kind: text alone, one with a state of its own, 
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -397,13 +398,111 @@ def test_the_best_checkpoint_stays_and_patience_ends_the_run(configure, folder, 
     assert logged[9] == 0.4 and logged[12] == 0.2
 
 
-def test_a_diverging_run_stops_with_its_checkpoints_intact(reference, configure, folder):
-    train(configure(STEPS=3), folder)
-    config = configure(OptimizerConfig__learning_rate=1e30, TrainConfig__max_bad_steps=3)
-    with pytest.raises(UserError, match="not finite in 3 steps in a row.*learning_rate"):
+def steps_of(model_dir):
+    return [int(os.path.basename(c)) for c in find_checkpoints(model_dir)]
+
+
+@pytest.mark.parametrize("good", [3, None])
+def test_after_divergence_a_lower_rate_goes_on_from_the_last_good_state(
+    reference, configure, folder, good
+):
+    """The checkpoint that the first step of that rate left is finite, and leads nowhere."""
+    often = {"TrainConfig__checkpoint_every": 1, "TrainConfig__keep_last": None}
+    if good:
+        train(configure(STEPS=good, **often), folder)
+    config = configure(OptimizerConfig__learning_rate=1e30, TrainConfig__max_bad_steps=3, **often)
+    spoilt = (good or 0) + 1
+    after = f"on from its checkpoint of step {good}" if good else "begins again at step 0"
+    message = f"not finite in 3 steps in a row.*step {spoilt}, .*set_aside/{spoilt};.*rate.*{after}"
+    with pytest.raises(UserError, match=message):
         train(config, folder)
-    assert find_checkpoints(config.model_dir)[0].endswith("/3")
+    if good:
+        assert steps_of(config.model_dir) == [1, 2, 3]
+    train(configure(STEPS=6, TrainConfig__max_bad_steps=3), folder)
+    assert steps_of(config.model_dir)[-1] == 6
     assert all(np.isfinite(v).all() for v in saved(config.model_dir, "params").values())
+
+
+def test_a_checkpoint_that_was_there_before_a_streak_is_left(reference, configure, folder):
+    config = configure(STEPS=3, OptimizerConfig__learning_rate=1e30, TrainConfig__max_bad_steps=9)
+    with pytest.raises(UserError, match="step 3 is not saved.*no checkpoint is there"):
+        train(config, folder)
+    train(configure(STEPS=1, OptimizerConfig__learning_rate=1e30), folder)
+    for _ in range(2):
+        with pytest.raises(UserError, match="step 1, which was left as it is.*Lower"):
+            train(configure(TrainConfig__max_bad_steps=3), folder)
+    assert steps_of(config.model_dir) == [1]
+
+
+@pytest.fixture
+def bad_steps(monkeypatch):
+    """bad_steps(first, last) makes a run believe that these were not finite."""
+
+    def make(first, last):
+        def set_up_so(*args):
+            made = setup.set_up(*args)
+            count = itertools.count(1)
+
+            def step(*args):
+                state, metrics = made.step(*args)
+                at = next(count)
+                metrics["step"]["bad_streak"] = max(0, at - first + 1) if at <= last else 0
+                return state, metrics
+
+            return dataclasses.replace(made, step=step)
+
+        monkeypatch.setattr(loop, "set_up", set_up_so)
+
+    return make
+
+
+def test_saving_waits_for_the_end_of_a_streak(configure, folder, bad_steps):
+    bad_steps(3, 7)
+    config = configure(STEPS=9, TrainConfig__checkpoint_every=3, TrainConfig__keep_last=None)
+    train(config, folder)
+    assert steps_of(config.model_dir) == [8, 9]
+
+
+def test_a_run_that_is_asked_to_stop_inside_a_streak_says_what_is_saved(
+    configure, folder, bad_steps, monkeypatch, capsys
+):
+    bad_steps(4, 9)
+    monkeypatch.setattr(loop.Preemption, "reached", lambda _, step: step == 5)
+    config = configure(STEPS=9, TrainConfig__checkpoint_every=3)
+    assert not train(config, folder)
+    assert "step 5 is not saved" in (said := capsys.readouterr().out)
+    assert "the newest one is of step 3" in said
+    assert steps_of(config.model_dir) == [3]
+
+
+def test_folders_that_are_no_checkpoint_do_not_keep_a_run_from_saving(
+    reference, configure, folder, capfd
+):
+    config = configure(STEPS=6)
+    os.makedirs(f"{config.model_dir}/checkpoints/1000")
+    train(config, folder)
+    assert "checkpoints/1000 is empty; moved to" in capfd.readouterr().err
+    assert steps_of(config.model_dir) == [3, 6]
+    value = saved(config.model_dir, "params")
+    flip(f"{config.model_dir}/checkpoints/6")
+    train(config, folder)
+    said = capfd.readouterr()
+    assert "params" in said.err and "is not what was written" in said.err
+    assert "resuming" in said.out and "at step 3" in said.out and "done" in said.out
+    assert steps_of(config.model_dir) == [3, 6]
+    for path, again in saved(config.model_dir, "params").items():
+        np.testing.assert_array_equal(value[path], again)
+
+
+def flip(checkpoint):
+    """Changes one bit of the largest file of the parameters."""
+    files = [os.path.join(w, n) for w, _, names in os.walk(f"{checkpoint}/params") for n in names]
+    path = max(files, key=os.path.getsize)
+    with open(path, "r+b") as file:
+        file.seek(os.path.getsize(path) // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 
 import jax
@@ -12,13 +13,13 @@ from flax import nnx
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import (
+    best_checkpoint,
     find_checkpoints,
     load_model,
-    read_description,
     replace_params,
     vocabulary_path,
 )
-from xl_flax.checkpoints.manager import CheckpointManager, Progress, read_best, read_progress
+from xl_flax.checkpoints.manager import CheckpointManager, Progress, kept, read_best, read_progress
 from xl_flax.data.vocabulary import VOCABULARY_FILE
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
@@ -91,6 +92,27 @@ def test_the_best_checkpoint_is_marked_when_a_run_ends_by_an_error(tmp_path):
     assert marked(manager) == 1
     manager.close()  # as after an error, without `wait`
     assert marked(manager) == 2 and os.listdir(manager.directory).count("1") == 0
+    (tmp_path / "checkpoints/2/model/model.json").write_text("{}")
+    assert best_checkpoint(str(tmp_path)).endswith("/2")
+    for damage in (("2.0", "3.0"), ('"step"', '"stop"'), ("{", "[")):
+        path = tmp_path / "checkpoints/best.json"
+        before = path.read_text()
+        path.write_text(before.replace(*damage))
+        with pytest.raises(UserError, match=r"best\.json .*delete it"):
+            best_checkpoint(str(tmp_path))
+        path.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((None, 5, True), "all checkpoints stay"),
+        ((1, None, False), "the newest one"),
+        ((3, 100, True), "the newest 3 .*multiples of 100 steps .*the best one .*deleted"),
+    ],
+)
+def test_what_will_be_kept_is_said_in_words(arguments, words):
+    assert re.search(words, kept(*arguments))
 
 
 def test_restoring_gives_the_same_bits_on_another_mesh(run):
@@ -130,38 +152,22 @@ def test_no_checkpoint_is_an_error_that_says_what_to_give(tmp_path):
         load_model(str(tmp_path))
 
 
-def damage(folder):
-    """Empties the files that hold the parameters' values."""
-    for root, _, files in os.walk(os.path.join(folder, "params")):
-        for name in files:
-            if os.path.basename(root) == "d":
-                open(os.path.join(root, name), "wb").close()
+@pytest.mark.parametrize("text", [b"{", b"[]", b"\xff", b'{"format": 1}', b'{"format": 3}'])
+def test_a_damaged_description_is_named(text):
+    with pytest.raises(
+        UserError, match=r"model\.json( is damaged|: .*missing| was written by a newer)"
+    ):
+        Description.from_json(text, "4/model/model.json")
 
 
-def test_damaged_parameters_are_an_error_and_older_ones_still_load(run, tmp_path):
-    shutil.copytree(run[0], tmp_path / "run")
-    newest = find_checkpoints(str(tmp_path / "run"))[-1]
-    damage(newest)
-    with pytest.raises(UserError, match="/4"):
-        load_model(str(tmp_path / "run"))
-    assert_same(nnx.to_pure_dict(nnx.split(load_model(newest[:-1] + "3")[0])[1]), run[1])
-
-
-@pytest.mark.parametrize("text", [b"{", b"[]", b"\xff", b'{"format": 1}', b'{"format": 2}'])
-def test_a_damaged_description_is_named(run, tmp_path, text):
-    shutil.copytree(find_checkpoints(run[0])[-1], tmp_path / "4")
-    (tmp_path / "4/model/model.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"model\.json (is damaged|was written by a newer)"):
-        read_description(str(tmp_path / "4"))
-
-
-@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", None])
-def test_damaged_progress_is_named(run, tmp_path, text):
-    shutil.copytree(find_checkpoints(run[0])[-1], tmp_path / "4")
-    path = tmp_path / "4/model/progress.json"
-    path.write_bytes(text) if text else path.unlink()
-    with pytest.raises(UserError, match=r"progress\.json is missing or damaged"):
-        read_progress(str(tmp_path / "4"))
+@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", b'{"step": 4, "colour": 1}', None])
+def test_damaged_progress_is_named(tmp_path, text):
+    path = tmp_path / "model/progress.json"
+    path.parent.mkdir()
+    if text:
+        path.write_bytes(text)
+    with pytest.raises(UserError, match=r"progress\.json is (missing|damaged)"):
+        read_progress(str(tmp_path))
 
 
 def test_parameters_are_taken_by_pattern(run, partitioning):

@@ -8,6 +8,8 @@ from typing import Any
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 
+# 2: the checkpoint has a `checksums.json`, which those of format 1 lack.
+FORMAT = 2
 # How a model is computed, not what it is: these may change between runs of the same model.
 RUNTIME_FIELDS = frozenset(
     {
@@ -42,7 +44,7 @@ class Description:
 
     def to_json(self) -> bytes:
         """The text of `model.json`."""
-        fields = dataclasses.asdict(self) | {"format": 1, "encoder": self.encoder.to_dict()}
+        fields = dataclasses.asdict(self) | {"format": FORMAT, "encoder": self.encoder.to_dict()}
         return (json.dumps(fields, indent=1, ensure_ascii=False) + "\n").encode()
 
     @classmethod
@@ -54,7 +56,7 @@ class Description:
         """
         try:
             fields = json.loads(text)
-            if fields.pop("format") != 1:
+            if fields.pop("format") not in range(1, FORMAT + 1):
                 raise UserError(f"{path} was written by a newer version of XL-Flax; update it")
             encoder = EncoderConfig.from_dict(fields.pop("encoder"))
             if isinstance(fields["heads"], list):  # version 0.1 had no heads with settings

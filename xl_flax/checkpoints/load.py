@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import sys
 from typing import Any
 
 import jax
@@ -10,12 +11,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from xl_flax.checkpoints import intact
 from xl_flax.checkpoints.description import Description
-from xl_flax.checkpoints.manager import BEST_FILE, first_line, read_best
+from xl_flax.checkpoints.manager import (
+    BEST_FILE,
+    first_line,
+    progress_path,
+    read_best,
+    read_progress,
+)
 from xl_flax.data.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE
 from xl_flax.errors import UserError
+from xl_flax.files.read import read_bytes
 from xl_flax.models.heads import Model, build_model
 from xl_flax.parallel import params as params_lib
+from xl_flax.parallel.distributed import on_first
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 from xl_flax.parallel.rules import Partitioning
 
@@ -29,21 +39,13 @@ def complete_checkpoints(path: str) -> list[str]:
       Folders, oldest step first; [] if there is none.
     """
     path = os.path.abspath(path)
-    if os.path.exists(os.path.join(path, "model", "model.json")):
+    if intact.is_checkpoint(path):
         return [path]
-    folder = os.path.join(path, "checkpoints")
-    folder = folder if os.path.isdir(folder) else path
-    if not os.path.isdir(folder):
-        return []
-    return [
-        os.path.join(folder, name)
-        for name in sorted(os.listdir(folder), key=lambda n: (len(n), n))
-        if name.isdigit() and os.path.exists(os.path.join(folder, name, "model", "model.json"))
-    ]
+    return [folder for folder in intact.step_folders(_folder(path)) if intact.is_checkpoint(folder)]
 
 
 def find_checkpoints(path: str) -> list[str]:
-    """As `complete_checkpoints`, of which there must be one.
+    """As `complete_checkpoints`, of which there must be one; says which folders are none.
 
     Raises:
       UserError: there is none.
@@ -53,7 +55,30 @@ def find_checkpoints(path: str) -> list[str]:
         raise UserError(
             f"no checkpoint under {path}: give a run's folder (MODEL_DIR) or one checkpoint"
         )
+    for folder in intact.step_folders(_folder(path)):
+        if not intact.is_checkpoint(folder):
+            print(f"WARNING: {folder} is no complete checkpoint and left out", file=sys.stderr)
     return checkpoints
+
+
+def gone(path: str) -> list[int]:
+    """Steps that a run saved and then deleted (`TrainConfig.keep_last`).
+
+    Args:
+      path: a run's folder or its `checkpoints/`.
+    """
+    checkpoints = complete_checkpoints(path)
+    alone = not checkpoints or checkpoints[-1] == os.path.abspath(path)
+    if alone or not os.path.exists(progress_path(checkpoints[-1])):
+        return []
+    there = {int(os.path.basename(folder)) for folder in intact.step_folders(_folder(path))}
+    return sorted(set(read_progress(checkpoints[-1]).saved) - there)
+
+
+def _folder(path: str) -> str:
+    """Where the checkpoints of a run are, if `path` is its folder; else `path`."""
+    folder = os.path.join(os.path.abspath(path), intact.FOLDER)
+    return folder if os.path.isdir(folder) else os.path.abspath(path)
 
 
 def best_checkpoint(path: str) -> str:
@@ -65,9 +90,7 @@ def best_checkpoint(path: str) -> str:
     Raises:
       UserError: none is marked, or it is gone.
     """
-    path = os.path.abspath(path)
-    folder = os.path.join(path, "checkpoints")
-    folder = folder if os.path.isdir(folder) else path
+    folder = _folder(path)
     best = read_best(folder)
     if best is None:
         raise UserError(
@@ -75,8 +98,14 @@ def best_checkpoint(path: str) -> str:
             "keep one"
         )
     checkpoint = os.path.join(folder, str(best["step"]))
-    if not os.path.exists(os.path.join(checkpoint, "model", "model.json")):
+    if not intact.is_checkpoint(checkpoint):
         raise UserError(f"{folder}/{BEST_FILE} names {checkpoint}, which is not there any more")
+    said = read_progress(checkpoint).best or {}
+    if any(said.get(name) != value for name, value in best.items()):
+        raise UserError(
+            f"{folder}/{BEST_FILE} does not agree with {progress_path(checkpoint)}: delete it; a "
+            "run that goes on writes it again"
+        )
     return checkpoint
 
 
@@ -92,13 +121,14 @@ def one_checkpoint(path: str) -> str:
 
 
 def read_description(checkpoint: str) -> Description:
-    """Reads the `model.json` of one checkpoint folder."""
-    path = os.path.join(checkpoint, "model", "model.json")
-    try:
-        with open(path, "rb") as file:
-            return Description.from_json(file.read(), path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); is it a checkpoint?") from error
+    """Reads the `model.json` of one checkpoint folder, of which `model/` must be intact.
+
+    Raises:
+      UserError: it is damaged, or the folder is no checkpoint.
+    """
+    intact.check(checkpoint, [intact.MODEL])
+    path = os.path.join(checkpoint, intact.MODEL, "model.json")
+    return Description.from_json(read_bytes(path), path)
 
 
 def vocabulary_path(checkpoint: str) -> str:
@@ -112,17 +142,21 @@ def vocabulary_path(checkpoint: str) -> str:
 def load_params(checkpoint: str, layout: Any) -> Any:
     """Reads the parameters of one checkpoint into a layout of shapes with shardings.
 
-    A layout with fewer parameters than the checkpoint reads only those.
+    A layout with fewer parameters than the checkpoint reads only those. All processes read them
+    together.
 
     Raises:
       UserError: the files are damaged, or hold no such parameters.
     """
+    on_first(lambda: intact.check(checkpoint, [intact.PARAMS]))
     restore_args = ocp.checkpoint_utils.construct_restore_args(layout)
     return _restore(checkpoint, layout, restore_args)
 
 
 def load_array(checkpoint: str, path: str, dtype: Any) -> np.ndarray:
     """Reads one parameter, as in "heads/mlm/bias", into memory of the host.
+
+    The checkpoint is not compared with its checksums: see `intact.check`.
 
     Raises:
       UserError: the files are damaged, or hold no such parameter.

@@ -2,7 +2,8 @@
 
 `MODEL_DIR/checkpoints/STEP/` holds three items: `params` and `optimizer` (sharded arrays) and
 `model`, plain files: `model.json`, which describes the encoder, the vocabulary file, and
-`progress.json`, where the run was. A folder gets its final name only when all of it is written.
+`progress.json`, where the run was. A folder gets its final name only when all of it is written, and
+`checksums.json` of it (see `intact.py`).
 
 `MODEL_DIR/checkpoints/best.json` says which checkpoint is the best so far (`TrainConfig.best`): its
 step, the metric and its value. The file is written as soon as that checkpoint is complete, by a
@@ -21,10 +22,15 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from xl_flax.checkpoints import intact
+from xl_flax.checkpoints.intact import MODEL, OPTIMIZER, PARAMS, PROGRESS_FILE
+from xl_flax.checkpoints.threads import raise_only
 from xl_flax.errors import UserError
+from xl_flax.files.disk import check_room, naming_full_disk
+from xl_flax.files.read import read_json
 from xl_flax.files.write import write_atomically
+from xl_flax.parallel.distributed import on_first
 
-PROGRESS_FILE = "progress.json"
 # 1: random keys followed from an objective's place in the list, and states had other names.
 PROGRESS_FORMAT = 2
 BEST_FILE = "best.json"
@@ -43,6 +49,7 @@ class Progress:
     # before there is one.
     best: dict[str, Any] | None = None
     frozen: list[str] = dataclasses.field(default_factory=list)  # parameters that are not trained
+    saved: list[int] = dataclasses.field(default_factory=list)  # steps, whether they are there yet
 
 
 class _FilesHandler(ocp.AsyncCheckpointHandler):
@@ -81,21 +88,22 @@ class _FilesRestore(ocp.args.CheckpointArgs):
     """Orbax asks for it; nothing restores these files through Orbax."""
 
 
+def progress_path(checkpoint: str) -> str:
+    """Where a checkpoint that a run saved says where the run was."""
+    return os.path.join(checkpoint, MODEL, PROGRESS_FILE)
+
+
 def read_progress(checkpoint: str) -> Progress:
     """Where the run was when it saved this checkpoint folder.
 
     Raises:
       UserError: the file is missing or damaged.
     """
-    path = os.path.join(checkpoint, "model", PROGRESS_FILE)
+    path = progress_path(checkpoint)
     try:
-        with open(path, "rb") as file:
-            return Progress(**json.load(file))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} is missing or damaged ({first_line(error)}); to go on from an older "
-            f"checkpoint, move {checkpoint} away"
-        ) from error
+        return Progress(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path} is damaged ({first_line(error)})") from error
 
 
 def read_best(directory: str) -> dict[str, Any] | None:
@@ -105,20 +113,36 @@ def read_best(directory: str) -> dict[str, Any] | None:
       UserError: it is damaged.
     """
     path = os.path.join(directory, BEST_FILE)
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return None
-    try:
-        with open(path, "rb") as file:
-            best = json.load(file)
-        int(best["step"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({first_line(error)}); delete it") from error
+    mend = "delete it; a run that goes on writes it again"
+    best = read_json(path, mend)
+    if type(best.get("step")) is not int:
+        raise UserError(f"{path} is damaged (no step): {mend}")
     return best
 
 
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def kept(last: int | None, every: int | None, best: bool) -> str:
+    """Which checkpoints of a run stay, in words for whoever starts it.
+
+    Args:
+      last: `TrainConfig.keep_last`.
+      every: `TrainConfig.keep_every`.
+      best: whether the run looks for its best checkpoint.
+    """
+    if last is None:
+        return "all checkpoints stay (TrainConfig.keep_last = None)"
+    those = [f"the newest {f'{last:,}' if last > 1 else 'one'} (TrainConfig.keep_last)"]
+    if every:
+        those.append(f"those at multiples of {every:,} steps (TrainConfig.keep_every)")
+    if best:
+        those.append("the best one (TrainConfig.best)")
+    return f"checkpoints that stay: {', '.join(those)}; older ones are deleted while it trains"
 
 
 @dataclasses.dataclass
@@ -148,24 +172,43 @@ class CheckpointManager:
     def __init__(
         self, model_dir: str, keep_last: int | None = None, keep_every: int | None = None
     ) -> None:
-        """Opens a run's `checkpoints/`.
+        """Opens a run's `checkpoints/`, of which all must be complete: see `intact.newest`.
 
         Args:
           model_dir: the run's folder.
           keep_last: how many of the newest stay; None: all.
           keep_every: those at multiples of this step stay, too. So does the best one.
         """
-        self.directory = os.path.join(os.path.abspath(model_dir), "checkpoints")
+        raise_only()
+        self.directory = os.path.join(os.path.abspath(model_dir), intact.FOLDER)
         self._marked = read_best(self.directory)
         marked = set() if self._marked is None else {self._marked["step"]}
         self._preservation = _Preservation(keep_last, keep_every, marked)
         self._unmarked: dict[str, Any] | None = None  # the best one, until `wait` has marked it
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._preservation,
-            enable_async_checkpointing=True,
-            cleanup_tmp_directories=True,
+        self._saving: int | None = None  # the step that is being saved, until `wait` has seen it
+        self._needed = 0  # bytes, of that
+        # Chunks are written as they are: compression makes them 8 % smaller and saving takes twice
+        # as long.
+        arrays = lambda: ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)  # noqa: E731
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._preservation,
+                cleanup_tmp_directories=True,
+                lightweight_initialize=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            ),
+            item_handlers={PARAMS: arrays(), OPTIMIZER: arrays(), MODEL: _FilesHandler()},
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint, which may still be being saved."""
+        return self._manager.latest_step()
+
+    def path(self, step: int) -> str:
+        """Where the checkpoint of a step is."""
+        return os.path.join(self.directory, str(step))
 
     def save(
         self, params: Any, optimizer: Any, progress: Progress, files: Mapping[str, bytes]
@@ -178,39 +221,47 @@ class CheckpointManager:
           progress: where the run is; its step names the checkpoint. Its best checkpoint, this or
             one that was saved before, is kept.
           files: `model.json` and the vocabulary file, by name.
+
+        Raises:
+          UserError: there is no room for it, or the one before could not be written.
         """
         self.wait()  # Orbax would wait, too: one checkpoint is written at a time
         self.expect_best(progress.best)
+        step, what = progress.step, f"the checkpoint of step {progress.step:,}"
+        self._needed = sum(x.nbytes for x in jax.tree.leaves((params, optimizer)))
+        on_first(lambda: check_room(self.directory, self._needed, what))
+        self._saving = step
         record = json.dumps(dataclasses.asdict(progress), indent=1).encode()
-        self._manager.save(
-            progress.step,
+        started = self._manager.save(
+            step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                optimizer=ocp.args.StandardSave(optimizer),
+                params=ocp.args.PyTreeSave(params),
+                optimizer=ocp.args.PyTreeSave(optimizer),
                 model=_FilesSave({**files, PROGRESS_FILE: record}),
             ),
         )
+        if not started:
+            self._saving = None
+            raise UserError(f"{what} is older than that of step {self.newest:,}, which is there")
 
     def restore(self, step: int, params: Any, optimizer: Any) -> tuple[Any, Any]:
         """Reads one checkpoint into the layout of abstract arrays (`jax.ShapeDtypeStruct`).
 
         Raises:
-          UserError: the files of the checkpoint are damaged or do not fit these shapes.
+          UserError: the checkpoint, whose files are intact, has other arrays.
         """
+        return self._restore(step, PARAMS, params), self._restore(step, OPTIMIZER, optimizer)
+
+    def _restore(self, step: int, item: str, layout: Any) -> Any:
+        path = os.path.join(self.path(step), item)
         try:
-            items = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(params),
-                    optimizer=ocp.args.StandardRestore(optimizer),
-                ),
-            )
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+                return checkpointer.restore(path, args=ocp.args.StandardRestore(layout))
         except (ValueError, OSError, KeyError) as error:
             raise UserError(
-                f"checkpoint {self.directory}/{step} cannot be restored ({first_line(error)}); to "
-                "go on from an older one, move this folder away"
+                f"{path} cannot be restored ({first_line(error)}): its arrays are not those of "
+                "this run; restore the settings that it was saved with"
             ) from error
-        return items["params"], items["optimizer"]
 
     def expect_best(self, best: dict[str, Any] | None) -> None:
         """Keeps the checkpoint of `Progress.best`, which is marked once it is complete."""
@@ -222,8 +273,19 @@ class CheckpointManager:
             self._preservation.best.add(mark["step"])
 
     def wait(self) -> None:
-        """Blocks until everything started is on disk and marked, and deletes what need not stay."""
-        self._manager.wait_until_finished()
+        """Blocks until everything started is on disk and marked, and deletes what need not stay.
+
+        Raises:
+          UserError: the disk is full, or the checkpoint is not there all the same.
+        """
+        step = self._saving
+        try:
+            with naming_full_disk(self.directory, f"the checkpoint of step {step}", self._needed):
+                self._manager.wait_until_finished()
+        finally:
+            self._saving = None
+        if step is not None and not os.path.exists(f"{self.path(step)}/{intact.CHECKSUMS_FILE}"):
+            raise UserError(f"{self.path(step)} was written, but is not there: check the disk")
         steps = sorted(self._manager.all_steps())
         if self._unmarked is None or self._unmarked["step"] not in steps:
             return
@@ -241,6 +303,17 @@ class CheckpointManager:
             self.wait()
         finally:
             self._manager.close()
+
+    def put_aside(self, step: int) -> str:
+        """Moves a checkpoint out of the run's way; returns where it is now. Process 0 only."""
+        self.wait()
+        path = intact.put_aside(self.path(step))
+        self._manager.reload()
+        return path
+
+    def _write_checksums(self) -> None:
+        """Orbax calls this on process 0, when all is written, before it renames the folder."""
+        intact.write_checksums(self.path(self._saving) + ocp.utils.TMP_DIR_SUFFIX)
 
     def _mark(self, mark: Mapping[str, Any]) -> None:
         content = json.dumps(mark, indent=1) + "\n"

@@ -8,6 +8,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from xl_flax.checkpoints import intact
+from xl_flax.files.write import write_atomically
+
 # What is written at once: the memory that saving needs beside the arrays.
 CHUNK_BYTES = 16 << 20
 CONCURRENT_GB = 0.05
@@ -37,10 +40,9 @@ def save_checkpoint(folder: str, params: Any, files: Mapping[str, bytes]) -> Non
     save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(
-            os.path.join(os.path.abspath(folder), "params"),
+            os.path.join(os.path.abspath(folder), intact.PARAMS),
             args=ocp.args.PyTreeSave(params, save_args=save_args),
         )
-    os.makedirs(os.path.join(folder, "model"))
     for name, content in files.items():
-        with open(os.path.join(folder, "model", name), "wb") as file:
-            file.write(content)
+        write_atomically(os.path.join(folder, intact.MODEL, name), content)
+    intact.write_checksums(folder)

@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from xl_flax.checkpoints import intact
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import load_array, read_description, vocabulary_path
 from xl_flax.checkpoints.manager import first_line
@@ -133,8 +134,9 @@ def stored_layout(checkpoint: str, description: Description) -> dict[str, jax.Sh
     """Shape and dtype of each stored parameter, by path.
 
     Raises:
-      UserError: they are not those of the model that the checkpoint describes.
+      UserError: they are damaged, or not those of the model that the checkpoint describes.
     """
+    intact.check(checkpoint, [intact.PARAMS])
     build = lambda: build_model(description.encoder, description.heads, nnx.Rngs(0))  # noqa: E731
     shapes = params_lib.abstract(build).shapes
     wanted = {path: leaf.shape for path, leaf in params_lib.flat(shapes)}

@@ -61,6 +61,27 @@ def decide_on_first(decision: bool) -> bool:
     return decision
 
 
+def on_first(function: Callable[[], int | None]) -> int:
+    """What `function` returns on process 0, the only one that runs it, to all; None counts as 0.
+
+    Raises:
+      UserError: it raised one; the other processes' points to the first.
+    """
+    error, value = None, 0
+    if jax.process_index() == 0:
+        try:
+            value = function() or 0
+        except UserError as raised:
+            error = raised
+    if jax.process_count() > 1:
+        failed, value = multihost_utils.broadcast_one_to_all(np.array([error is not None, value]))
+        if failed and error is None:
+            raise UserError("process 0 cannot go on: its message says why")
+    if error is not None:
+        raise error
+    return int(value)
+
+
 class Preemption:
     """Says whether the machine asks to stop (SIGTERM); all processes agree on the step."""
 

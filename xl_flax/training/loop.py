@@ -11,6 +11,7 @@ from typing import Any
 import gin
 import jax
 
+from xl_flax.checkpoints.intact import newest as newest_intact
 from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress
 from xl_flax.errors import UserError
 from xl_flax.files.write import write_atomically
@@ -20,6 +21,7 @@ from xl_flax.training import state as state_lib
 from xl_flax.training.best import BestTracker
 from xl_flax.training.checks import check_first_metrics
 from xl_flax.training.config import TrainConfig
+from xl_flax.training.divergence import diverged, unsaved
 from xl_flax.training.logging import Logger, Window, console_line
 from xl_flax.training.periodic import make_periodic
 from xl_flax.training.setup import Setup, set_up
@@ -66,7 +68,10 @@ def _train(
     # ---- What is there already: nothing, or this very run.
     if main_process and not dry_run:
         stack.enter_context(_alone(config.model_dir))
-    progress = state_lib.progress_there(config.model_dir, description, config.seed, setup.frozen)
+    checkpoint = newest_intact(config.model_dir, move=not dry_run)
+    progress = state_lib.progress_there(
+        checkpoint, config.model_dir, description, config.seed, setup.frozen
+    )
     resumed = progress is not None
     if not resumed:
         progress = Progress(
@@ -116,18 +121,18 @@ def _train(
     # Objectives whose first step with something to learn is still to be checked.
     unchecked = set() if resumed else set(feeds)
     first = progress.step
+    streak = 0  # steps that were skipped in a row, up to the one that was recorded last
+    postponed = False  # saving, until that streak ends
     pending = None  # metrics of the step before, read while this one runs
 
     def record(step: int, metrics: dict[str, Any]) -> None:
+        nonlocal streak
         metrics = jax.device_get(metrics)
         check_first_metrics(metrics, feeds, unchecked)
         window.add(metrics)
-        if metrics["step"]["bad_streak"] >= config.max_bad_steps:
-            raise UserError(
-                f"loss or gradient was not finite in {config.max_bad_steps} steps in a row, the "
-                f"last of them {step:,}; the checkpoints are intact ({config.model_dir}). Lower "
-                "OptimizerConfig.learning_rate or lengthen its warm-up, and start again"
-            )
+        streak = int(metrics["step"]["bad_streak"])
+        if streak >= config.max_bad_steps:
+            raise UserError(diverged(manager, step, streak, first))
         if step % config.log_every == 0 or step == config.steps:
             log(step)
 
@@ -141,12 +146,14 @@ def _train(
     def save(step: int) -> None:
         described = dataclasses.replace(description, step=step)
         rows = {name: feed.rows for name, feed in feeds.items()}
+        progress.saved.append(step)
         manager.save(
             state.params,
             state_lib.pack(state),
             Progress(
                 *(step, rows, config.seed, window.to_json(), PROGRESS_FORMAT, best.record),
                 frozen=setup.frozen,
+                saved=progress.saved,
             ),
             {
                 setup.vocabulary.file_name: setup.vocabulary.content,
@@ -183,27 +190,34 @@ def _train(
         stopping = preemption.reached(step)
         last = step == config.steps
         trace.after(step, state, last or stopping)
-        saving = last or stopping or step % config.checkpoint_every == 0
+        saving = postponed or last or stopping or step % config.checkpoint_every == 0
         evaluating = held_out.due(step)
         if saving or evaluating:
             record(step, pending)
             pending = None
         if evaluating:
             with speed.paused():
-                improved = best.update(step, evaluate(step))
+                values = evaluate(step)
+            improved = not streak and best.update(step, values)
             saving = saving or improved or best.exhausted
             if best.exhausted and window.sums:
                 log(step)
-        if saving:
+        postponed = saving and streak > 0
+        if saving and not postponed:
             save(step)
         if best.exhausted:
             trace.after(step, state, True)
             break
         if stopping and not last:
-            say(f"asked to stop: saved step {step:,}; the same command goes on from there")
+            if postponed:
+                say(f"asked to stop: {unsaved(manager, step)}")
+            else:
+                say(f"asked to stop: saved step {step:,}; the same command goes on from there")
             finished = False
             break
     manager.wait()
+    if finished and postponed:
+        raise UserError(unsaved(manager, step))
     if finished:
         early = f"stopped early at step {step:,}: {best}" if best.exhausted else ""
         say(f"done: {early or f'{config.steps:,} steps'}, {config.model_dir}")

@@ -10,7 +10,6 @@ import optax
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import (
-    complete_checkpoints,
     read_description,
     replace_params,
     vocabulary_path,
@@ -140,25 +139,28 @@ def _lay_out(
 
 
 def progress_there(
-    model_dir: str, description: Description, seed: int, frozen: Sequence[str] = ()
+    checkpoint: str | None,
+    model_dir: str,
+    description: Description,
+    seed: int,
+    frozen: Sequence[str] = (),
 ) -> Progress | None:
-    """Where the run in this folder is; None if no checkpoint is there. Changes nothing.
+    """Where the run in this folder is, of which `checkpoint` is the newest; None without one.
 
     Raises:
       UserError: the folder belongs to another model, vocabulary, objectives or seed, or to a
         version of this project with other random keys.
     """
-    checkpoints = complete_checkpoints(model_dir)
-    if not checkpoints:
+    if checkpoint is None:
         return None
-    progress = read_progress(checkpoints[-1])
+    progress = read_progress(checkpoint)
     if progress.format != PROGRESS_FORMAT:
         raise UserError(
             f"{model_dir} holds a run of another version of XL-Flax, whose random keys and states "
             "of objectives were others: finish it with that version, or begin a new run from its "
             f"weights (another MODEL_DIR, and InitFrom.checkpoint={model_dir!r})"
         )
-    lines = read_description(checkpoints[-1]).differences(description)
+    lines = read_description(checkpoint).differences(description)
     if progress.seed != seed:
         lines.append(f"TrainConfig.seed was {progress.seed} and is now {seed}")
     if changed := sorted(set(progress.frozen) ^ set(frozen)):
