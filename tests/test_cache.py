@@ -144,8 +144,10 @@ def test_a_mixture_is_cached_and_read_back(project, capsys, opened):
     files = project.two_languages()
     project.run("--show=2")
     out = capsys.readouterr().out
-    assert re.search(r"xx +one +train +300 ", out) and re.search(r"yy +two +train +100 ", out)
-    assert "row 1 [" in out
+    assert re.search(r"one \(xx\) +300 ", out) and re.search(r"two \(yy\) +100 ", out)
+    assert max(map(len, out.split("\n\n")[0].split("\n"))) <= 80
+    for task in ("one, row 0 [xx]", "one, row 1 [xx]", "two, row 0 [yy]", "two, row 1 [yy]"):
+        assert f"{task}\n  1: " in out
     vocabulary = project.vocabulary()
     examples = project.cached("one", "train")
     lines = open(files[0]).read().splitlines()
@@ -157,6 +159,9 @@ def test_a_mixture_is_cached_and_read_back(project, capsys, opened):
     assert epochs["one"] == pytest.approx(epochs["two"], rel=0.02)
     stamp = read_manifest(project.cache.folder("one", "train", Layout(32)))
     project.run()
+    again = capsys.readouterr().out
+    assert again.count("\n") <= 2 and "there already, see" in again
+    assert "one (xx)" in open(re.search(r"see\s+(\S+)", again)[1]).read()
     assert read_manifest(project.cache.folder("one", "train", Layout(32))) == stamp
     project.run("--overwrite")
     assert read_manifest(project.cache.folder("one", "train", Layout(32))) == stamp
@@ -243,7 +248,8 @@ def test_training_builds_what_is_missing_or_stale_in_a_subprocess(project, capfd
     with pytest.raises(UserError, match=r"both \(train\): not cached.*python -m xl_flax.cache"):
         opened(rows, stop, 0, vocabulary)
     first = opened(rows, project.cache, 0, vocabulary, flags).rows(range(8))
-    assert "examples" in capfd.readouterr().err  # the progress bar
+    printed = capfd.readouterr()
+    assert "one (xx)" in printed.out and "\r" not in printed.err  # no bars in logs
     project.text("two.txt", ["abc de"] * 50)
     with pytest.raises(
         UserError, match=rf"two \(train, length 32\): source file {files[1]} changed"

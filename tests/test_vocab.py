@@ -10,6 +10,7 @@ import pytest
 
 from xl_flax import cli, vocab
 from xl_flax.data.vocabulary import VocabularyConfig, load_vocabulary
+from xl_flax.data.vocabulary_command import report_path
 from xl_flax.errors import UserError
 
 MODULE = """
@@ -76,7 +77,7 @@ def run(module, tmp_path, monkeypatch):
 
 
 def report(path: str) -> dict:
-    with open(vocab.report_path(path), encoding="utf-8") as file:
+    with open(report_path(path), encoding="utf-8") as file:
         return json.load(file)
 
 
@@ -133,7 +134,7 @@ def test_another_model_is_not_overwritten_unasked(run):
 
 def test_a_model_of_somebody_else_is_not_overwritten(run, tmp_path):
     path = run()
-    os.remove(vocab.report_path(path))
+    os.remove(report_path(path))
     with pytest.raises(UserError, match="was not made by this command.*--overwrite"):
         run()
 

@@ -2,10 +2,10 @@
 
 Without --tasks it caches all that the run's Gin file names: the mixtures of its phases and of its
 evaluations. What is there and fresh is left alone, so an interrupted run of this command goes on
-with the first split that is not complete.
+with the first split that is not complete. The table of each mixture is kept in CACHE_DIR/tables.
 """
 
-import dataclasses
+import argparse
 import os
 from collections.abc import Sequence
 
@@ -15,53 +15,40 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import logging
 
 from xl_flax import cli
-from xl_flax.data.build import TRAIN
-from xl_flax.data.cache_flags import add_flags, choose
-from xl_flax.data.manifest import Cache
-from xl_flax.data.mixtures import write_mixture
-from xl_flax.data.prepare import locked, prepare
-from xl_flax.data.report import report, show_rows
-from xl_flax.data.required import planned_rows
-from xl_flax.data.seqio_cache import Excluded, cache_split, resolve_mixture
-from xl_flax.data.seqio_tasks import find, import_tasks, seqio, split_tasks
-from xl_flax.data.vocabulary import run_vocabulary
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The command's own flags."""
+    parser.add_argument("--tasks", metavar="REGEX", help="cache the tasks whose names match")
+    parser.add_argument("--split", nargs="+", help="only these splits")
+    parser.add_argument("--overwrite", action="store_true", help="also what is there and fresh")
+    parser.add_argument(
+        "--module_import", action="append", default=[], help="another task module; repeatable"
+    )
+    parser.add_argument(
+        "--show",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print N decoded rows of each train task",
+    )
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="MIXTURE:SPLIT:LAYOUT",
+        help="cache this instead of what the Gin file names; repeatable. A layout is a number of "
+        "tokens per row, or as in 128-single-truncate and 384-single-window-128",
+    )
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     args = cli.parse(argv, __doc__, add_flags)
     logging.set_verbosity(logging.ERROR)
-    cache, vocabulary = Cache(), run_vocabulary()
-    modules = [*cache.task_modules, *args.module_import]
-    owners = import_tasks(modules)
-    splits = {name: seqio.TaskRegistry.get(name).splits for name in seqio.TaskRegistry.names()}
-    specs = choose(args, modules, splits)
-    providers = {spec.mixture: find(spec.mixture, modules) for spec in specs}
-    work = {
-        (task.name, spec.split, spec.layout): task
-        for spec in specs
-        for task in split_tasks(providers[spec.mixture], spec.split)
-    }
-    excluded = Excluded(cache.filter.exclude, modules, owners, vocabulary)
-    with locked(cache):
-        for number, ((_, split, layout), task) in enumerate(work.items(), 1):
-            cache_split(
-                *(task, split, layout, cache, vocabulary, owners, excluded),
-                overwrite=args.overwrite,
-                title=f"{number}/{len(work)} ",
-            )
-        for spec in specs:
-            mixture = resolve_mixture(*spec, cache, owners)
-            write_mixture(cache, spec.split, mixture)
-            for task in mixture.rates:  # which may be read by itself, too
-                alone = resolve_mixture(task, spec.split, spec.layout, cache, owners)
-                write_mixture(cache, spec.split, alone)
-    there = dataclasses.replace(cache, on_missing="stop")
-    caches, planned = prepare(specs, there, vocabulary), planned_rows()
-    for spec in specs:
-        print(report(spec, caches, planned.get(spec.mixture)))
-        if args.show and spec.split == TRAIN:
-            print(show_rows(spec, caches, vocabulary, args.show))
+    from xl_flax.data.caching import cache_datasets  # late: --help does not wait for TensorFlow
+
+    cache_datasets(args)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def test_what_is_dropped_is_counted_by_its_reason(project, capsys):
     }
     assert manifest.examples == 4
     assert sorted(project.texts("pair")) == sorted(CRAFTED[i] for i in (0, 5, 6, 9))
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "duplicate 1, empty text 3, excluded 2, length ratio 1, too long 1" in out
     # Splits that are not trained on lose only what cannot be a group in a row.
     assert project.manifest("pair", "test").dropped == {"empty text": 3, "too long": 1}

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,11 +68,54 @@ def test_no_manifest_means_not_cached(cached, tiny_vocabulary, opened):
         opened(Rows("xx", 16), cache, 0, tiny_vocabulary)
 
 
-def test_damaged_unigrams_are_an_error(cached):
+def flipped(content):
+    return content[:60] + bytes([content[60] ^ 1]) + content[61:]
+
+
+@pytest.mark.parametrize("change", [lambda content: b"PK nonsense", lambda c: c + b"x", flipped])
+def test_damaged_unigrams_are_an_error(cached, change):
     _, folder = cached
-    (folder / "unigrams.npz").write_bytes(b"PK nonsense")
+    path = folder / "unigrams.npz"
+    path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match="unigrams.npz is damaged"):
         read_unigrams(folder, read_manifest(folder), 0)
+
+
+def test_files_of_another_task_are_an_error(
+    make_cache, random_examples, tiny_vocabulary, opened, tmp_path
+):
+    tasks = {"xx": random_examples(0, 60), "yy": random_examples(1, 60)}
+    cache = make_cache(tasks, {"mix": {"xx": 1.0}})
+    mine, other = (cache.folder(task, "train", Layout(16)) for task in tasks)
+    good = {path: path.read_bytes() for path in mine.iterdir()}
+
+    (mine / "unigrams.npz").write_bytes((other / "unigrams.npz").read_bytes())
+    with pytest.raises(UserError, match="xx/train/16/unigrams.npz is damaged"):
+        read_unigrams(mine, read_manifest(mine), 0)
+    (mine / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
+    with pytest.raises(UserError, match=r"xx/train/16/manifest.json is that of yy/train/16: run"):
+        opened(Rows("xx", 16), cache, 0, tiny_vocabulary)
+    (mine / "manifest.json").write_bytes((tmp_path / "cache/mixtures/xx.json").read_bytes())
+    with pytest.raises(UserError, match=r"xx/train/16/manifest.json is damaged \(it is no"):
+        opened(Rows("xx", 16), cache, 0, tiny_vocabulary)
+    for path, content in good.items():
+        path.write_bytes(content)
+    opened(Rows("xx", 16), cache, 0, tiny_vocabulary).rows(range(20))
+    for name in (mine / "manifest.json", tmp_path / "cache/mixtures/yy.json"):
+        (tmp_path / "cache/mixtures/mix.json").write_bytes(name.read_bytes())
+        with pytest.raises(UserError, match=r"mix.json is not that of the mixture 'mix': run"):
+            opened(Rows("mix", 16), cache, 0, tiny_vocabulary)
+
+
+def test_a_damaged_mixture_is_written_anew(make_cache, random_examples):
+    make_cache({"xx": random_examples(0, 10)})
+    cache = make_cache({"xx": random_examples(0, 10)})
+    path = Path(cache.directory, "mixtures", "xx.json")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match="xx.json is damaged"):
+        read_mixture(cache, "xx", "train")
+    make_cache({"xx": random_examples(0, 10)})
+    assert read_mixture(cache, "xx", "train").rates == {"xx": 1.0}
 
 
 def test_another_format_is_stale_and_not_an_error(cached):

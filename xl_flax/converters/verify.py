@@ -22,7 +22,7 @@ from xl_flax.data.vocabulary import TOKENIZER_FILE, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import MLM_HEAD, Model, mlm_prediction
 from xl_flax.ops.pooling import pool
-from xl_flax.text_table import WIDTH, table
+from xl_flax.text_table import table
 
 # Universal Declaration of Human Rights, beginning of article 1, which is free to use.
 TEXTS = {
@@ -154,7 +154,7 @@ def _report(gaps: Sequence[Gap], without_tokenizer: str | None) -> tuple[str, li
         numbers = [f"{x:.2e}" if isinstance(gap.most, float) else str(x) for x in gap[3:]]
         rows.append((gap.input, f"{gap.sentences:,}", gap.what, *numbers))
     lines = [
-        table(rows, left=(0, 2), width=WIDTH),
+        table(rows, left=(0, 2), in_blocks=True),
         "difference: the largest; at most: what rounding makes, by the largest value",
     ]
     if without_tokenizer:

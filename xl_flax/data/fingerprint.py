@@ -9,7 +9,6 @@ compares everything.
 """
 
 import functools
-import hashlib
 import importlib.util
 import inspect
 import os
@@ -17,6 +16,8 @@ import re
 import sysconfig
 from collections.abc import Iterable
 from typing import Any
+
+from xl_flax.files.checksums import sha256
 
 Fingerprint = dict[str, Any]
 
@@ -38,8 +39,8 @@ def file_sha256(path: str) -> str:
 
 @functools.lru_cache
 def _sha256(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    del size, mtime_ns
+    return sha256(path)
 
 
 def modules_sha256(names: Iterable[str]) -> dict[str, str]:

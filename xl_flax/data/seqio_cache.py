@@ -16,6 +16,7 @@ from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, read_manifest
 from xl_flax.data.mixtures import Mixture, check_alike
 from xl_flax.data.prepare import room_for
+from xl_flax.data.records import ids_dtype
 from xl_flax.data.seqio_tasks import (
     examples,
     find,
@@ -26,12 +27,13 @@ from xl_flax.data.seqio_tasks import (
     task_features,
     task_fingerprint,
 )
+from xl_flax.data.shuffling import HELD_TOKENS
 from xl_flax.data.task_errors import check_languages
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.progress import progress
 
-TEXT_PER_BYTE = 2  # bytes of text to a byte of rows: four to a piece of two bytes
+TOKEN_BYTES = 4  # of text to a token, about
 
 
 class Excluded:
@@ -108,7 +110,7 @@ def cache_split(
     first = next(batches, ([], [("",)]))
     languages = first[1][0]
     now["filter"] = cache.filter.settings(split, are_translations(languages, features))
-    total, needed = num_examples(task, split), _bytes_needed(task, split)
+    total, needed = num_examples(task, split), _bytes_needed(task, split, vocabulary)
     name, title = f"task {task.name!r}, split {split!r}", f"{title}{task.name} ({split})"
     with (
         room_for(cache, f"rows of {task.name} ({split})", needed),
@@ -132,11 +134,12 @@ def cache_split(
     return True
 
 
-def _bytes_needed(task: seqio.Task, split: str) -> int:
-    """About how many bytes the rows of a train split take; a file may hold other splits, too."""
+def _bytes_needed(task: seqio.Task, split: str, vocabulary: Vocabulary) -> int:
+    """About how many bytes a train split takes; the files of others may hold much else."""
     if split != TRAIN:
         return 0
-    return sum(map(os.path.getsize, shards(task, split))) // TEXT_PER_BYTE
+    tokens = sum(map(os.path.getsize, shards(task, split))) // TOKEN_BYTES
+    return tokens * (ids_dtype(vocabulary.size).itemsize + 4 * (tokens > HELD_TOKENS))
 
 
 def resolve_mixture(

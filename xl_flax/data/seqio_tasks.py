@@ -19,10 +19,10 @@ with silenced_stderr():
 from xl_flax.data import fingerprint
 from xl_flax.data.features import NO_FEATURES, Example, Features, FeatureSpec, Texts
 from xl_flax.data.task_errors import explain, explain_import
-from xl_flax.data.text_files import count_lines
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.files.read import check_regular
+from xl_flax.files.text import count_lines
 
 READ_BATCH = 256  # examples that cross from TensorFlow to NumPy at once
 # Of a batch, see `Stream.rows`.

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from xl_flax.data.features import Example
 from xl_flax.data.fingerprint import is_own_file
-from xl_flax.data.text_files import broken_lines
 from xl_flax.errors import UserError
+from xl_flax.files.text import broken_lines
 
 
 def explain(error: Exception, task: str, split: str, files: Callable[[], Sequence[str]]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import sentencepiece
 
 from xl_flax.errors import UserError
+from xl_flax.files.read import check_regular, read_bytes
 
 VOCABULARY_FILE, TOKENIZER_FILE = (
     "vocabulary.model",
@@ -275,7 +276,8 @@ def read_vocabulary(path: str, model: bytes) -> Vocabulary:
     Raises:
       UserError: it is neither, or lacks a special piece.
     """
-    kind = TokenizerVocabulary if model.lstrip()[:1] == b"{" else SentencePieceVocabulary
+    is_json = model.lstrip()[:1] in (b"{", b"[") or path.endswith(".json")
+    kind = TokenizerVocabulary if is_json else SentencePieceVocabulary
     return kind(path, model)
 
 
@@ -285,16 +287,14 @@ def load_vocabulary(path: str) -> Vocabulary:
     Raises:
       UserError: the file is missing, is neither of them or lacks a special piece.
     """
-    try:
-        stat = os.stat(path)
-        return _load(path, stat.st_mtime_ns, stat.st_size)
-    except FileNotFoundError as error:
+    if not os.path.exists(path):
         raise UserError(
             f"the vocabulary {path} does not exist; train it with python -m xl_flax.vocab and the "
             "same Gin file, or set VOCABULARY to the path of an existing one"
-        ) from error
-    except OSError as error:
-        raise UserError(f"the vocabulary {path} cannot be read: {error.strerror}") from error
+        )
+    check_regular(path, "a vocabulary is a SentencePiece model or a tokenizer.json")
+    stat = os.stat(path)
+    return _load(path, stat.st_mtime_ns, stat.st_size)
 
 
 @gin.configurable
@@ -307,8 +307,7 @@ def run_vocabulary(path: str = gin.REQUIRED) -> Vocabulary:
 def _load(path: str, mtime_ns: int, size: int) -> Vocabulary:
     """Reads a file once per version of it."""
     del mtime_ns, size
-    with open(path, "rb") as file:
-        return read_vocabulary(path, file.read())
+    return read_vocabulary(path, read_bytes(path))
 
 
 @gin.configurable

@@ -10,6 +10,7 @@ from typing import Any
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
+from xl_flax.data.unknown import warn_unknown
 from xl_flax.data.vocabulary import (
     SPECIAL_PIECES,
     WORD_START,
@@ -18,7 +19,7 @@ from xl_flax.data.vocabulary import (
     is_unspaced,
 )
 from xl_flax.errors import UserError
-from xl_flax.text_table import table
+from xl_flax.text_table import count, legend, table, wrapped
 
 # A unigram model is pruned from this many candidates down to the size asked for. SentencePiece's
 # own 1,000,000 took 1.5 times as long for 16,000 pieces, with no better fertility.
@@ -147,12 +148,24 @@ def measure(vocabulary: Vocabulary, lines: Sequence[str]) -> dict[str, float | s
     }
 
 
+MEANINGS = {
+    "lines": "read for the training",
+    "share": "of the weighted text",
+    "pieces": "per word, or per character where no spaces are written (fertility)",
+    "unknown": "share of the pieces that stand for text outside the vocabulary",
+    "single": "share of the pieces that are one character or byte",
+    "on": "split that pieces, unknown and single were counted on",
+}
+
+
 def format_table(languages: dict[str, dict[str, Any]]) -> str:
     """What `measure` found, and each language's share of the weighted text, for people."""
     header = "language examples lines share pieces per unknown single on"
     rows = [header.split()]
     for language, r in languages.items():
-        shares = [f"{r['unknown']:.3%}", f"{r['single']:.1%}"]
-        counts = [f"{r['examples']:,}", f"{r['lines']:,}", f"{r['share']:.1%}"]
-        rows.append([language, *counts, f"{r['fertility']:.3f}", r["unit"], *shares, r["measured"]])
-    return table(rows, left={0, 5, 8})
+        shares = [f"{r['unknown']:.2%}", f"{r['single']:.1%}"]
+        counts = [count(r["examples"]), count(r["lines"]), f"{r['share']:.1%}"]
+        rows.append([language, *counts, f"{r['fertility']:.2f}", r["unit"], *shares, r["measured"]])
+    warning = warn_unknown({language: r["unknown"] for language, r in languages.items()})
+    lines = [table(rows, left={0, 5, 8}, shorten=0), legend(MEANINGS)]
+    return "\n".join(lines + ([wrapped(warning)] if warning else []))

@@ -1,6 +1,7 @@
 """Checksums of what is stored: `checksums.json` in a folder, one line per file."""
 
 import concurrent.futures
+import hashlib
 import os
 import zlib
 from collections.abc import Iterable
@@ -15,6 +16,12 @@ def checksum(path: str | os.PathLike) -> str:
         while count := file.readinto(block):
             value = zlib.crc32(block[:count], value)
     return f"{value:08x}"
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file, in hex: it names content, as of a module or a vocabulary."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksums(folder: str | os.PathLike, names: Iterable[str] | None = None) -> dict[str, str]:
