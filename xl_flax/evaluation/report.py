@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from xl_flax.data.unknown import MANY_UNKNOWN
 from xl_flax.evaluation.results import MACRO, Result
-from xl_flax.text_table import fits, table, wrapped
+from xl_flax.text_table import fits, legend, table, wrapped
 
 ELSEWHERE = "All pairs: in the file named below"
 UNKNOWN = "unknown"
@@ -53,8 +53,13 @@ def masked_lm(results: Sequence[Result]) -> str:
         [
             f"Masked tokens of {results[0].data}",
             table(rows, in_blocks=True),
-            "loss: cross-entropy in nats; accuracy: share of the masked tokens that are found;",
-            "by frequency: what the frequencies of a language's tokens alone reach",
+            legend(
+                {
+                    "loss": "cross-entropy in nats",
+                    "accuracy": "share of the masked tokens that are found",
+                    "by frequency": "what the frequencies of a language's tokens alone reach",
+                }
+            ),
             *_unknown_legend(results),
             results[0].signature,
         ]
@@ -152,8 +157,8 @@ def _mined(shown: Sequence[Result]) -> str:
         else:
             end = ("", *numbers, "", unknown)
         rows.append((data, "-".join(languages), *end))
-    legend = "in %; gold: pairs to be found; unknown: of the language that has more"
-    return f"{table(rows, left=(0, 1), in_blocks=True)}\n{legend}"
+    end = "in %; gold: pairs to be found; unknown: of the language that has more"
+    return f"{table(rows, left=(0, 1), in_blocks=True)}\n{end}"
 
 
 def _best_layer(results: Sequence[Result]) -> tuple[dict[int, dict[str, float]], int, list[Result]]:
