@@ -144,7 +144,7 @@ def flags_only(monkeypatch):
     parse, parse_args = cli.parse, argparse.ArgumentParser.parse_args
 
     def stop(read):
-        def wrap(*args, **kwargs):
+        def wrapped(*args, **kwargs):
             read(*args, **kwargs)
             raise Parsed
 

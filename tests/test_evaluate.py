@@ -91,11 +91,11 @@ def cache(folder, vocabulary):
     return cache
 
 
-def make_run(directory, vocabulary, seed=0, best=None):
+def make_run(directory, vocabulary, seed=0, best=None, keep_last=5):
     """A run with checkpoints of steps 5 and 10, whose parameters are random."""
     shape = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32, "max_positions": 16}
     config = EncoderConfig(vocab_size=vocabulary.size, **shape)
-    manager = CheckpointManager(directory, keep_last=5)
+    manager = CheckpointManager(directory, keep_last=keep_last)
     with open(vocabulary.path, "rb") as file:
         model_file = file.read()
     for step in (5, 10):
@@ -108,7 +108,7 @@ def make_run(directory, vocabulary, seed=0, best=None):
         manager.save(
             nnx.to_pure_dict(state),
             {"count": jax.numpy.zeros(())},
-            Progress(step, {}, 0, {}, best=best),
+            Progress(step, {}, 0, {}, best=best, saved=[5, 10][: step // 5]),
             {"model.json": description.to_json(), VOCABULARY_FILE: model_file},
         )
     manager.wait()
@@ -428,6 +428,14 @@ def test_a_checkpoint_is_found_by_step_or_by_its_folder(model_dir):
         evaluate.choose_checkpoints(model_dir, "7")
     with pytest.raises(UserError, match="no checkpoint under"):
         evaluate.choose_checkpoints(os.path.dirname(model_dir) + "/nowhere", "all")
+
+
+def test_all_checkpoints_are_not_those_that_were_deleted(model_dir, vocabulary, folder, capsys):
+    run = make_run(str(folder / "short"), vocabulary, keep_last=1)
+    assert len(evaluate.choose_checkpoints(run, "all")) == 1
+    assert "1 more were saved and deleted while it trained" in capsys.readouterr().out
+    assert len(evaluate.choose_checkpoints(model_dir, "all")) == 2
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -2,33 +2,6 @@ import pytest
 
 from xl_flax.text_table import WIDTH, count, fits, legend, table
 
-ROWS = [("name", "one", "two", "three"), ("a", "1", "22", "333")]
-
-
-def test_columns_are_aligned_under_a_heading():
-    assert table(ROWS).splitlines() == [
-        "name  one  two  three",
-        "---------------------",
-        "a       1   22    333",
-    ]
-
-
-def test_columns_that_do_not_fit_follow_behind_the_first_again():
-    assert table(ROWS, width=15).splitlines() == [
-        "name  one  two",
-        "--------------",
-        "a       1   22",
-        "",
-        "name  three",
-        "-----------",
-        "a       333",
-    ]
-    assert table(ROWS, width=3).count("name") == 3  # each with the first, however narrow
-
-
-def test_what_is_wide_or_long_does_not_fit():
-    assert fits("x" * 80) and not fits("x" * 81) and not fits("x\n" * 50)
-
 
 def test_names_lose_their_middle_where_lines_would_be_too_long():
     rows = [["task", "rows", "on"], ["a" * 90 + "z", "1,000", "train"], ["short", "2", "test"]]
@@ -49,3 +22,17 @@ def test_legends_fit_on_terminals():
 )
 def test_numbers_are_short(number, text):
     assert count(number) == text
+
+
+def test_columns_that_do_not_fit_follow_behind_the_first_again():
+    rows = [("name", "a" * 40, "b" * 40, "c"), ("x", "1", "2", "3")]
+    first, second = table(rows, in_blocks=True).split("\n\n")
+    assert first.splitlines()[2].split() == ["x", "1"]
+    assert second.splitlines()[0].split() == ["name", "b" * 40, "c"]
+    assert table(rows).splitlines()[2].split() == ["x", "1", "2", "3"]
+    wide = [("n" * 90, "a", "b"), ("x", "1", "2")]
+    assert len(table(wide, in_blocks=True).split("\n\n")) == 2  # each with the first, all the same
+
+
+def test_what_is_wide_or_long_does_not_fit():
+    assert fits("x" * 80) and not fits("x" * 81) and not fits("x\n" * 50)

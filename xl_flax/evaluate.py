@@ -28,6 +28,7 @@ from xl_flax import cli
 from xl_flax.checkpoints.load import (
     best_checkpoint,
     find_checkpoints,
+    gone,
     read_description,
     vocabulary_path,
 )
@@ -41,6 +42,7 @@ from xl_flax.evaluation.context import Context
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel import distributed
 from xl_flax.parallel.mesh import make_partitioning
+from xl_flax.text_table import wrapped
 
 
 def choose_checkpoints(path: str, which: str) -> list[str]:
@@ -58,10 +60,21 @@ def choose_checkpoints(path: str, which: str) -> list[str]:
         return [best_checkpoint(path)]
     checkpoints = find_checkpoints(path)
     if which == "all":
+        if deleted := gone(path):
+            print(
+                wrapped(
+                    f"{path}: {len(deleted)} more were saved and deleted while it trained "
+                    f"(TrainConfig.keep_last): steps {_listed(deleted)}"
+                )
+            )
         return checkpoints
     if which == "latest":
         return checkpoints[-1:]
-    by_step = {str(read_description(checkpoint).step): checkpoint for checkpoint in checkpoints}
+    if len(checkpoints) == 1:  # which may have any name
+        names = [str(read_description(checkpoints[0]).step)]
+    else:  # others may be damaged
+        names = [os.path.basename(checkpoint) for checkpoint in checkpoints]
+    by_step = dict(zip(names, checkpoints, strict=True))
     steps = [step.strip() for step in which.split(",")]
     if missing := [step for step in steps if step not in by_step]:
         raise UserError(
@@ -69,6 +82,11 @@ def choose_checkpoints(path: str, which: str) -> list[str]:
             f'there are {", ".join(by_step)}; or say "latest", "best" or "all"'
         )
     return [by_step[step] for step in sorted(steps, key=int)]
+
+
+def _listed(steps: Sequence[int]) -> str:
+    shown = [f"{step:,}" for step in steps]
+    return ", ".join(shown if len(shown) < 8 else [*shown[:3], "…", *shown[-3:]])
 
 
 def evaluate(

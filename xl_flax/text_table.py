@@ -1,16 +1,16 @@
-"""Tables and sentences for the console."""
+"""Tables for the console."""
 
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
-WIDTH, LINES = 80, 45  # of the smallest usual terminal; of what is read without much scrolling
+WIDTH, LINES = 80, 45  # of the smallest usual terminal; of a table that is still read there
 
 
 def table(
     rows: Sequence[Sequence[str]],
     left: Collection[int] = (0,),
-    width: int | None = None,
     shorten: int | None = None,
+    in_blocks: bool = False,
 ) -> str:
     """Aligns columns under a heading.
 
@@ -18,9 +18,9 @@ def table(
       rows: cells as text; row 0 is the heading.
       left: numbers of the columns that are aligned to the left, such as names; the others are
         aligned to the right, as numbers are.
-      width: characters; columns beyond it follow below, each time behind the first one. None: any.
       shorten: number of a column whose long cells lose their middle, if lines of more than `WIDTH`
         characters can be avoided by that.
+      in_blocks: columns that do not fit into `WIDTH` follow below, each time behind the first.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     excess = sum(widths) + 2 * (len(widths) - 1) - WIDTH
@@ -29,7 +29,7 @@ def table(
         rows = [[_short(cell, w) for cell, w in zip(row, widths, strict=True)] for row in rows]
     blocks, used = [[0]], widths[0]
     for i, own in enumerate(widths[1:], 1):
-        if width is not None and used + 2 + own > width and len(blocks[-1]) > 1:
+        if in_blocks and used + 2 + own > WIDTH and len(blocks[-1]) > 1:
             blocks.append([0])
             used = widths[0]
         blocks[-1].append(i)
@@ -49,7 +49,7 @@ def _block(
         ).rstrip()
         for row in rows
     ]
-    lines.insert(1, "-" * max(map(len, lines)))
+    lines.insert(1, "-" * (sum(widths[i] for i in columns) + 2 * (len(columns) - 1)))
     return "\n".join(lines)
 
 
@@ -60,26 +60,15 @@ def _short(cell: str, width: int) -> str:
     return f"{cell[: width - 1 - end]}…{cell[len(cell) - end :]}"
 
 
-def fits(text: str) -> bool:
-    """Whether a table can be read on a console: in width, and without much scrolling."""
-    lines = text.splitlines()
-    return len(lines) <= LINES and all(len(line) <= WIDTH for line in lines)
-
-
 def legend(meanings: Mapping[str, str]) -> str:
     """What the columns of a table mean, to stand under it: "fill: ...; rate: ..."."""
-    return wrap("; ".join(f"{name}: {meaning}" for name, meaning in meanings.items()))
+    return wrapped("; ".join(f"{name}: {meaning}" for name, meaning in meanings.items()))
 
 
-def wrap(text: str, indent: str = "") -> str:
+def wrapped(text: str) -> str:
     """A sentence on lines of at most `WIDTH` characters; words, as paths, stay whole."""
     return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent + "  ",
-        break_long_words=False,
-        break_on_hyphens=False,
+        text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
 
 
@@ -89,3 +78,9 @@ def count(number: int) -> str:
         if number >= factor:
             return f"{number / factor:.3g}{unit}"
     return f"{number:,}"
+
+
+def fits(text: str) -> bool:
+    """Whether a table can be read on a console: in width, and without much scrolling."""
+    lines = text.splitlines()
+    return len(lines) <= LINES and all(len(line) <= WIDTH for line in lines)

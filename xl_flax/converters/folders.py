@@ -9,6 +9,10 @@ from typing import Any
 from xl_flax.errors import UserError
 from xl_flax.files import folders
 from xl_flax.files.disk import check_room, naming_full_disk
+from xl_flax.files.read import read_json
+from xl_flax.files.write import write_atomically
+
+MEND = "fetch it again"
 
 
 @contextlib.contextmanager
@@ -30,31 +34,12 @@ def new_folder(target: str, needed: int) -> Iterator[str]:
         yield partial
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Reads a JSON file that holds a dict.
-
-    Raises:
-      UserError: it is missing or damaged.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = json.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: is it a model's folder?") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it is no JSON object; fetch it again")
-    return content
-
-
 def optional_json(folder: str, name: str) -> dict[str, Any]:
     """The same of a file that need not be there: {}."""
     path = os.path.join(folder, name)
-    return read_json(path) if os.path.exists(path) else {}
+    return read_json(path, MEND) if os.path.exists(path) else {}
 
 
 def write_json(path: str, content: Any) -> None:
     """Writes a JSON file, in Unicode."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False))

@@ -15,10 +15,11 @@ from flax import nnx
 from xl_flax.checkpoints.description import Description
 from xl_flax.converters import families
 from xl_flax.converters.config import Config
-from xl_flax.converters.folders import read_json
+from xl_flax.converters.folders import MEND
 from xl_flax.converters.tensors import Tensor, open_folder
 from xl_flax.converters.weights import Place, places
 from xl_flax.errors import UserError
+from xl_flax.files.read import read_json
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 from xl_flax.parallel import params as params_lib
@@ -69,7 +70,7 @@ def open_model(folder: str) -> HuggingFaceModel:
       UserError: what is missing, superfluous or of another shape, all of it at once.
     """
     path = os.path.join(folder, CONFIG)
-    config = read_json(path)
+    config = read_json(path, f"is it a model's folder? Or {MEND}")
     family = families.for_config(config, path)
     with _errors_naming(path):
         encoder = family.read_config(config)
@@ -110,7 +111,7 @@ def _errors_naming(path: str) -> Iterator[None]:
         raise UserError(f"{path}: {str(error).removeprefix('config.json: ')}") from None
     except (TypeError, AttributeError, KeyError, ValueError, ArithmeticError) as error:
         raise UserError(
-            f"{path}: a value has the wrong type ({type(error).__name__}: {error}); fetch it again"
+            f"{path}: a value has the wrong type ({type(error).__name__}: {error}); {MEND}"
         ) from error
 
 

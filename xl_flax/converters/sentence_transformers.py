@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from xl_flax.converters.folders import optional_json, read_json, write_json
-from xl_flax.converters.tensors import MEND, Tensor, open_folder, write_folder
+from xl_flax.converters.folders import MEND, optional_json, write_json
+from xl_flax.converters.tensors import Tensor, open_folder, write_folder
 from xl_flax.errors import UserError
-from xl_flax.files.read import read_bytes
+from xl_flax.files.read import read_bytes, read_json
 
 MODULES = "modules.json"
 HEAD = "sentence"  # what a converted head is called here
@@ -61,7 +61,7 @@ def read(folder: str) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
 
 def _pooling(folder: str) -> str:
     path = os.path.join(folder, "config.json")
-    config = read_json(path)
+    config = read_json(path, MEND)
     modes = config.get("pooling_mode")
     if modes is None:
         modes = [
@@ -81,7 +81,7 @@ def _pooling(folder: str) -> str:
 
 def _dense(folder: str) -> tuple[str, dict[str, np.ndarray]]:
     path = os.path.join(folder, "config.json")
-    config = read_json(path)
+    config = read_json(path, MEND)
     name = str(config.get("activation_function", "")).rpartition(".")[2]
     if name not in ("Identity", "Tanh") or config.get("use_residual"):
         raise UserError(

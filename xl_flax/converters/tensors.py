@@ -17,6 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from xl_flax.converters.folders import MEND
 from xl_flax.errors import UserError
 from xl_flax.files.read import check_regular, map_array, read_json, read_part
 from xl_flax.files.write import write_atomically, write_parts
@@ -37,7 +38,6 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-MEND = "fetch it again"
 
 
 @dataclasses.dataclass(frozen=True)

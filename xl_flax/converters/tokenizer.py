@@ -4,8 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
-from xl_flax.converters.folders import optional_json, write_json
-from xl_flax.converters.tensors import MEND
+from xl_flax.converters.folders import MEND, optional_json, write_json
 from xl_flax.data.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, Vocabulary, read_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.files.read import check_regular, read_bytes, read_text

@@ -1,6 +1,7 @@
 """Does a converted model compute what its source computes? Both run on random and on real text."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from xl_flax.data.vocabulary import TOKENIZER_FILE, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import MLM_HEAD, Model, mlm_prediction
 from xl_flax.ops.pooling import pool
-from xl_flax.text_table import WIDTH, table
+from xl_flax.text_table import table
 
 # Universal Declaration of Human Rights, beginning of article 1, which is free to use.
 TEXTS = {
@@ -89,6 +90,8 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> tuple[str, lis
         raise UserError(
             f"--verify needs PyTorch and Transformers ({error}): pip install 'xl-flax[hf]'"
         ) from None
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
     texts = sorted(texts, key=len)  # those of about the same length are padded together
     model, description, checkpoint = load_model(checkpoint, dtype="float32")
     whole, is_st = folder, sentence_transformers.is_folder(folder)
@@ -151,8 +154,8 @@ def _report(gaps: Sequence[Gap], without_tokenizer: str | None) -> tuple[str, li
         numbers = [f"{x:.2e}" if isinstance(gap.most, float) else str(x) for x in gap[3:]]
         rows.append((gap.input, f"{gap.sentences:,}", gap.what, *numbers))
     lines = [
-        table(rows, left=(0, 2), width=WIDTH),
-        "difference: the largest; at most: what rounding makes, by the largest value there",
+        table(rows, left=(0, 2), in_blocks=True),
+        "difference: the largest; at most: what rounding makes, by the largest value",
     ]
     if without_tokenizer:
         lines.append(

@@ -15,7 +15,7 @@ from xl_flax.data.records import RowSource, decode_row, ids_dtype
 from xl_flax.data.tables import split_table
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.files.write import write_atomically
-from xl_flax.text_table import wrap
+from xl_flax.text_table import wrapped
 
 MOST_LINES = 60  # of a table on the console
 
@@ -37,11 +37,11 @@ def print_report(
     write_atomically(path, f"{table}\n")
     lines = table.split("\n")
     if not new:
-        print(wrap(f"{lines[0]}: there already, see {path}"))
+        print(wrapped(f"{lines[0]}: there already, see {path}"))
         return
     print("", *lines[:MOST_LINES], sep="\n")
     if len(lines) > MOST_LINES:
-        print(wrap(f"... and {len(lines) - MOST_LINES} more lines, see {path}"))
+        print(wrapped(f"... and {len(lines) - MOST_LINES} more lines, see {path}"))
 
 
 def report(spec: DatasetSpec, cached: CachedMixture, num_rows: int | None) -> str:

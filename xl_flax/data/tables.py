@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from xl_flax.data.manifest import Manifest
 from xl_flax.data.unknown import unknown_shares, warn_unknown
-from xl_flax.text_table import count, legend, table, wrap
+from xl_flax.text_table import count, legend, table, wrapped
 
 MOST_LINES = 12  # about what tasks lost
 
@@ -43,7 +43,7 @@ def split_table(
         counts = map(count, (m.examples, m.rows, m.tokens))
         lines.append([_name(m), *counts, f"{m.fill:.1%}", rate, *passes, unknown])
     said = [_cut(manifests), *_lost(manifests), warn_unknown(unknown_shares(manifests))]
-    below = [legend(meanings), *(wrap(line) for line in said if line)]
+    below = [legend(meanings), *(wrapped(line) for line in said if line)]
     return "\n".join([table(lines, shorten=0), *below])
 
 

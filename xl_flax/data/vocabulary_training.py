@@ -19,7 +19,7 @@ from xl_flax.data.vocabulary import (
     is_unspaced,
 )
 from xl_flax.errors import UserError
-from xl_flax.text_table import count, legend, table, wrap
+from xl_flax.text_table import count, legend, table, wrapped
 
 # A unigram model is pruned from this many candidates down to the size asked for. SentencePiece's
 # own 1,000,000 took 1.5 times as long for 16,000 pieces, with no better fertility.
@@ -168,4 +168,4 @@ def format_table(languages: dict[str, dict[str, Any]]) -> str:
         rows.append([language, *counts, f"{r['fertility']:.2f}", r["unit"], *shares, r["measured"]])
     warning = warn_unknown({language: r["unknown"] for language, r in languages.items()})
     lines = [table(rows, left={0, 5, 8}, shorten=0), legend(MEANINGS)]
-    return "\n".join(lines + ([wrap(warning)] if warning else []))
+    return "\n".join(lines + ([wrapped(warning)] if warning else []))

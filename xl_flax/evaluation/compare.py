@@ -18,7 +18,7 @@ import numpy as np
 from xl_flax import cli
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
-from xl_flax.text_table import WIDTH, table
+from xl_flax.text_table import table
 
 PIVOT = "eng"
 
@@ -107,7 +107,7 @@ def report(cells: Mapping[Cell, Sequence[float]], layers: Mapping[str, int]) -> 
         seeds = [cells.get(Cell(setting, name, layer), ()) for name in data]
         rows.append((setting, str(layer), *map(_spread, seeds), str(max(map(len, seeds)))))
     legend = "mean ± standard deviation over seeds; layer: 0 = embeddings; seen: in training"
-    return f"{table(rows, width=WIDTH)}\n{legend}"
+    return f"{table(rows, in_blocks=True)}\n{legend}"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -1,11 +1,10 @@
 """Results as tables, for a console of 80 columns and, where they are longer, for a file."""
 
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from xl_flax.data.unknown import MANY_UNKNOWN
 from xl_flax.evaluation.results import MACRO, Result
-from xl_flax.text_table import WIDTH, fits, table
+from xl_flax.text_table import fits, legend, table, wrapped
 
 ELSEWHERE = "All pairs: in the file named below"
 UNKNOWN = "unknown"
@@ -27,7 +26,7 @@ def _plain(results: Sequence[Result]) -> str:
         layer = "" if r.layer is None else str(r.layer)
         cells = (r.data, layer, "-".join(r.languages), r.metric, f"{r.value:.4f}", f"{r.n:,}")
         rows.append((*cells, _share(max(r.unknown)) if r.unknown else "-"))
-    return "\n".join([table(rows, left=(0, 2, 3), width=WIDTH), *_unknown_legend(results)])
+    return "\n".join([table(rows, left=(0, 2, 3), in_blocks=True), *_unknown_legend(results)])
 
 
 def masked_lm(results: Sequence[Result]) -> str:
@@ -53,9 +52,14 @@ def masked_lm(results: Sequence[Result]) -> str:
     return "\n".join(
         [
             f"Masked tokens of {results[0].data}",
-            table(rows, width=WIDTH),
-            "loss: cross-entropy in nats; accuracy: share of the masked tokens that are found;",
-            "by frequency: what the frequencies of a language's tokens alone reach",
+            table(rows, in_blocks=True),
+            legend(
+                {
+                    "loss": "cross-entropy in nats",
+                    "accuracy": "share of the masked tokens that are found",
+                    "by frequency": "what the frequencies of a language's tokens alone reach",
+                }
+            ),
             *_unknown_legend(results),
             results[0].signature,
         ]
@@ -153,8 +157,8 @@ def _mined(shown: Sequence[Result]) -> str:
         else:
             end = ("", *numbers, "", unknown)
         rows.append((data, "-".join(languages), *end))
-    legend = "in %; gold: pairs to be found; unknown: of the language that has more"
-    return f"{table(rows, left=(0, 1), width=WIDTH)}\n{legend}"
+    end = "in %; gold: pairs to be found; unknown: of the language that has more"
+    return f"{table(rows, left=(0, 1), in_blocks=True)}\n{end}"
 
 
 def _best_layer(results: Sequence[Result]) -> tuple[dict[int, dict[str, float]], int, list[Result]]:
@@ -229,7 +233,7 @@ def _by_language(data: str, results: Sequence[Result], similarities: Sequence[st
         [
             f"{data}, layer {r.layer}: P@1 in %, {r.n:,} sentences, "
             + (f"with {pivot}" if pivot else "mean over the other languages"),
-            table(rows, width=WIDTH),
+            table(rows, in_blocks=True),
             f"→ the language's sentences search {pivot or 'the others'}, ← they are searched",
         ]
     )
@@ -257,7 +261,7 @@ def _pairs(mixtures: Mapping[str, Sequence[Result]], similarities: Sequence[str]
     return "\n".join(
         [
             f"Split {name.rpartition('/')[2]}, layer {results[0].layer}: P@1 in % of n sentences",
-            table(rows, left=(0, 1), width=WIDTH),
+            table(rows, left=(0, 1), in_blocks=True),
             "→ the first language's sentences search the second's, ← the other way;",
             "chance: 1 in n; unknown: of the language that has more",
         ]
@@ -286,8 +290,7 @@ def _unknown_legend(results: Sequence[Result]) -> list[str]:
     lines = [f"{UNKNOWN}: pieces that the vocabulary lacks, in % of the text's; ! above 5 %"]
     many = [f"{x} {u:.1%}" for x, u in sorted(shares.items()) if u > MANY_UNKNOWN and x != MACRO]
     if many:
-        said = f"! where pieces are unknown, scores say little: {', '.join(many)}"
-        lines += textwrap.wrap(said, WIDTH)
+        lines.append(wrapped(f"! where pieces are unknown, scores say little: {', '.join(many)}"))
     return lines
 
 

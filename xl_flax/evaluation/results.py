@@ -18,6 +18,7 @@ from typing import Any
 import pydantic
 
 import xl_flax
+from xl_flax.checkpoints.intact import CHECKSUMS_FILE, FOLDER, PARAMS
 from xl_flax.errors import UserError
 from xl_flax.files.checksums import checksums
 from xl_flax.files.read import read_json, read_json_lines
@@ -25,8 +26,6 @@ from xl_flax.files.write import write_atomically
 
 FILE = "results.jsonl"
 MACRO = "macro"  # stands for the languages in an unweighted mean over all of them
-CHECKSUMS = "checksums.json"  # of a checkpoint
-PARAMS = "params/"  # where a checkpoint's parameters are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +74,7 @@ def run_folder(checkpoint: str) -> str:
     """The folder of a checkpoint's run, or a lone checkpoint's own: where results lie."""
     path = os.path.abspath(checkpoint)
     parent = os.path.dirname(path)
-    return os.path.dirname(parent) if os.path.basename(parent) == "checkpoints" else path
+    return os.path.dirname(parent) if os.path.basename(parent) == FOLDER else path
 
 
 def checkpoint_source(checkpoint: str, step: int) -> Source:
@@ -85,11 +84,11 @@ def checkpoint_source(checkpoint: str, step: int) -> Source:
       UserError: its `checksums.json` is damaged.
     """
     path = os.path.abspath(checkpoint)
-    stored = os.path.join(path, CHECKSUMS)
+    stored = os.path.join(path, CHECKSUMS_FILE)
     if os.path.exists(stored):
-        sums = {k: v for k, v in read_json(stored).items() if k.startswith(PARAMS)}
+        sums = {k: v for k, v in read_json(stored).items() if k.startswith(f"{PARAMS}/")}
     else:  # of an older version: they are read
-        sums = {PARAMS + k: v for k, v in checksums(os.path.join(path, PARAMS)).items()}
+        sums = {f"{PARAMS}/{k}": v for k, v in checksums(os.path.join(path, PARAMS)).items()}
     digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
     return Source(os.path.relpath(path, run_folder(path)), step, id=digest[:16])
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -26,7 +25,7 @@ from xl_flax.models.heads import HEADS
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.pooling import Pooling
 from xl_flax.settings import LayerNumber, MixtureNames, Name, Names
-from xl_flax.text_table import WIDTH
+from xl_flax.text_table import wrapped
 
 Layers = Annotated[
     Literal["all"] | Annotated[Sequence[LayerNumber], Len(1)],
@@ -245,7 +244,7 @@ def _report_lengths(spec: DatasetSpec, texts: dict[str, list[np.ndarray]], lengt
         if total := sum(counts.values()):
             listed = ", ".join(f"{language} {n}" for language, n in counts.items() if n)
             share = total / sum(map(len, sizes.values()))
-            print(textwrap.fill(f"{spec.mixture}: {total:,} {what} ({share:.1%}: {listed})", WIDTH))
+            print(wrapped(f"{spec.mixture}: {total:,} {what} ({share:.1%}: {listed})"))
 
 
 def _data_name(specs: Sequence[DatasetSpec]) -> str:

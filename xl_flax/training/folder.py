@@ -9,7 +9,7 @@ import gin
 from xl_flax.files.lock import locked
 from xl_flax.files.read import read_bytes
 from xl_flax.files.write import write_atomically
-from xl_flax.text_table import wrap
+from xl_flax.text_table import wrapped
 
 CONFIG_FILE = "config.gin"
 MOST_LINES = 45  # of a table on the console
@@ -58,7 +58,7 @@ def shown(table: str, path: str) -> str:
     lines = table.split("\n")
     if len(lines) <= MOST_LINES:
         return table
-    rest = wrap(f"... and {len(lines) - MOST_LINES} more lines, see {path}")
+    rest = wrapped(f"... and {len(lines) - MOST_LINES} more lines, see {path}")
     return "\n".join([*lines[:MOST_LINES], rest])
 
 

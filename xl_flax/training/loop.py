@@ -13,7 +13,7 @@ from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Prog
 from xl_flax.errors import UserError
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
-from xl_flax.text_table import wrap
+from xl_flax.text_table import wrapped
 from xl_flax.training import going_on
 from xl_flax.training import state as state_lib
 from xl_flax.training.best import BestTracker
@@ -75,7 +75,7 @@ def _train(
         items = {"params": setup.layout.params, "optimizer": state_lib.pack(setup.layout)}
         lines = going_on.check(config, checkpoint, progress.step, items, setup.settings)
         say(f"resuming {config.model_dir} at step {progress.step:,}")
-        say("".join(wrap(f"  {line}") + "\n" for line in lines), end="")
+        say("".join(wrapped(f"  {line}") + "\n" for line in lines), end="")
     else:
         progress = Progress(
             0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT, frozen=setup.frozen
@@ -121,7 +121,7 @@ def _train(
     window = Window(progress.window)
     speed = Speed(config.encoder, feeds, config.accumulate)
     say(speed.formula(frozen=bool(setup.frozen)))
-    say(wrap(kept(config.keep_last, config.keep_every, config.best is not None)))
+    say(wrapped(kept(config.keep_last, config.keep_every, config.best is not None)))
     preemption = Preemption()
     trace = _Trace(config)
     # Objectives whose first step with something to learn is still to be checked.

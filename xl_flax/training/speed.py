@@ -8,7 +8,7 @@ import jax
 
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.flops import describe
-from xl_flax.text_table import wrap
+from xl_flax.text_table import wrapped
 from xl_flax.training.feeds import Feed
 from xl_flax.training.peak import peak_flops
 
