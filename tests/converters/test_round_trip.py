@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -258,13 +259,15 @@ def test_a_full_disk_is_an_error_before_and_while_writing(saved, tmp_path, monke
     usage = collections.namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1000))
-        refused(saved("bert"), tmp_path, "has 0.0 GB free, and .*target needs")
+        refused(
+            saved("bert"), tmp_path, "no room in .*target: the model needs .*, and 1.0 kB are free"
+        )
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(convert, "save_checkpoint", full)
-    refused(saved("bert"), tmp_path, "the disk of .*target is full; nothing was left there")
+    refused(saved("bert"), tmp_path, "the disk of .*target is full: the model, which needs")
 
     def tensorstore(*_):
         raise ValueError(
@@ -272,7 +275,7 @@ def test_a_full_disk_is_an_error_before_and_while_writing(saved, tmp_path, monke
         )
 
     monkeypatch.setattr(convert, "save_checkpoint", tensorstore)
-    refused(saved("bert"), tmp_path, "the disk of .*target is full; nothing was left there")
+    refused(saved("bert"), tmp_path, "the disk of .*target is full: the model, which needs")
 
 
 def test_a_killed_conversion_leaves_nothing_and_the_next_one_clears_up(saved, tmp_path):
@@ -284,10 +287,19 @@ def test_a_killed_conversion_leaves_nothing_and_the_next_one_clears_up(saved, tm
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     (left,) = os.listdir(tmp_path)
-    assert left.startswith("target.partial-")
-    (tmp_path / f"target.partial-{os.getpid()}0").mkdir()  # of nobody
+    assert left.startswith(".target.partial-")
+    (tmp_path / f".target.partial-{os.getpid()}0").mkdir()  # of nobody
     run(saved("bert"), tmp_path / "target")
     assert os.listdir(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize(
+    "file", ["model/model.json", "model/tokenizer.json", "params/_METADATA", "checksums.json"]
+)
+def test_a_damaged_checkpoint_is_named(saved, tmp_path, file):
+    ours = run(saved("bert"), tmp_path / "ours")
+    (tmp_path / "ours" / file).write_bytes(b"[]")
+    refused(ours, tmp_path, f"ours is damaged: .*{file} is (not what was written|damaged)")
 
 
 @pytest.mark.parametrize(
@@ -296,20 +308,19 @@ def test_a_killed_conversion_leaves_nothing_and_the_next_one_clears_up(saved, tm
         ("model/model.json", b"[" * 100_000, "model.json is damaged"),
         ("model/model.json", b'{"format": 1, "encoder": {}}', "model.json: EncoderConfig: missing"),
         ("model/tokenizer.json", b"{}", "is not a tokenizer.json"),
+        ("model/tokenizer.json", None, "is not the one that the model was trained with"),
         ("params/_METADATA", b"[]", "the parameters of .*ours cannot be read"),
     ],
 )
-def test_a_damaged_checkpoint_is_named(saved, tmp_path, file, content, match):
-    ours = run(saved("bert"), tmp_path / "ours")
-    (tmp_path / "ours" / file).write_bytes(content)
+def test_damage_without_checksums_is_named(saved, tmp_path, file, content, match):
+    """As of a checkpoint that an older version wrote."""
+    ours = Path(run(saved("bert"), tmp_path / "ours"))
+    (ours / "checksums.json").unlink()
+    description = ours / "model/model.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"format": 1}))
+    before = (ours / file).read_bytes()
+    (ours / file).write_bytes(content or before.replace(b'"b"', '"é"'.encode(), 1))
     refused(ours, tmp_path, match)
-
-
-def test_a_vocabulary_that_changed_is_refused(saved, tmp_path):
-    ours = run(saved("bert"), tmp_path / "ours")
-    path = tmp_path / "ours" / "model" / "tokenizer.json"
-    path.write_text(path.read_text().replace('"b"', '"é"', 1))
-    refused(ours, tmp_path, "is not the one that the model was trained with")
 
 
 def test_a_vocabulary_of_another_model_is_refused(saved, zoo, tmp_path, monkeypatch):
