@@ -2,7 +2,8 @@
 
 Reads the run from Gin (see `xl_flax.training.config.TrainConfig`), builds missing caches, and
 trains until `TrainConfig.steps`. Started again with the same flags it goes on from the newest
-checkpoint in MODEL_DIR, bit for bit as if it had never stopped.
+checkpoint in MODEL_DIR, bit for bit as if it had never stopped; with other flags it first says what
+differs, and refuses what would make another run.
 
 Exit codes: 0 done, 1 error, 2 usage, 75 stopped by SIGTERM with its state saved (run it again).
 """

@@ -19,7 +19,13 @@ def test_lines_of_a_run_that_was_cut_off_are_dropped_and_others_stay(tmp_path):
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (tmp_path / METRICS_FILE).write_text(text + '{"step": 4, "lo')
     assert "".join(earlier_lines(str(tmp_path), 2)) == "".join(text.splitlines(True)[:2])
-    assert earlier_lines(str(tmp_path), -1) == [] == earlier_lines(str(tmp_path / "new"), 5)
+    assert earlier_lines(str(tmp_path), -1) == []
+
+
+def test_a_file_that_is_gone_is_said(tmp_path, capsys):
+    assert earlier_lines(str(tmp_path), -1) == [] and not capsys.readouterr().err
+    assert earlier_lines(str(tmp_path), 5) == []
+    assert "metrics.jsonl is gone: its curves begin after step 5" in capsys.readouterr().err
 
 
 def test_evaluations_that_are_made_again_are_dropped(tmp_path):

@@ -18,6 +18,7 @@ from xl_flax.files.checksums import checksums, differences
 from xl_flax.files.folders import set_aside
 from xl_flax.files.read import read_json
 from xl_flax.files.write import write_atomically
+from xl_flax.parallel.distributed import on_first
 
 FOLDER = "checkpoints"  # in a run's folder
 SET_ASIDE = "set_aside"  # beside it
@@ -86,6 +87,8 @@ def check(checkpoint: str, items: Sequence[str] = (MODEL, PARAMS)) -> None:
 def newest(model_dir: str, move: bool = True) -> str | None:
     """The newest intact checkpoint of a run, from which training goes on; None: it begins.
 
+    Process 0 looks for it, and all call this together.
+
     Args:
       model_dir: the run's folder.
       move: what is newer but damaged, or incomplete, to `set_aside/`; otherwise say so only.
@@ -93,6 +96,17 @@ def newest(model_dir: str, move: bool = True) -> str | None:
     Raises:
       UserError: there are checkpoints, but none is intact; nothing is moved.
     """
+    none = -1
+
+    def look() -> int:
+        found = _newest(model_dir, move)
+        return none if found is None else int(os.path.basename(found))
+
+    step = on_first(look)
+    return None if step == none else os.path.join(os.path.abspath(model_dir), FOLDER, str(step))
+
+
+def _newest(model_dir: str, move: bool) -> str | None:
     found, bad = None, {}
     for path in reversed(step_folders(model_dir, FOLDER)):
         if found is None:

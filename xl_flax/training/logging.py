@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,7 +99,7 @@ def earlier_lines(model_dir: str, step: int, evaluated: bool = True) -> list[str
 
     Args:
       model_dir: the run's folder.
-      step: from which it goes on.
+      step: from which it goes on, -1 for a new one.
       evaluated: whether the evaluations of this very step count; otherwise they are made again.
 
     Raises:
@@ -106,6 +107,8 @@ def earlier_lines(model_dir: str, step: int, evaluated: bool = True) -> list[str
     """
     path = os.path.join(model_dir, METRICS_FILE)
     if not os.path.lexists(path):
+        if step >= 0:
+            print(f"WARNING: {path} is gone: its curves begin after step {step:,}", file=sys.stderr)
         return []
     lines = []
     for number, values in read_json_lines(path):

@@ -82,7 +82,9 @@ def _train(
         )
     first = progress.step
     best = BestTracker(config.best, progress.best)
-    earlier = earlier_lines(config.model_dir, first if resumed else -1, not progress.evaluate)
+    from_step, earlier = first if resumed else -1, []
+    if main_process:
+        earlier = earlier_lines(config.model_dir, from_step, not progress.evaluate)
     for name, feed in feeds.items():
         feed.rows = progress.rows[name]
     if dry_run:
@@ -117,7 +119,7 @@ def _train(
     barrier("model_dir")
 
     # ---- Train.
-    logger = Logger(config.model_dir, first if resumed else -1, earlier, main_process)
+    logger = Logger(config.model_dir, from_step, earlier, main_process)
     window = Window(progress.window)
     speed = Speed(config.encoder, feeds, config.accumulate)
     say(speed.formula(frozen=bool(setup.frozen)))
