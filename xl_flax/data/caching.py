@@ -71,7 +71,7 @@ def choose(
     specs = [_parsed(text) for text in args.dataset] or required()
     if args.tasks:
         layouts = sorted({spec.layout for spec in specs}, key=str)
-        names = [name for name in splits if _matches(args.tasks, name)]
+        names = [name for name in splits if re.fullmatch(args.tasks, name)]
         if not names:
             raise UserError(f"--tasks={args.tasks} matches none of the tasks of {list(modules)}")
         specs = [
@@ -87,13 +87,6 @@ def choose(
             "split that --split allows"
         )
     return specs
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return bool(re.fullmatch(pattern, name))
-    except re.error as error:
-        raise UserError(f"--tasks={pattern} is no regular expression ({error})") from error
 
 
 def _parsed(text: str) -> DatasetSpec:
