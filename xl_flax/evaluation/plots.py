@@ -5,6 +5,7 @@ Reads `metrics.jsonl`, and draws every group of values that ends in a language, 
 """
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ import numpy as np
 
 from xl_flax import cli
 from xl_flax.errors import UserError
-from xl_flax.files.read import check_regular, read_json_lines
 
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # panel -> language -> steps, values
 
@@ -37,15 +37,23 @@ def read_curves(path: str) -> Curves:
       UserError: the file is missing, damaged, or has no values per language.
     """
     points: dict[str, dict[str, dict[int, float]]] = {}
-    check_regular(path, "give a run's folder")
-    for number, values in read_json_lines(path):
-        step = values.get("step")
-        if not _is_number(step):
-            raise UserError(f"{path}, line {number}: no metrics of a step; delete this line")
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give a run's folder") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            step = values["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):  # cut off in writing
+                break
+            raise UserError(f"{path}, line {number}: no metrics of a step; delete it") from error
         for key, value in values.items():
             if match := re.fullmatch(r"(.*\b(?:loss|accuracy))/([^/]+)", key):
-                if not _is_number(value):
-                    raise UserError(f"{path}, line {number}: {key} is no number; delete this line")
                 # A resumed run may have written a step twice: the later line counts.
                 points.setdefault(match[1], {}).setdefault(match[2], {})[step] = value
     if not points:
@@ -60,10 +68,6 @@ def read_curves(path: str) -> Curves:
         }
         for panel, languages in sorted(points.items(), key=_panel_order)
     }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def plot(curves: Curves, title: str, out: str) -> None:
