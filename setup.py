@@ -11,6 +11,7 @@ setup(
     packages=find_packages(include=["xl_flax", "xl_flax.*", "tasks", "tasks.*"]),
     install_requires=[
         "absl-py",
+        "annotated-types",
         "array-record",
         "etils",
         "flax>=0.12.5",
@@ -21,6 +22,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "protobuf",
+        "pydantic",
         "sentencepiece",
         "seqio",
         "tensorboardX",

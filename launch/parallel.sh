@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Four settings × three seeds on the Bible: what TLM and contrast add to MLM (docs/parallel.md).
 #
-#   XL_FLAX_DATA_DIR=… bash launch/parallel.sh [Gin flags for all runs]
+#   XL_FLAX_DATA_DIR=… bash launch/parallel.sh
 #
-# Runs go to runs/parallel/SETTING/SEED. What is finished is left alone and what was cut off goes on,
+# Gin flags count for all the runs. Runs go to runs/parallel/SETTING/SEED. What is finished is left alone and what was cut off goes on,
 # so the same command can be started as often as it takes. SEEDS and SETTINGS choose some of them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

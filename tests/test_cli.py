@@ -1,10 +1,16 @@
 """Mistakes in Gin files and flags each give one line that names them and says what to do."""
 
+import os
+
+import gin
 import pytest
 
-from xl_flax import cli
+from xl_flax import cli, convert
+from xl_flax.data.manifest import Cache
 from xl_flax.errors import UserError
+from xl_flax.evaluation import compare, plots
 from xl_flax.parallel.mesh import MeshConfig
+from xl_flax.training.config import InitFrom
 from xl_flax.training.optimizer import OptimizerConfig
 
 
@@ -39,8 +45,8 @@ def test_flags_are_kept_for_passing_on(gin_file):
 
 
 def test_bare_words_and_paths_are_strings(gin_file):
-    parse(gin_file("P = 1\nOptimizerConfig.name = %P\n"), "--gin.P=/data/my run/x-1")
-    assert OptimizerConfig().name == "/data/my run/x-1"
+    parse(gin_file("P = 1\nInitFrom.checkpoint = %P\n"), "--gin.P=/data/my run/x-1")
+    assert InitFrom().checkpoint == "/data/my run/x-1"
 
 
 @pytest.mark.parametrize(
@@ -63,8 +69,64 @@ def test_mistakes_are_named(gin_file, text, flags, message):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(UserError, match="nowhere.gin"):
+    with pytest.raises(UserError, match=f"there is no Gin file nowhere.gin in .*, {cli.ROOT}"):
         parse("--gin_file=nowhere.gin")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError division by zero"),
+        ("raise SystemExit(3)", "SystemExit 3"),
+        ("raise ValueError('no')", "no"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_its_line(
+    gin_file, tmp_path, monkeypatch, text, message
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"broken_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(f"x = 1\n{text}\n")
+    with pytest.raises(UserError, match=f"{name}.py, line 2: {message}"):
+        parse(gin_file(f"import {name}\n"))
+
+
+@pytest.mark.parametrize("included", [False, True])
+def test_what_is_no_gin_file_is_named(tmp_path, monkeypatch, included):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.gin").mkdir()
+    os.mkfifo("fifo.gin")
+    (tmp_path / "binary.gin").write_bytes(b"\x80\x81\xff")
+    (tmp_path / "zeros.gin").write_bytes(bytes(100))
+    for name, message in (
+        ("folder", "folder.gin is a folder"),
+        ("fifo", "fifo.gin is no regular file"),
+        ("binary", "is no UTF-8 text: .*binary.gin" if included else "binary.gin.* is no UTF-8"),
+        ("zeros", "zeros.gin"),
+    ):
+        if included:
+            (tmp_path / "run.gin").write_text(f"include '{name}.gin'\n")
+        with pytest.raises(UserError, match=message) as error:
+            parse("--gin_file=run.gin" if included else f"--gin_file={name}.gin")
+        assert "\n" not in str(error.value)
+
+
+def test_remote_addresses_are_refused(gin_file):
+    with pytest.raises(UserError, match="--gin_file = 'gs://b/run.gin': must be a local path"):
+        parse("--gin_file=gs://b/run.gin")
+    parse(gin_file("Cache.directory = %D\nD = 's3://bucket/cache'\nCache.task_modules = ['m']\n"))
+    with pytest.raises(UserError, match="Cache.directory = 's3://bucket/cache': must be a local"):
+        Cache()
+    gin.clear_config()
+    for main, flags, name in (
+        (convert.main, ["--source=gs://b/run"], "source"),
+        (convert.main, ["--source=run", "--target=gs://b/x"], "target"),
+        (compare.main, ["gs://b/run", "--layer=1"], "runs"),
+        (plots.main, ["hdfs://b/run"], "model_dir"),
+    ):
+        with pytest.raises(UserError, match=f"--{name} = '[a-z]+://b/.*: must be a local path"):
+            main(flags)
 
 
 @pytest.mark.parametrize(

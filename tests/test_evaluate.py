@@ -447,8 +447,8 @@ def test_all_checkpoints_are_not_those_that_were_deleted(model_dir, vocabulary, 
         (["--gin.MaskedAccuracy.baseline=t_other"], "no 'one' to take the unigram baseline from"),
         (["--gin.SentenceRetrieval.layers=[3]"], "from 0 .embeddings. to 2"),
         (["--gin.SentenceRetrieval.head=mlm"], "head = 'mlm': .*it has translation"),
-        (["--gin.SentenceRetrieval.similarity=['l2']"], "give a list of some of 'cosine'"),
-        (["--gin.MaskedAccuracy.rate=1.5"], "not between 0 and 1"),
+        (["--gin.SentenceRetrieval.similarity=['l2']"], "must be a list of some of 'cosine'"),
+        (["--gin.MaskedAccuracy.rate=1.5"], "must be a number, more than 0 and less than 1"),
     ],
 )
 def test_bad_settings_are_errors_and_leave_no_results(command, model_dir, flags, message):

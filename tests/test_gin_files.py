@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 
 import gin
 import pytest
@@ -26,6 +27,13 @@ def files(folder):
     return sorted(glob.glob(os.path.join(cli.ROOT, "gin", folder, "*.gin")))
 
 
+def load(path):
+    """Reads a run's file; the encoder of one is a converted model's."""
+    converted = path.endswith("further.gin")
+    model = ["gin/models/xlmr_tiny.gin"] if converted else []
+    cli.load_gin([path, *model], SET + FROM + ["VOCAB_SIZE = 100"] * converted)
+
+
 @pytest.mark.parametrize("path", files("**"), ids=os.path.basename)
 def test_a_file_opens_with_what_it_does(path):
     with open(path) as file:
@@ -34,9 +42,7 @@ def test_a_file_opens_with_what_it_does(path):
 
 @pytest.mark.parametrize("path", files("runs"), ids=os.path.basename)
 def test_a_run_is_complete(path):
-    converted = os.path.basename(path) == "further.gin"  # its encoder is a converted model's
-    model = ["gin/models/xlmr_tiny.gin"] if converted else []
-    cli.load_gin([path, *model], SET + FROM + ["VOCAB_SIZE = 100"] * converted)
+    load(path)
     train, evaluate, vocabulary = TrainConfig(), EvaluateConfig(), VocabularyConfig()
     assert train.encoder.vocab_size == vocabulary.size
     assert train.model_dir == evaluate.model_dir == "/run"
@@ -44,6 +50,33 @@ def test_a_run_is_complete(path):
     assert {need.split for need in required()} > {"train"}  # and something to evaluate on
     with open(path) as file:
         assert "Expect" in file.read()
+
+
+def built():
+    """What a run's commands build from Gin, as text."""
+    configs = TrainConfig(), EvaluateConfig(), VocabularyConfig()
+    return repr((*configs, gin.query_parameter("run_vocabulary.path"), required()))
+
+
+@pytest.mark.parametrize("path", files("runs"), ids=os.path.basename)
+def test_what_a_run_sets_has_an_effect(path):
+    """Another value of a macro is not ignored because a later file binds what it is for."""
+    with open(path) as file:
+        own = re.findall(r"^([A-Z_]+) = ", file.read(), re.MULTILINE)
+    load(path)
+    if path.endswith("parallel_bible.gin"):  # launch/parallel.sh gives its objectives
+        gin.parse_config("TrainConfig.objectives = [@MaskedLM(), @TranslationLM(), @Contrastive()]")
+    before = built()
+    for name in {*own, "VOCAB_SIZE"}:
+        value = gin.query_parameter(f"%{name}")
+        if not isinstance(value, (int, str, list)):
+            continue  # another macro
+        other = {int: 1, str: "x", list: ["x"]}[type(value)]
+        gin.parse_config(f"{name} = {value + other!r}")
+        assert built() != before, f"{name} is ignored"
+        if name == "VOCAB_SIZE":
+            assert TrainConfig().encoder.vocab_size == VocabularyConfig().size == value + 1
+        gin.parse_config(f"{name} = {value!r}")
 
 
 def test_the_quickstart_takes_phases():
@@ -97,8 +130,14 @@ def test_phases_may_be_named_wherever_a_mixture_is():
 @pytest.mark.parametrize(
     ("binding", "message"),
     [
-        ("TrainConfig.held_out = [@MaskedAccuracy()]", r"held_out must be a list, .*@Periodic"),
-        ("TrainConfig.objectives = @MaskedLM()", r"objectives must be a list, .*@MaskedLM"),
+        (
+            "TrainConfig.held_out = [@MaskedAccuracy()]",
+            r"held_out = .@MaskedAccuracy.*must be a list .*@Periodic",
+        ),
+        (
+            "TrainConfig.objectives = @MaskedLM()",
+            r"objectives = @MaskedLM\(\): must be a list .*\[@MaskedLM",
+        ),
         ("EvaluateConfig.evaluations = [@Periodic()]", r"@Periodic\(\) belongs in .*held_out"),
         ("EvaluateConfig.evaluations = @MaskedAccuracy()", r"must be a list of evaluations"),
     ],

@@ -36,6 +36,7 @@ def test_a_mixture_of_ones_own_is_ten_lines_and_trains(tmp_path):
     (flags,) = re.findall(r"flags=\((.*?)\)\n", "".join(blocks("bash")), re.DOTALL)
     flags = [flag.replace('"', "") for flag in flags.split()]
     flags += ["--gin.VOCAB_SIZE=120", "--gin.STEPS=4", "--gin.TrainConfig.log_every=2",
+              "--gin.EncoderConfig.width=32",
               "--gin.OptimizerConfig.warmup_steps=0", f"--gin_search_paths={cli.ROOT}"]  # fmt: skip
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(tmp_path), cli.ROOT]),

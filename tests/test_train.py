@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ import pytest
 
 from xl_flax import cli
 from xl_flax.checkpoints.load import find_checkpoints, load_model, read_description
+from xl_flax.checkpoints.manager import read_best
 from xl_flax.data.synthetic.generator import corpus_sentence
 from xl_flax.data.synthetic.language import FAMILY
 from xl_flax.data.vocabulary import VocabularyConfig
@@ -32,6 +34,7 @@ from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.training import loop, setup
 from xl_flax.training.config import Best, InitFrom, Periodic, TrainConfig
+from xl_flax.training.folder import alone
 
 TASKS = """
 import functools
@@ -159,6 +162,12 @@ def saved(model_dir, item):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+def texts_of(model_dir):
+    """What the plain files of a run's folder hold, by name."""
+    names = [name for name in os.listdir(model_dir) if name.endswith((".gin", ".txt", ".jsonl"))]
+    return {name: Path(model_dir, name).read_text() for name in names}
+
+
 @pytest.fixture(scope="module")
 def reference(folder):
     """A finished run on one device."""
@@ -176,9 +185,8 @@ def on_devices(patch, count):
 
 
 def test_a_run_leaves_what_it_promises(reference):
-    assert {"config.gin", "metrics", "metrics.jsonl", "model-info.txt", "checkpoints"} <= set(
-        os.listdir(reference)
-    )
+    files = {"config.gin", "metrics.jsonl", "model-info.txt", "data-info.txt"}
+    assert {*files, "metrics", "checkpoints"} <= set(os.listdir(reference))
     assert [os.path.basename(c) for c in find_checkpoints(reference)] == ["9", "12"]
     with open(os.path.join(reference, "model-info.txt")) as file:
         info = file.read()
@@ -186,7 +194,8 @@ def test_a_run_leaves_what_it_promises(reference):
         r"encoder/embeddings/tokens +300×32 +float32 +vocab, embed +tensor, fsdp", info
     )
     lines = lines_of(reference)
-    assert [line["step"] for line in lines] == [0, 4, 6, 8, 12, 12]
+    assert [line["step"] for line in lines] == [0, 4, 6, 6, 8, 12, 12]
+    assert lines[2]["phases"] == {"mlm/mixture": "small_even"}
     logged = lines[1]
     for key in ("loss", "grad_norm", "learning_rate", "skipped", "mlm/loss", "mlm/accuracy",
                 "mlm/fill", "mlm/overflow", "mlm/loss/alpha", "mlm/accuracy/gamma"):  # fmt: skip
@@ -217,19 +226,42 @@ def test_eight_devices_learn_as_one(reference, configure, folder, ici, accumulat
     config = configure(MeshConfig__ici=ici, TrainConfig__accumulate=accumulate, STEPS=8)
     train(config, folder)
     mine, theirs = lines_of(config.model_dir), lines_of(reference)
-    for a, b in zip(mine[1:4], theirs[1:4], strict=True):
+    for a, b in zip(mine[1:5], theirs[1:5], strict=True):
         for key in ("loss", "mlm/accuracy", "grad_norm", "eval/small/loss"):
             if key in b:
                 assert a[key] == pytest.approx(b[key], rel=2e-3), (a["step"], key)
 
 
-def test_a_run_goes_on_on_another_mesh(reference, configure, folder):
+def test_a_run_goes_on_on_another_mesh_and_says_what_else_differs(
+    reference, configure, folder, capsys
+):
     with pytest.MonkeyPatch.context() as patch:
         on_devices(patch, 1)
-        train(configure(STEPS=6), folder)
-    config = configure(MeshConfig__ici=(2, 2, 2))
-    train(config, folder)
-    mine, theirs = lines_of(config.model_dir)[-1], lines_of(reference)[-1]
+        train(
+            configure(
+                STEPS=6, OptimizerConfig__schedule="linear", OptimizerConfig__final_scale=1.0
+            ),
+            folder,
+        )
+    model_dir = configure().model_dir
+    first = texts_of(model_dir)["config.gin"]
+    capsys.readouterr()
+    train(configure(MeshConfig__ici=(2, 2, 2)), folder)
+    output = capsys.readouterr().out
+    for line in (
+        f"resuming {model_dir} at step 6",
+        "  MeshConfig.ici was [-1, 1, 1] and is now [2, 2, 2]",
+        "  OptimizerConfig.schedule was 'linear' and is now 'constant'",
+        "  TrainConfig.steps was 6 and is now 12",
+        f"the configuration up to step 6 is now {model_dir}/config-0000006.gin",
+        "checkpoints that stay: the newest 2 (TrainConfig.keep_last); older ones are deleted",
+    ):
+        assert line in output.splitlines()
+    assert "anew" not in output  # the same rates as before
+    assert "from here on" not in output  # the second mixture began with step 6
+    texts = texts_of(model_dir)
+    assert texts["config-0000006.gin"] == first and "STEPS = 12" in texts["config.gin"]
+    mine, theirs = lines_of(model_dir)[-1], lines_of(reference)[-1]
     assert mine["eval/small/loss"] == pytest.approx(theirs["eval/small/loss"], rel=2e-3)
 
 
@@ -322,7 +354,7 @@ def test_two_processes_train_as_one(reference, folder, tmp_path):
 
 
 def test_a_run_that_another_process_trains_is_left_alone(reference, configure, folder):
-    with loop._alone(reference), pytest.raises(UserError, match="another process is training"):
+    with alone(reference), pytest.raises(UserError, match="another process is training"):
         train(configure(MODEL_DIR=reference, STEPS=20), folder)
     assert find_checkpoints(reference)[-1].endswith("/12")
 
@@ -350,7 +382,10 @@ def test_a_window_of_steps_can_be_profiled(reference, configure, folder):
 def test_a_dry_run_writes_nothing(reference, configure, folder, capsys):
     config = configure()
     assert train(config, folder, dry_run=True)
-    assert "the step compiles" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "the step compiles" in output
+    table = output[output.index("part ") : output.index("parameters;")]
+    assert all(len(line) <= 80 for line in table.splitlines())
     assert not os.path.exists(config.model_dir)
 
 
@@ -396,6 +431,23 @@ def test_the_best_checkpoint_stays_and_patience_ends_the_run(configure, folder, 
     assert load_model(f"{base.model_dir}:best")[1].step == 6
     logged = {line["step"]: line.get("eval/m/score") for line in lines_of(base.model_dir)}
     assert logged[9] == 0.4 and logged[12] == 0.2
+
+
+def test_a_run_that_is_asked_to_stop_saves_first_and_evaluates_later(
+    configure, folder, capsys, monkeypatch
+):
+    base = configure(STEPS=6, TrainConfig__keep_last=1)
+    held_out = [Periodic(Scripted({0: 0.1, 3: 0.5, 6: 0.2}), every=3)]
+    best, objectives = Best("eval/m/score", "max"), base.objectives[:1]
+    config = dataclasses.replace(base, objectives=objectives, held_out=held_out, best=best)
+    for stop, finished in ((3, False), (6, False), (None, True)):
+        monkeypatch.setattr(loop.Preemption, "reached", lambda _, step, stop=stop: step == stop)
+        assert train(config, folder) == finished
+        assert ("asked to stop: saved step" in capsys.readouterr().out) != finished
+    lines = lines_of(config.model_dir)
+    assert [line["step"] for line in lines if "eval/m/score" in line] == [0, 3, 6]
+    assert read_best(f"{config.model_dir}/checkpoints")["step"] == 3
+    assert train(config, folder) and lines_of(config.model_dir) == lines
 
 
 def steps_of(model_dir):
@@ -513,9 +565,9 @@ def flip(checkpoint):
         ({"BATCH_SIZE": 12}, r"batch_size=12 .* multiple of 8"),
         ({"MeshConfig__ici": (3, 1, 1)}, r"but there are 8"),
         ({"MIXTURE": "smal"}, r"'smal'.*did you mean 'small'"),
-        ({"STEPS": 0}, r"TrainConfig\.steps=0"),
+        ({"STEPS": 0}, r"TrainConfig\.steps = 0"),
         ({"LENGTH": 1024}, r"rows of 1024 tokens .*max_positions=512"),
-        ({"TrainConfig__seed": -1}, r"TrainConfig\.seed=-1"),
+        ({"TrainConfig__seed": -1}, r"TrainConfig\.seed = -1"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(
@@ -532,14 +584,27 @@ def test_bad_input_is_named_before_anything_is_written(
         ({"EncoderConfig__num_layers": 3}, r"EncoderConfig\.num_layers was 2 and is now 3"),
         ({"MaskedLM__rate": 0.3}, r"mlm\.rate was"),
         ({"SEED": 5}, r"TrainConfig\.seed was 0 and is now 5"),
+        ({"STEPS": 6}, r"TrainConfig\.steps = 6, but .* has reached step 12 already"),
+        (
+            {"OptimizerConfig__name": "muon"},
+            r"OptimizerConfig\.name was 'adamw' and is now 'muon'; with this, the array optimizer/",
+        ),
+        (
+            {"OptimizerConfig__rate_factors": [("heads/.*", 2.0)]},
+            r"OptimizerConfig\.rate_factors was \[\] and is now \[\['heads/\.\*', 2\.0\]\]",
+        ),
+        ({"MomentumContrastive__momentum": 0.5}, r"momentum\.momentum was 0\.9 and is now 0\.5"),
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_left_alone(
-    reference, configure, folder, bindings, message
+    reference, configure, folder, capsys, bindings, message
 ):
-    before = saved(reference, "params")
-    config = configure(MODEL_DIR=reference, STEPS=20, **bindings)
-    with pytest.raises(UserError, match=message):
+    before, texts = saved(reference, "params"), texts_of(reference)
+    config = configure(**{"MODEL_DIR": reference, "STEPS": 20} | bindings)
+    with pytest.raises(UserError, match=message) as error:
         train(config, folder)
+    assert not re.search("move .* away", str(error.value))
+    assert "parameters" not in capsys.readouterr().out  # no tables before an error
+    assert texts_of(reference) == texts
     for path, value in saved(reference, "params").items():
         np.testing.assert_array_equal(value, before[path])

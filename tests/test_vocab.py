@@ -191,7 +191,7 @@ def test_bert_style(run):
         ({"mixture": "voc_empty"}, r"empty\.txt: no examples"),
         ({"size": 100000}, "too large for the text of 'voc', which gives at most"),
         ({"split": "test"}, "has no split 'test'"),
-        ({"style": "t5"}, "style must be one of 'xlmr', 'bert'"),
+        ({"style": "t5"}, "style = 't5': must be 'xlmr' or 'bert'"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(run, tmp_path, settings, message):

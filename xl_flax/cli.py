@@ -10,11 +10,14 @@ import os
 import re
 import sys
 import tokenize
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 import gin
 
 from xl_flax.errors import UserError
+from xl_flax.files.read import check_local, check_regular
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE = 0, 1, 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the state is saved, run the same command again
@@ -38,6 +41,7 @@ CONFIGURABLES = (
     "xl_flax.training.config",
     "xl_flax.training.optimizer",
 )
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -89,8 +93,17 @@ def parse(
         + ([f"--gin_search_paths={args.gin_search_paths}"] if args.gin_search_paths else [])
         + unknown
     )
+    check_paths(args, "gin_file")
     load_gin(args.gin_file, bindings, [p for p in args.gin_search_paths.split(",") if p])
     return args
+
+
+def check_paths(args: argparse.Namespace, *names: str) -> None:
+    """Raises UserError if a flag's path, or one of its paths, is an address such as gs://bucket."""
+    for name in names:
+        value = getattr(args, name) or []
+        for path in value if isinstance(value, list) else [value]:
+            check_local(path, f"--{name}")
 
 
 def load_gin(
@@ -112,9 +125,32 @@ def load_gin(
             gin.parse_config(where)
     except tokenize.TokenError as error:
         raise UserError(f"{where}: {error.args[0]}: is a bracket or quote left open?") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}, or what it includes, is no UTF-8 text: {explain(error)}"
+        ) from error
     except (OSError, ValueError, SyntaxError, ImportError, TypeError) as error:
-        raise UserError(explain(error)) from error
+        raise UserError(_module_line(error) + explain(error)) from error
+    except (Exception, SystemExit) as error:
+        if not (place := _module_line(error)):
+            raise
+        raise UserError(f"{place}{type(error).__name__} {explain(error)}") from error
     _check_macros(gin.config_str(), from_files)
+
+
+def _module_line(error: BaseException) -> str:
+    """File and line of the module that raised this while a Gin file imported it; else nothing."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name == "<module>"]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+
+
+def _open(path: str) -> TextIO:
+    check_regular(path)
+    return open(path, encoding="utf-8")
+
+
+# Gin reads regular files by itself, and would say of a FIFO or a folder that it is not there.
+gin.config.register_file_reader(_open, os.path.exists)
 
 
 @contextlib.contextmanager
@@ -181,6 +217,10 @@ def explain(error: Exception) -> str:
     macro = re.search(r"macro\(\) missing .* in scope '(\w+)'", text)
     if macro:
         return _unset(macro[1])
+    file = re.search(r"Unable to open file: (.*?)\. Searched config paths: (\[.*?\])\.", text)
+    if file:
+        folders = ", ".join(path or os.getcwd() for path in ast.literal_eval(file[2]))
+        return f"there is no Gin file {file[1]} in {folders}{text[file.end() :]}"
     unknown = re.search(r"No configurable matching (?:reference )?'@?(\w+)", text)
     if unknown:
         close = difflib.get_close_matches(unknown[1], _names(), n=1, cutoff=0.5)

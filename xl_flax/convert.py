@@ -52,6 +52,7 @@ FORMATS = ("huggingface", "sentence-transformers")
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     args = _parser().parse_args(argv)
+    cli.check_paths(args, "source", "target", "tokenizer", "text")
     for module in args.module_import:
         try:
             importlib.import_module(module)

@@ -27,7 +27,7 @@ from common import parse
 
 from xl_flax.data.framing import Part
 from xl_flax.data.layout import Layout
-from xl_flax.data.manifest import Cache, Manifest, write_manifest
+from xl_flax.data.manifest import Cache, Manifest, make_mark, write_manifest, write_unigrams
 from xl_flax.data.mixtures import Mixture, write_mixture
 from xl_flax.data.packing import best_fit
 from xl_flax.data.prepare import prepare
@@ -42,6 +42,14 @@ VOCABULARY = types.SimpleNamespace(
     fingerprint="0" * 64,
     path="",
 )
+FINGERPRINT = {
+    "modules": {},
+    "vocabulary": VOCABULARY.fingerprint,
+    "source": "",
+    "preprocessors": [],
+    "files": {},
+    "filter": {"exclude": []},
+}
 
 
 def write_cache(directory: str, languages: int, size: int) -> None:
@@ -64,9 +72,8 @@ def write_cache(directory: str, languages: int, size: int) -> None:
     for name in names:
         folder = cache.folder(name, "train", Layout(LENGTH))
         folder.mkdir(parents=True)
-        shards = write_shards(folder, iter(records))
-        counts = np.zeros((1, 0), np.int64)
-        np.savez(folder / "unigrams.npz", ids=np.zeros(0, np.int32), counts=counts)
+        mark = make_mark(name, "train", Layout(LENGTH), FINGERPRINT)
+        shards = write_shards(folder, iter(records), mark)
         manifest = Manifest(
             task=name,
             split="train",
@@ -78,20 +85,17 @@ def write_cache(directory: str, languages: int, size: int) -> None:
             dropped={},
             cut=0,
             truncated=0,
+            longest=LENGTH,
             tokens=tokens,
+            unknown=(0,),
+            known=(tokens,),
             rows=size,
             vocab_size=VOCABULARY.size,
             repacked_from=None,
             features={},
             shards=tuple(shards),
-            fingerprint={
-                "modules": {},
-                "vocabulary": VOCABULARY.fingerprint,
-                "source": "",
-                "preprocessors": [],
-                "files": {},
-                "filter": {"exclude": []},
-            },
+            unigrams=write_unigrams(folder, np.zeros((1, VOCABULARY.size), np.int64)),
+            fingerprint=FINGERPRINT,
         )
         write_manifest(folder, manifest)
     for count in (12, 120):

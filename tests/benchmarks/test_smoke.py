@@ -65,6 +65,12 @@ def test_convert(run):
     check(result["tiny"], ("to ours", "to theirs", "memory"))
 
 
+def test_checkpoints(run):
+    result = run("checkpoints", ())
+    seconds = ("blocks", "on disk", "checksums", "processor", "check", "read")
+    assert set(result) == {"after"} and set(result["after"]) == set(seconds)
+
+
 def test_stream(run):
     languages = (f"tokens_per_s_{n}_languages" for n in (12, 120))
     opening = ("open_120_s", "open_120_mb", "resume_at_row_1e6_s")

@@ -160,7 +160,20 @@ def test_a_damaged_description_is_named(text):
         Description.from_json(text, "4/model/model.json")
 
 
-@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", b'{"step": 4, "colour": 1}', None])
+PROGRESS = b'{"step": %s, "rows": %s, "seed": 0, "window": %s}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"{", b"[]", b"{}", b'{"step": 4, "colour": 1}', None),
+        PROGRESS % (b'"4"', b"{}", b"{}"),
+        PROGRESS % (b"4", b'{"mlm": -1}', b"{}"),
+        PROGRESS % (b"4", b"3", b"{}"),
+        PROGRESS % (b"4", b"{}", b"[1]"),
+        (PROGRESS % (b"4", b"{}", b"{}"))[:-1] + b', "best": {"step": 3}}',
+    ],
+)
 def test_damaged_progress_is_named(tmp_path, text):
     path = tmp_path / "model/progress.json"
     path.parent.mkdir()

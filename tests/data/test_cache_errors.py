@@ -71,7 +71,7 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(project, pairs, monkey
     with monkeypatch.context() as patch:
         usage = type(shutil.disk_usage("/"))(10**9, 10**9 - 1000, 1000)
         patch.setattr(shutil, "disk_usage", lambda path: usage)
-        with pytest.raises(UserError, match=r"^no room in \S+cache: rows of yy \(train\) needs "):
+        with pytest.raises(UserError, match=r"^no room in \S+cache: the cache of yy .* needs "):
             project.run("yy:train:32")
 
     class Full(records.ArrayRecordWriter):
@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(project, pairs, monkey
             raise RuntimeError("write() failed: No space left on device; at byte 307200")
 
     monkeypatch.setattr(records, "ArrayRecordWriter", Full)
-    message = r"^the disk of \S+cache is full: rows of yy \(train\), which needs .* kB"
+    message = r"^the disk of \S+cache is full: the cache of yy \(train\), which needs .* kB"
     with pytest.raises(UserError, match=message):
         project.run("yy:train:32")
     assert project.manifest("xx") == there

@@ -327,11 +327,11 @@ def test_a_layout_is_known_by_its_name(name):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"packing": "tight"}, r"Rows.packing = 'tight': use 'packed' or 'single'"),
-        ({"too_long": "split"}, r"Rows.too_long = 'split': use None or one of 'cut'"),
+        ({"packing": "tight"}, r"Rows.packing = 'tight': must be 'packed' or 'single'"),
+        ({"too_long": "split"}, r"Rows.too_long = 'split': must be 'cut', .* or None"),
         ({"stride": 3}, r"Rows.stride = 3 has no effect.*set Rows.too_long = 'window'"),
         ({"too_long": "window", "stride": 30}, r"Rows.stride = 30 leaves nothing new"),
-        ({"length": 2}, r"Rows.length = 2: choose between 3 and 65535"),
+        ({"length": 2}, r"Rows.length = 2: must be a whole number from 3 to 65535"),
     ],
 )
 def test_settings_of_rows_are_checked(settings, message):
@@ -341,7 +341,7 @@ def test_settings_of_rows_are_checked(settings, message):
 
 @pytest.mark.parametrize("name", ["packed", "64-tight", "64-window-x", "64-packed", "064"])
 def test_what_is_no_layout_is_refused(name):
-    with pytest.raises(UserError, match="is no layout|use None or one of"):
+    with pytest.raises(UserError, match="is no layout|must be 'cut'"):
         Layout.parse(name)
 
 

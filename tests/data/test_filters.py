@@ -162,7 +162,7 @@ def test_an_excluded_set_must_exist_and_have_something_to_exclude(project):
         project.run("pair:train:32", "--gin.Filter.exclude=['pear']")
     with pytest.raises(UserError, match="'pair' has no split but 'train' to exclude"):
         project.run("pair:train:32", "--gin.Filter.exclude=['pair']")
-    with pytest.raises(UserError, match=r"Filter.exclude must be a list, as in \['pair'\]"):
+    with pytest.raises(UserError, match=r"Filter.exclude = 'pair': must be a list"):
         Filter(exclude="pair")
 
 

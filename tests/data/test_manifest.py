@@ -212,7 +212,7 @@ def test_an_unwritable_folder_and_bad_options_are_errors(tmp_path):
         pass
     with pytest.raises(UserError, match="on_missing"):
         Cache("x", ["m"], on_missing="ask")
-    with pytest.raises(UserError, match=r"must be a list of module names, as in \['tasks.x'\]"):
+    with pytest.raises(UserError, match=r"'tasks.x': must be a list of module names, as in \["):
         Cache("x", "tasks.x")
 
 

@@ -202,8 +202,8 @@ def test_unigrams_count_the_tokens_of_a_language(
 
 @pytest.mark.parametrize("phases", [[(1, "xx")], [(0, "xx"), (0, "xx")], []])
 def test_phases_must_begin_at_zero_and_ascend(phases):
-    with pytest.raises(UserError, match="must begin at 0 and ascend"):
-        _ = Rows(phases, 16).phases
+    with pytest.raises(UserError, match="begin at row 0 and ascend"):
+        Rows(phases, 16)
 
 
 def test_reading_does_not_import_tensorflow():

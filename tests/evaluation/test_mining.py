@@ -182,7 +182,6 @@ def test_a_pivot_chooses_pairs():
     [
         (4, 0.5, "m, deu-eng: the dev half has . and . sentences; mining takes 4 or more|no sent"),
         (60, 0.0001, "m, deu-eng: no sentence of the dev half has its translation present"),
-        (60, 0, "a share above 0"),
     ],
 )
 def test_too_little_to_mine_is_an_error(n, gold, message):

@@ -53,11 +53,11 @@ def test_every_objective_keeps_the_contract(objective):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, r"batch_size = 0 must be a whole number"),
-        ({"microbatches": 0.5}, r"microbatches = 0\.5 must be a whole number"),
-        ({"weight": 0}, r"weight = 0 .* leave the objective out"),
-        ({"name": "step"}, r"name = 'step': use letters"),
-        ({"name": "a/b"}, r"name = 'a/b': use letters"),
+        ({"batch_size": 0}, r"batch_size = 0: must be a whole number"),
+        ({"microbatches": 0.5}, r"microbatches = 0\.5: must be a whole number"),
+        ({"weight": 0}, r"weight = 0: .* leave the objective out"),
+        ({"name": "step"}, r"name = 'step': must be letters"),
+        ({"name": "a/b"}, r"name = 'a/b': must be letters"),
     ],
 )
 def test_shared_settings_are_checked_in_one_place(objective, settings, message):
@@ -133,5 +133,7 @@ def test_examples_that_do_not_suit_are_named(objective, features, message):
 
 
 def test_a_pooling_that_does_not_exist_is_named():
-    with pytest.raises(UserError, match=r"SequenceClassification\.pooling = 'tokens': choose"):
+    with pytest.raises(
+        UserError, match=r"SequenceClassification\.pooling = 'tokens': must be 'cls'"
+    ):
         SequenceClassification(**COMMON, pooling="tokens")

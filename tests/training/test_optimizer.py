@@ -30,9 +30,16 @@ def test_schedules(schedule, points, expected):
     np.testing.assert_allclose(at(config, 100, points), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_a_warmup_longer_than_the_run_is_refused():
-    with pytest.raises(UserError, match="warmup_steps=200"):
-        make_schedule(OptimizerConfig(warmup_steps=200), 100)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"warmup_steps = 200 is longer than the run, TrainConfig\.steps = 100: .*_steps=5$"),
+        ({"schedule": "wsd"}, r"warmup_steps = 200 \+ decay_steps = 10 is longer .*_steps=4$"),
+    ],
+)
+def test_a_warmup_longer_than_the_run_is_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        make_schedule(OptimizerConfig(warmup_steps=200, **settings), 100)
 
 
 @pytest.mark.parametrize("field", ["name", "schedule"])

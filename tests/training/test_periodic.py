@@ -104,7 +104,7 @@ def test_without_best_nothing_is_tracked():
         (lambda: Best("m", "least"), "Best.mode = 'least'"),
         (lambda: Best("m", patience=0), "Best.patience = 0"),
         (lambda: Periodic(Scripted(), every=0), "Periodic.every = 0"),
-        (lambda: Periodic("m"), "Periodic.evaluation = 'm': give an evaluation"),
+        (lambda: Periodic("m"), "Periodic.evaluation = 'm': must be an eval"),
     ],
 )
 def test_bad_settings_are_named(make, message):

@@ -82,14 +82,17 @@ class Description:
                 lines.append(f"EncoderConfig.{name} was {mine[name]} and is now {theirs[name]}")
         if self.vocabulary != other.vocabulary:
             lines.append(
-                f"the vocabulary was {self.vocabulary[:12]}… and is now {other.vocabulary[:12]}…"
+                f"the vocabulary (run_vocabulary.path) was {self.vocabulary[:12]}… and is now "
+                f"{other.vocabulary[:12]}…"
             )
         before, now = (json.loads(json.dumps(dict(d.heads))) for d in (self, other))
         if before != now:
             lines.append(_changed("set of heads", before, now))
         if set(self.objectives) != set(other.objectives):
             lines.append(
-                _changed("list of objectives", sorted(self.objectives), sorted(other.objectives))
+                _changed(
+                    "TrainConfig.objectives", sorted(self.objectives), sorted(other.objectives)
+                )
             )
         for name in sorted(set(self.objectives) & set(other.objectives)):
             before, now = (tuple(d.languages.get(name, ())) for d in (self, other))

@@ -1,9 +1,9 @@
 """Checkpoints of a run: Orbax, asynchronous and atomic, each complete in itself.
 
 `MODEL_DIR/checkpoints/STEP/` holds three items: `params` and `optimizer` (sharded arrays) and
-`model`, plain files: `model.json`, which describes the encoder, the vocabulary file, and
-`progress.json`, where the run was. A folder gets its final name only when all of it is written, and
-`checksums.json` of it (see `intact.py`).
+`model`, plain files: `model.json`, which describes the encoder, the vocabulary file,
+`progress.json`, where the run was, and `settings.json`, all that was set. A folder gets its final
+name only when all of it is written, and `checksums.json` of it (see `intact.py`).
 
 `MODEL_DIR/checkpoints/best.json` says which checkpoint is the best so far (`TrainConfig.best`): its
 step, the metric and its value. The file is written as soon as that checkpoint is complete, by a
@@ -34,6 +34,7 @@ from xl_flax.parallel.distributed import on_first
 # 1: random keys followed from an objective's place in the list, and states had other names.
 PROGRESS_FORMAT = 2
 BEST_FILE = "best.json"
+BEST_FIELDS = {"step", "metric", "mode", "value"}
 
 
 @dataclasses.dataclass
@@ -49,7 +50,18 @@ class Progress:
     # before there is one.
     best: dict[str, Any] | None = None
     frozen: list[str] = dataclasses.field(default_factory=list)  # parameters that are not trained
+    evaluate: bool = False  # the evaluations due after this step are still to be made
     saved: list[int] = dataclasses.field(default_factory=list)  # steps, whether they are there yet
+
+    def __post_init__(self):
+        counts = (self.step, self.seed, *dict(self.rows).values())
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise TypeError("step, seed and rows must be whole numbers")
+        lists = (self.frozen, self.saved)
+        if not isinstance(self.window, dict) or not all(isinstance(x, list) for x in lists):
+            raise TypeError("window must be an object, frozen and saved lists")
+        if self.best is not None and not dict(self.best).keys() >= BEST_FIELDS:
+            raise TypeError(f"best must have {', '.join(sorted(BEST_FIELDS))}")
 
 
 class _FilesHandler(ocp.AsyncCheckpointHandler):
@@ -267,7 +279,7 @@ class CheckpointManager:
         """Keeps the checkpoint of `Progress.best`, which is marked once it is complete."""
         if best is None or best["step"] is None:
             return
-        mark = {key: best[key] for key in ("step", "metric", "mode", "value")}
+        mark = {key: best[key] for key in sorted(BEST_FIELDS)}
         if mark != self._marked:
             self._unmarked = mark
             self._preservation.best.add(mark["step"])

@@ -5,6 +5,7 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from xl_flax import settings
 from xl_flax.data.build import TRAIN
 from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache
@@ -66,12 +67,14 @@ def choose(
       splits: of every task.
 
     Raises:
-      UserError: there are none.
+      UserError: there are none, or a flag has no meaning.
     """
+    settings.check("--show", args.show, settings.Natural)
+    settings.check("--tasks", args.tasks, settings.Pattern | None)
     specs = [_parsed(text) for text in args.dataset] or required()
     if args.tasks:
         layouts = sorted({spec.layout for spec in specs}, key=str)
-        names = [name for name in splits if _matches(args.tasks, name)]
+        names = [name for name in splits if re.fullmatch(args.tasks, name)]
         if not names:
             raise UserError(f"--tasks={args.tasks} matches none of the tasks of {list(modules)}")
         specs = [
@@ -87,13 +90,6 @@ def choose(
             "split that --split allows"
         )
     return specs
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return bool(re.fullmatch(pattern, name))
-    except re.error as error:
-        raise UserError(f"--tasks={pattern} is no regular expression ({error})") from error
 
 
 def _parsed(text: str) -> DatasetSpec:

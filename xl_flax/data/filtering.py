@@ -5,13 +5,14 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gin
 import numpy as np
+from annotated_types import Ge
 
 from xl_flax.data.features import Example, Features, Texts
-from xl_flax.errors import UserError
+from xl_flax.settings import Name, Settings
 
 # Added to both lengths before they are compared: 2 and 7 tokens are no bad translation.
 RATIO_SLACK = 5
@@ -20,7 +21,7 @@ _CHUNK = 2**14  # examples whose hashes are looked up together
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Filter:
+class Filter(Settings):
     """What is dropped from train splits. Other splits stay as they are.
 
     Translations are texts in different languages, without features. Of other examples (text of one
@@ -28,24 +29,20 @@ class Filter:
     empty are dropped in any split, whatever is set here.
     """
 
-    max_ratio: float = 3.0
+    max_ratio: Annotated[float, Ge(1)] = 3.0
     """Of the longest text to the shortest, in tokens; translations beyond it are dropped."""
     deduplicate: bool = True
     """Drop translations of which an equal one, in all texts, came before."""
-    exclude: Sequence[str] = ()
+    exclude: Sequence[Name] = ()
     """Tasks or mixtures: an example with a text of any of their splits other than
     "train" is dropped, so that no text of an evaluation is trained on."""
-    exclude_languages: Sequence[str] = ()
+    exclude_languages: Sequence[Name] = ()
     """Tasks with one of these languages leave every mixture."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("exclude", "exclude_languages"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                raise UserError(f"Filter.{name} must be a list, as in [{value!r}]")
-            object.__setattr__(self, name, tuple(sorted(set(value))))
-        if self.max_ratio < 1:
-            raise UserError(f"Filter.max_ratio = {self.max_ratio}: must be at least 1")
+            object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
 
     def settings(self, split: str, translations: bool) -> dict[str, Any]:
         """What of this changes the examples of a split, for its fingerprint."""

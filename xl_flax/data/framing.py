@@ -41,7 +41,7 @@ class Framer:
     """Makes parts of rows from examples.
 
     Attributes:
-      policy: what happens to examples that are too long, one of `layout.POLICIES`.
+      policy: what happens to examples that are too long, one of `layout.Policy`.
       truncated: examples that have been truncated so far.
     """
 

@@ -8,10 +8,11 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gin
 import numpy as np
+from annotated_types import doc
 
 from xl_flax.data.features import FeatureSpec, from_json
 from xl_flax.data.filtering import Filter, are_translations
@@ -22,32 +23,26 @@ from xl_flax.errors import UserError
 from xl_flax.files import read
 from xl_flax.files.checksums import checksum
 from xl_flax.files.write import write_atomically
+from xl_flax.settings import LocalPath, Name, Settings
 
 FORMAT = 4
 UNIGRAMS = "unigrams.npz"
 
+TaskModules = Annotated[Sequence[Name], doc("a list of module names, as in ['tasks.text']")]
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Cache:
+class Cache(Settings):
     """The folder of packed rows, and what they are made from."""
 
-    directory: str = gin.REQUIRED
-    task_modules: Sequence[str] = gin.REQUIRED
+    directory: LocalPath = gin.REQUIRED
+    task_modules: TaskModules = gin.REQUIRED
     """Modules that define the tasks; imported by the cache command only."""
-    on_missing: str = "build"
+    on_missing: Literal["build", "stop"] = "build"
     """What training does if rows are missing or stale: "build" them first, or "stop"."""
     filter: Filter = dataclasses.field(default_factory=Filter)
     """What is left out of train splits."""
-
-    def __post_init__(self):
-        if isinstance(self.task_modules, str):
-            raise UserError(
-                f"Cache.task_modules must be a list of module names, as in "
-                f"['{self.task_modules}'], not the string {self.task_modules!r}"
-            )
-        if self.on_missing not in ("build", "stop"):
-            raise UserError(f"Cache.on_missing is {self.on_missing!r}: use 'build' or 'stop'")
 
     def folder(self, task: str, split: str, layout: Layout) -> Path:
         """Where the rows of one task, split and layout lie."""

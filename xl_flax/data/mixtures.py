@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,16 @@ class Mixture:
     """Task -> `Manifest.offered`, from which rates may have been computed."""
     excluded_languages: Sequence[str] = ()
     """Languages whose tasks were left out (`Filter.exclude_languages`)."""
+
+    def __post_init__(self):
+        for task, rate in self.rates.items():
+            if not 0 <= rate < math.inf:
+                raise UserError(
+                    f"mixture {self.name!r}: the rate of {task!r} is {rate}: rates must be finite "
+                    "numbers, at least 0"
+                )
+        if not any(self.rates.values()):
+            raise UserError(f"mixture {self.name!r}: the rates of all its tasks are 0")
 
 
 def _path(cache: Cache, name: str) -> Path:

@@ -182,7 +182,7 @@ def _repack(spec: DatasetSpec, cache: Cache, vocabulary: Vocabulary) -> None:
                     f"Repacking {task} ({spec.split}) from {other.layout} to {spec.layout} tokens"
                 )
                 needed = sum(shard.bytes for shard in other.shards)
-                with room_for(cache, f"rows of {task} ({spec.split})", needed):
+                with room_for(cache, f"the cache of {task} ({spec.split})", needed):
                     repack(task, spec.split, cache, other.layout, spec.layout, vocabulary)
                 break
 

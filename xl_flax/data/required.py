@@ -2,52 +2,30 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
-import gin
-
+from xl_flax import settings
 from xl_flax.data.prepare import DatasetSpec
-from xl_flax.errors import UserError
-
-EVALUATIONS_MESSAGE = (
-    "EvaluateConfig.evaluations must be a list of evaluations, as in [@MaskedAccuracy()]; "
-    "@Periodic() belongs in TrainConfig.held_out"
-)
 
 
 def required() -> list[DatasetSpec]:
     """What training (objectives and held-out text) and evaluation will read.
 
     Raises:
-      UserError: what the configuration lists is no objective or no evaluation.
+      UserError: a value in the configuration of either is not what it should be.
     """
-    train, evaluate = gin.get_bindings("TrainConfig"), gin.get_bindings("EvaluateConfig")
-    message = "TrainConfig.objectives must be a list, as in [@MaskedLM()]"
-    objectives = _listed(train, "objectives", "rows", message)
-    specs = [spec for objective in objectives for spec in objective.rows.datasets]
-    message = "TrainConfig.held_out must be a list, as in [@Periodic()]"
-    for item in _listed(train, "held_out", "evaluation", message):
+    train, evaluate = settings.bindings("TrainConfig"), settings.bindings("EvaluateConfig")
+    specs = [s for objective in train.get("objectives", ()) for s in objective.rows.datasets]
+    for item in train.get("held_out", ()):
         specs += item.evaluation.datasets
-    for evaluation in _listed(evaluate, "evaluations", "control_datasets", EVALUATIONS_MESSAGE):
+    for evaluation in evaluate.get("evaluations", ()):
         specs += evaluation.datasets + evaluation.control_datasets
     return list(dict.fromkeys(specs))
-
-
-def _listed(
-    bindings: Mapping[str, Any], name: str, attribute: str, message: str
-) -> list[Any] | tuple[Any, ...]:
-    """What is bound to a parameter: a list, whose items have an attribute that tells their kind."""
-    items = bindings.get(name, ())
-    if not isinstance(items, (list, tuple)) or not all(hasattr(x, attribute) for x in items):
-        raise UserError(message)
-    return items
 
 
 def planned_rows() -> dict[str, int]:
     """Mixture -> rows that the configured run will read of it; empty if no run is configured."""
     try:
-        train = gin.get_bindings("TrainConfig")
+        train = settings.bindings("TrainConfig")
         steps, objectives = train["steps"], train["objectives"]
     except (KeyError, ValueError, TypeError, RuntimeError):
         return {}

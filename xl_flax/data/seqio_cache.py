@@ -113,7 +113,7 @@ def cache_split(
     total, needed = num_examples(task, split), _bytes_needed(task, split, vocabulary)
     name, title = f"task {task.name!r}, split {split!r}", f"{title}{task.name} ({split})"
     with (
-        room_for(cache, f"rows of {task.name} ({split})", needed),
+        room_for(cache, f"the cache of {task.name} ({split})", needed),
         progress(total, title, "examples") as advance,
     ):
 

@@ -6,7 +6,8 @@ training is the number of rows consumed.
 
 import dataclasses
 import hashlib
-import itertools
+import json
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import grain
 import numpy as np
 
 from xl_flax.data.features import FeatureSpec
-from xl_flax.data.layout import Layout
+from xl_flax.data.layout import Layout, Length, Packing, Policy
 from xl_flax.data.manifest import read_unigrams
 from xl_flax.data.mixing import Mixing
 from xl_flax.data.mixtures import check_alike, mixture_names, row_rates
@@ -25,6 +26,7 @@ from xl_flax.data.tables import split_table
 from xl_flax.data.unknown import unknown_shares
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
+from xl_flax.settings import MixtureName, Name, Natural, Positive, Settings
 
 Batch = dict[str, np.ndarray]
 Unigrams = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -32,25 +34,26 @@ Unigrams = dict[str, tuple[np.ndarray, np.ndarray]]
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(Settings):
     """The rows that an objective reads."""
 
-    mixture: str | Sequence[tuple[int, str]] = gin.REQUIRED
+    mixture: MixtureName = gin.REQUIRED
     """Name of a mixture or task, or phases [(first row, name), ...] at absolute row counts."""
-    length: int = gin.REQUIRED
+    length: Length = gin.REQUIRED
     """Tokens per row, special tokens included."""
-    split: str = "train"
-    max_epochs: float | None = None
+    split: Name = "train"
+    max_epochs: Positive | None = None
     """Passes over a task after which it leaves the mixture; the others stay in proportion."""
-    packing: str = "packed"
+    packing: Packing = "packed"
     """"packed": as many examples in a row as fit; "single": one example a row."""
-    too_long: str | None = None
+    too_long: Policy | None = None
     """What happens to examples longer than a row: "cut", "truncate", "window" or "drop" (see
     `Layout`). None: "cut" for text of one language without features, "drop" for other examples."""
-    stride: int = 0
+    stride: Natural = 0
     """Tokens that two windows which follow each other share."""
 
     def __post_init__(self):
+        super().__post_init__()
         _ = self.layout  # is checked
 
     @property
@@ -60,20 +63,10 @@ class Rows:
 
     @property
     def phases(self) -> list[tuple[int, str]]:
-        """The mixture as phases.
-
-        Raises:
-          UserError: they do not begin at row 0 or do not ascend.
-        """
+        """The mixture as phases."""
         if isinstance(self.mixture, str):
             return [(0, self.mixture)]
-        phases = [(int(first), name) for first, name in self.mixture]
-        firsts = [first for first, _ in phases]
-        if not phases or firsts[0] != 0 or any(a >= b for a, b in itertools.pairwise(firsts)):
-            raise UserError(
-                f"Rows.mixture has phases at rows {firsts}: they must begin at 0 and ascend"
-            )
-        return phases
+        return [(first, name) for first, name in self.mixture]
 
     def description(self) -> dict[str, Any]:
         """What a run may not change when it goes on, as JSON can hold it."""
@@ -177,10 +170,11 @@ class Stream(_Reader):
         if rows.max_epochs is not None:
             sizes = np.array([self._manifests[task].rows for task in self.tasks])
             limits = np.maximum(1, np.floor(rows.max_epochs * sizes)).astype(np.int64)
-        phases = []
+        phases, self._rates = [], {}
         for first, name in rows.phases:
             rates = row_rates(datasets[name].mixture, datasets[name].manifests)
             phases.append((first, [rates.get(task, 0.0) for task in self.tasks]))
+            self._rates[name] = {task: float(rate) for task, rate in rates.items()}
         self._mixing = Mixing(phases, seed, limits, self.tasks)
         self._rows = grain.MapDataset.select_from_datasets(
             [self._shuffled(task, seed) for task in self.tasks], self._mixing
@@ -215,6 +209,20 @@ class Stream(_Reader):
         # Keys fold in 32 bits; long runs read more than 2^31 rows.
         batch["row_id"] = np.array(indices, np.int64).astype(np.uint32).view(np.int32)
         return batch
+
+    def description(self) -> dict[str, Any]:
+        """What the rows follow from, beside `Rows` and the seed, as JSON can hold it.
+
+        Returns:
+          "cached", by task how many rows and from what; "rates of MIXTURE", the share of the rows
+          by task.
+        """
+        cached = {}
+        for task, manifest in self._manifests.items():
+            source = json.dumps(manifest.fingerprint, sort_keys=True)
+            cached[task] = f"{manifest.rows:,} rows made of {zlib.crc32(source.encode()):08x}"
+        rates = {f"rates of {name}": rates for name, rates in self._rates.items()}
+        return {"cached": cached, **rates}
 
     def epochs(self, num_rows: int) -> dict[str, float]:
         """How often the first `num_rows` rows go through each task.

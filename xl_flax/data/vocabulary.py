@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, Protocol
 
 import gin
 import numpy as np
 import sentencepiece
+from annotated_types import Ge, Interval, Lt
 
+from xl_flax import settings
 from xl_flax.errors import UserError
 from xl_flax.files.read import check_regular, read_bytes
 
@@ -298,8 +300,9 @@ def load_vocabulary(path: str) -> Vocabulary:
 
 
 @gin.configurable
-def run_vocabulary(path: str = gin.REQUIRED) -> Vocabulary:
+def run_vocabulary(path: settings.LocalPath = gin.REQUIRED) -> Vocabulary:
     """The vocabulary of this run."""
+    settings.check("run_vocabulary.path", path, settings.LocalPath)
     return load_vocabulary(path)
 
 
@@ -312,44 +315,31 @@ def _load(path: str, mtime_ns: int, size: int) -> Vocabulary:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class VocabularyConfig:
+class VocabularyConfig(settings.Settings):
     """What `python -m xl_flax.vocab` trains.
 
     It stands here, not in the command, so that every command can read a Gin file that sets it.
     """
 
     # The seqio mixture or task whose text is used; phases stand for all the mixtures they name.
-    mixture: str | Sequence[tuple[int, str]] = gin.REQUIRED
-    path: str = gin.REQUIRED  # the model file to write
-    size: int = gin.REQUIRED  # number of pieces, the special ones included
-    style: str = "xlmr"  # "xlmr" or "bert": names and ids of the special pieces
-    split: str = "train"
+    mixture: settings.MixtureName = gin.REQUIRED
+    path: settings.LocalPath = gin.REQUIRED  # the model file to write
+    # Number of pieces, the special ones included.
+    size: Annotated[int, Ge(6), Lt(settings.LIMIT)] = gin.REQUIRED
+    style: Literal["xlmr", "bert"] = "xlmr"  # names and ids of the special pieces
+    split: settings.Name = "train"
     # Languages are sampled in proportion to examples**exponent; XLM-R took 0.3 (Conneau et al.
     # 2020, section 3.1), multilingual BERT 0.7.
-    exponent: float = 0.3
-    max_sentences: int = 1_000_000  # most lines of text that SentencePiece sees
-    model_type: str = "unigram"  # or "bpe"
+    exponent: settings.Share = 0.3
+    max_sentences: settings.Count = 1_000_000  # most lines of text that SentencePiece sees
+    model_type: Literal["unigram", "bpe"] = "unigram"
     # Share of the text's characters that get a piece. On the twelve Bibles 0.9995 left 1.8 % of the
     # Chinese pieces unknown, 0.9999 0.3 %.
-    character_coverage: float = 0.9999
+    character_coverage: Annotated[float, Interval(ge=0.9, le=1)] = 0.9999
     byte_fallback: bool = False  # spell unknown characters as bytes; takes 256 pieces
-    normalization: str = "nmt_nfkc"  # or "nmt_nfkc_cf" (lower case), "nfkc", "identity"
-    seed: int = 0
-
-    def __post_init__(self):
-        _check_choice("style", self.style, ("xlmr", "bert"))
-        _check_choice("model_type", self.model_type, ("unigram", "bpe"))
-        names = ("nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity")
-        _check_choice("normalization", self.normalization, names)
-        if self.size < 6 or self.max_sentences < 1:
-            raise UserError("VocabularyConfig.size must be > 5 and max_sentences > 0")
-        if not 0 <= self.exponent <= 1:
-            raise UserError(f"VocabularyConfig.exponent must lie in [0, 1], not {self.exponent}")
-        if not 0.9 <= self.character_coverage <= 1:
-            raise UserError(
-                "VocabularyConfig.character_coverage must lie in [0.9, 1], "
-                f"not {self.character_coverage}"
-            )
+    # With "_cf" also in lower case.
+    normalization: Literal["nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"] = "nmt_nfkc"
+    seed: settings.Natural = 0
 
 
 def is_unspaced(character: str) -> bool:
@@ -359,9 +349,3 @@ def is_unspaced(character: str) -> bool:
 
 def _is_mark(character: str) -> bool:
     return unicodedata.category(character).startswith("M")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        known = ", ".join(map(repr, choices))
-        raise UserError(f"VocabularyConfig.{name} must be one of {known}, not {value!r}")

@@ -89,7 +89,7 @@ def train_vocabulary(config: VocabularyConfig, *, overwrite: bool = False) -> No
     """
     start = time.monotonic()
     names = mixture_names(config.mixture)
-    tasks = by_language(names, config.split, Cache(directory="").task_modules)
+    tasks = by_language(names, config.split, Cache(directory=os.curdir).task_modules)
     made_from = {k: v for k, v in dataclasses.asdict(config).items() if k != "path"}
     made_from["mixture"] = "+".join(names)
     made_from["files"] = file_sizes(tasks, config.split)

@@ -24,6 +24,7 @@ from xl_flax.evaluation import report
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, checkpoint_source
 from xl_flax.parallel.rules import Partitioning
+from xl_flax.settings import Settings
 
 
 class NotFiniteError(UserError):
@@ -61,7 +62,7 @@ class Subject:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Settings):
     """Measures something of a model. Settings are dataclass fields, which Gin sets.
 
     Must have: `datasets`, `signatures`, `__call__`. May have: `control_datasets`, `table`,

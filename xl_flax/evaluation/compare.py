@@ -1,4 +1,4 @@
-"""Results of several runs side by side:  python -m xl_flax.evaluation.compare RUN… --seen=eng,deu
+"""Results of several runs side by side:  python -m xl_flax.evaluation.compare RUN… --layer=8
 
 A run's folder is SETTING/SEED, as launch/parallel.sh makes them; what is shown is the mean over the
 seeds of a setting, and their standard deviation. Retrieval with English, both directions, over the
@@ -163,6 +163,7 @@ def main(argv: Sequence[str]) -> None:
     which.add_argument("--choose_on", metavar="DATA", help="show each setting's best layer on this")
     parser.add_argument("--plot", metavar="FILE", help="also draw the layers as a PNG")
     args = parser.parse_args(argv)
+    cli.check_paths(args, "runs", "plot")
     cells = collect(args.runs, args.seen.split(","))
     print(f"P@1 by cosine between a language and {PIVOT}, mean of both directions, in %")
     settings = dict.fromkeys(cell.setting for cell in cells)

@@ -2,31 +2,35 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import gin
+from annotated_types import Len, doc
 
 from xl_flax.data.manifest import Cache
-from xl_flax.data.required import EVALUATIONS_MESSAGE
-from xl_flax.errors import UserError
 from xl_flax.evaluation.base import Evaluation
 from xl_flax.parallel.mesh import MeshConfig
+from xl_flax.settings import LocalPath, Settings
+
+Evaluations = Annotated[
+    Sequence[Evaluation],
+    doc(
+        "a list of evaluations, as in [@MaskedAccuracy()]; @Periodic() belongs in "
+        "TrainConfig.held_out"
+    ),
+]
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Settings):
     """What `python -m xl_flax.evaluate` does."""
 
     # A run's folder, its `checkpoints/`, or one checkpoint; or a list of these.
-    model_dir: str | Sequence[str] = gin.REQUIRED
+    model_dir: LocalPath | Annotated[Sequence[LocalPath], Len(1)] = gin.REQUIRED
     cache: Cache = gin.REQUIRED
-    evaluations: Sequence[Evaluation] = gin.REQUIRED  # as in [@MaskedAccuracy()]
+    evaluations: Evaluations = gin.REQUIRED
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-
-    def __post_init__(self):
-        listed = isinstance(self.evaluations, Sequence)
-        if not listed or not all(isinstance(item, Evaluation) for item in self.evaluations):
-            raise UserError(EVALUATIONS_MESSAGE)
 
     @property
     def model_dirs(self) -> list[str]:

@@ -17,7 +17,7 @@ from flax import nnx
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.data.batches import global_batch
-from xl_flax.data.layout import Layout
+from xl_flax.data.layout import Layout, Length
 from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.stream import HeldOutRows
@@ -32,6 +32,7 @@ from xl_flax.ops.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.masking import select_slots
 from xl_flax.parallel.rules import Partitioning, constrain, local_shape
+from xl_flax.settings import Count, MixtureNames, Name, Names, Rate
 
 TOKENS_PER_DEVICE = 8192  # in a batch, padding included
 LOGITS_MIB = 128  # memory for the logits that exist at once, per device
@@ -72,17 +73,13 @@ class MaskedAccuracy(Evaluation):
     """
 
     # Its name, or several, or phases [(first row, name), …]: the rows of all their tasks.
-    mixture: str | Sequence[str] | Sequence[tuple[int, str]] = gin.REQUIRED
-    length: int = gin.REQUIRED  # tokens per row
-    languages: Sequence[str] | None = None  # some of the mixture's, as in ['deu', 'eng']; None: all
-    split: str = "validation"
-    rows_per_task: int | None = None  # the first ones only; None: all
-    rate: float = 0.15  # share of the tokens that are hidden
-    baseline: str | None = None  # mixture whose "train" split gives frequencies; None: the same
-
-    def __post_init__(self):
-        if not 0 < self.rate < 1:
-            raise UserError(f"MaskedAccuracy.rate = {self.rate} is not between 0 and 1")
+    mixture: MixtureNames = gin.REQUIRED
+    length: Length = gin.REQUIRED  # tokens per row
+    languages: Names | None = None  # some of the mixture's, as in ['deu', 'eng']; None: all
+    split: Name = "validation"
+    rows_per_task: Count | None = None  # the first ones only; None: all
+    rate: Rate = 0.15  # share of the tokens that are hidden
+    baseline: Name | None = None  # mixture whose "train" split gives frequencies; None: the same
 
     @property
     def datasets(self) -> list[DatasetSpec]:

@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import gin
 import numpy as np
+from annotated_types import Interval
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.data.prepare import DatasetSpec
@@ -50,7 +51,7 @@ class BitextMining(SentenceEvaluation):
     in either language is left out, and counted.
     """
 
-    gold: float = 0.5  # share of sentences whose translation is present
+    gold: Annotated[float, Interval(gt=0, le=1)] = 0.5  # share whose translation is there
 
     def signatures(self, description: Description, context: Context) -> list[str]:
         """One per mixture and layer.
@@ -112,8 +113,6 @@ class BitextMining(SentenceEvaluation):
         return context.once(key, lambda: self._split(spec, texts))
 
     def _split(self, spec: DatasetSpec, examples: dict[str, list[np.ndarray]]) -> dict:
-        if not 0 < self.gold <= 1:
-            raise UserError(f"BitextMining.gold = {self.gold}: a share above 0, at most 1")
         first = {language: _first_occurrences(s) for language, s in examples.items()}
         pairs = {}
         for a, b in self.pairs(spec, examples):

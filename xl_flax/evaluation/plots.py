@@ -1,11 +1,11 @@
 """Curves per language of a run, as a PNG:  python -m xl_flax.evaluation.plots MODEL_DIR
 
 Reads `metrics.jsonl`, and draws every group of values that ends in a language, such as
-`mlm/loss/deu` and `mlm/accuracy/deu`, one panel each: training and held-out ones apart.
+`mlm/loss/deu` and `mlm/accuracy/deu`, one panel each: training and held-out ones apart. A dashed
+line says where another mixture or phase, as a masking rate, begins.
 """
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -15,8 +15,11 @@ import numpy as np
 
 from xl_flax import cli
 from xl_flax.errors import UserError
+from xl_flax.files.read import read_json_lines
 
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # panel -> language -> steps, values
+
+Phases = dict[int, dict[str, Any]]  # step -> what begins with it, as {"mlm/mixture": "bible"}
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; then line styles change.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -37,25 +40,14 @@ def read_curves(path: str) -> Curves:
       UserError: the file is missing, damaged, or has no values per language.
     """
     points: dict[str, dict[str, dict[int, float]]] = {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give a run's folder") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-            step = values["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):  # cut off in writing
-                break
-            raise UserError(f"{path}, line {number}: no metrics of a step; delete it") from error
+    for number, values in _read(path):
         for key, value in values.items():
-            if match := re.fullmatch(r"(.*\b(?:loss|accuracy))/([^/]+)", key):
-                # A resumed run may have written a step twice: the later line counts.
-                points.setdefault(match[1], {}).setdefault(match[2], {})[step] = value
+            if not (match := re.fullmatch(r"(.*\b(?:loss|accuracy))/([^/]+)", key)):
+                continue
+            if type(value) not in (int, float):
+                raise UserError(f"{path}, line {number}: {key!r} is no number; delete this line")
+            # A resumed run may have written a step twice: the later line counts.
+            points.setdefault(match[1], {}).setdefault(match[2], {})[values["step"]] = value
     if not points:
         raise UserError(
             f"{path} has no values per language (as in mlm/loss/deu) yet: wait for the first "
@@ -70,8 +62,35 @@ def read_curves(path: str) -> Curves:
     }
 
 
-def plot(curves: Curves, title: str, out: str) -> None:
-    """Draws each panel's curves into one PNG.
+def read_phases(path: str) -> Phases:
+    """What began at which step of a run, as mixtures and masking rates do, from `metrics.jsonl`.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    phases: Phases = {}
+    for number, values in _read(path):
+        begun = values.get("phases", {})
+        if not isinstance(begun, dict):
+            raise UserError(f"{path}, line {number}: 'phases' is no object; delete this line")
+        for name, value in begun.items():
+            phases.setdefault(values["step"], {})[name] = value
+    return phases
+
+
+def _read(path: str) -> list[tuple[int, dict[str, Any]]]:
+    """The lines of a `metrics.jsonl` with their numbers; each has a step."""
+    if not os.path.lexists(path):
+        raise UserError(f"{path} is missing: give the folder of a run that has logged something")
+    lines = read_json_lines(path)
+    for number, values in lines:
+        if type(values.get("step")) is not int:
+            raise UserError(f"{path}, line {number}: no metrics of a step; delete this line")
+    return lines
+
+
+def plot(curves: Curves, phases: Phases, title: str, out: str) -> None:
+    """Draws each panel's curves into one PNG, with a line where a phase begins.
 
     Raises:
       UserError: matplotlib is not installed.
@@ -115,6 +134,18 @@ def plot(curves: Curves, title: str, out: str) -> None:
         axes.set_xlabel("step")
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
+        for step, begun in _of_panel(phases, panel).items():
+            axes.axvline(step, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
+            axes.annotate(
+                "\n".join(f"{what} {value}" for what, value in begun.items()),
+                (step, 1),
+                (3, -3),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                va="top",
+                fontsize=7,
+                color="0.3",
+            )
     for axes in grid.flat[len(curves) :]:
         axes.set_visible(False)
     handles = [plt.Line2D([], [], label=name, **look) for name, look in looks.items()]
@@ -124,6 +155,18 @@ def plot(curves: Curves, title: str, out: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.savefig(out, dpi=150)
     plt.close(figure)
+
+
+def _of_panel(phases: Phases, panel: str) -> Phases:
+    """The phases that a panel shows: its objective's; of evaluations all."""
+    objective = panel.split("/")[0]
+    shown = {}
+    for step, begun in phases.items():
+        own = {k: v for k, v in begun.items() if objective in ("eval", k.split("/")[0])}
+        if own:
+            names = own if objective == "eval" else {k.split("/")[-1]: v for k, v in own.items()}
+            shown[step] = names
+    return shown
 
 
 def _panel_order(item: tuple[str, Any]) -> tuple[str, bool]:
@@ -140,9 +183,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("model_dir", help="a run's folder")
     parser.add_argument("--out", help="the PNG; default: curves.png in the run's folder")
     args = parser.parse_args(argv)
+    cli.check_paths(args, "model_dir", "out")
     out = args.out or os.path.join(args.model_dir, "curves.png")
-    curves = read_curves(os.path.join(args.model_dir, "metrics.jsonl"))
-    plot(curves, os.path.normpath(args.model_dir), out)
+    path = os.path.join(args.model_dir, "metrics.jsonl")
+    plot(read_curves(path), read_phases(path), os.path.normpath(args.model_dir), out)
     print(out)
 
 

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import gin
 import numpy as np
+from annotated_types import Len, doc
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.data.prepare import DatasetSpec
-from xl_flax.errors import UserError
 from xl_flax.evaluation import report
 from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.context import Context
@@ -19,6 +20,9 @@ from xl_flax.evaluation.sentences import SentenceEvaluation, centred
 
 # Of the languages of a result; XTREME's Tatoeba scores are those of ("eng", other) by this.
 DIRECTION = "query>searched"
+Similarities = Annotated[
+    Sequence[Similarity], Len(1), doc(f"a list of some of {', '.join(map(repr, NEIGHBOURS))}")
+]
 
 
 @gin.configurable
@@ -32,20 +36,14 @@ class SentenceRetrieval(SentenceEvaluation):
     also LASER's xSIM error rate, 100 · (1 - P@1).
     """
 
-    similarity: Sequence[Similarity] = ("cosine",)  # each is scored, of one embedding
+    similarity: Similarities = ("cosine",)  # each is scored, of one embedding
 
     def signatures(self, description: Description, context: Context) -> list[str]:
         """One per mixture, layer and similarity.
 
         Raises:
-          UserError: the tasks are not aligned, a setting is wrong, or a mixture lacks the pivot.
+          UserError: the tasks are not aligned, or a mixture lacks the pivot.
         """
-        asked = self.similarity
-        if isinstance(asked, str) or not asked or not set(asked) <= set(NEIGHBOURS):
-            raise UserError(
-                f"SentenceRetrieval.similarity = {asked!r}: give a list of some of "
-                + ", ".join(map(repr, NEIGHBOURS))
-            )
         for spec in self.datasets:
             self.pairs(spec, self.texts(spec, context))
         return [

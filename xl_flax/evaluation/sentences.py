@@ -5,14 +5,15 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
 
 import gin
 import numpy as np
+from annotated_types import Len, doc
 from flax import nnx
 
 from xl_flax.checkpoints.description import Description
-from xl_flax.data.layout import Layout
+from xl_flax.data.layout import Layout, Length
 from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
@@ -23,7 +24,13 @@ from xl_flax.evaluation.results import MACRO, Result, signature
 from xl_flax.models.heads import HEADS
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.pooling import Pooling
+from xl_flax.settings import LayerNumber, MixtureNames, Name, Names
 from xl_flax.text_table import wrapped
+
+Layers = Annotated[
+    Literal["all"] | Annotated[Sequence[LayerNumber], Len(1)],
+    doc('"all", or a list of layers: 0 = embeddings, i = after layer i, -1 = the last'),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +42,16 @@ class SentenceEvaluation(Evaluation):
     """
 
     # Its name, or several (one per pair: Tatoeba), each on its own; of phases, all that they name.
-    mixture: str | Sequence[str] | Sequence[tuple[int, str]] = gin.REQUIRED
+    mixture: MixtureNames = gin.REQUIRED
     # Some of the mixture's, as in ['deu', 'eng']; None: all. Of several mixtures each has them.
-    languages: Sequence[str] | None = None
-    split: str = "test"
-    layers: str | Sequence[int] = "all"  # 0 = embeddings, i = after layer i, -1 = last; or "all"
+    languages: Names | None = None
+    split: Name = "test"
+    layers: Layers = "all"
     pooling: Pooling = "mean"  # without special tokens; or "mean_all", with them; or "cls"
-    head: str | None = None  # a trained sentence head, with its own layer and pooling
-    pivot: str | None = None  # only pairs with this language, as in "eng"; None: all pairs
+    head: Name | None = None  # a trained sentence head, with its own layer and pooling
+    pivot: Name | None = None  # only pairs with this language, as in "eng"; None: all pairs
     center: bool = False  # subtract each language's mean first (Libovický et al. 2020)
-    length: int = 128  # longest input, special tokens included; longer ones are cut, and counted
+    length: Length = 128  # longest input, special tokens included; longer ones are cut, and counted
 
     @property
     def datasets(self) -> list[DatasetSpec]:
@@ -94,20 +101,15 @@ class SentenceEvaluation(Evaluation):
         """Layers, pooling and head, checked against the model.
 
         Raises:
-          UserError: the model has no such layer or head, or there is no such pooling.
+          UserError: the model has no such layer or head.
         """
         name = f"{type(self).__name__}."
         if self.head is not None:
             return self._head_encoding(name, description)
-        if self.pooling not in get_args(Pooling):
-            raise UserError(f"{name}pooling = {self.pooling!r}: choose 'mean', 'mean_all' or 'cls'")
         last = description.encoder.num_layers
         if self.layers == "all":
             return Encoding(tuple(range(last + 1)), self.pooling)
-        wrong = isinstance(self.layers, str) or [
-            i for i in self.layers if not isinstance(i, int) or not -last - 1 <= i <= last
-        ]
-        if wrong or not self.layers:
+        if not all(-last - 1 <= i <= last for i in self.layers):
             raise UserError(
                 f"{name}layers = {self.layers!r}: give a list of layers from 0 (embeddings) to "
                 f'{last}, or "all"'

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -36,15 +37,19 @@ def set_aside(path: str | os.PathLike, into: str | os.PathLike) -> str:
 def new_folder(final: str | os.PathLike) -> Iterator[str]:
     """An empty folder that takes the place of `final` once the block ends without an error.
 
-    An older `final` is replaced. What killed processes left beside it is removed; a block that
-    fails leaves nothing.
+    An older `final` is replaced. What killed processes left beside it is removed, or is `final`
+    again if they were replacing it; a block that fails leaves nothing.
     """
     final = os.path.abspath(final)
     parent, name = os.path.split(final)
     os.makedirs(parent, exist_ok=True)
     for left in subfolders(parent):
-        pid = left.removeprefix(f".{name}.partial-")
-        if pid != left and not _runs(pid):
+        match = re.fullmatch(rf"\.{re.escape(name)}\.(partial|old)-(\d+)", left)
+        if not match or _runs(match[2]):
+            continue
+        if match[1] == "old" and not os.path.lexists(final):  # killed between the two renames
+            os.rename(os.path.join(parent, left), final)
+        else:
             remove(os.path.join(parent, left))
     partial = os.path.join(parent, f".{name}.partial-{os.getpid()}")
     old = os.path.join(parent, f".{name}.old-{os.getpid()}")
@@ -61,7 +66,9 @@ def new_folder(final: str | os.PathLike) -> Iterator[str]:
 
 
 def remove(folder: str | os.PathLike) -> None:
-    """Removes a folder, to which threads that were interrupted may still be writing."""
+    """Removes a folder, to which threads that were interrupted may still be writing, or a file."""
+    with contextlib.suppress(OSError):
+        os.unlink(folder)
     for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)
         if not os.path.exists(folder):

@@ -23,9 +23,10 @@ def locked(folder: str | os.PathLike, busy: str, wait: bool = False) -> Iterator
     """
     try:
         os.makedirs(folder, exist_ok=True)
-        file = open(os.path.join(folder, ".lock"), "w")
+        # For reading, too: opening a FIFO of this name for writing would wait for a reader.
+        file = os.fdopen(os.open(os.path.join(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666), "w")
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror})") from error
+        raise UserError(f"cannot write to {error.filename or folder} ({error.strerror})") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,7 +8,13 @@ from typing import Any
 
 from xl_flax.errors import UserError
 
+LOCAL = "a local path (no address such as gs://bucket/run: mount the bucket and give its folder)"
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def is_local(path: str | os.PathLike) -> bool:
+    """Whether this is no address such as gs://bucket/run."""
+    return not REMOTE.match(os.fspath(path))
 
 
 def check_local(path: str | os.PathLike, name: str) -> None:
@@ -21,11 +27,8 @@ def check_local(path: str | os.PathLike, name: str) -> None:
     Raises:
       UserError: it is an address.
     """
-    if REMOTE.match(os.fspath(path)):
-        raise UserError(
-            f"{name} = {os.fspath(path)!r}: remote addresses are not supported yet; give a local "
-            "folder, or one where the bucket is mounted"
-        )
+    if not is_local(path):
+        raise UserError(f"{name} = {os.fspath(path)!r}: must be {LOCAL}")
 
 
 def read_bytes(path: str | os.PathLike, mend: str = "") -> bytes:

@@ -2,42 +2,42 @@
 
 import dataclasses
 import numbers
-import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gin
+from annotated_types import Ge, MultipleOf
 
 from xl_flax.errors import UserError
+from xl_flax.settings import Count, Fraction, Natural, NonNegative, Positive, Settings
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Settings):
     """Sizes and choices of one encoder; `gin/models/*.gin` holds the published ones.
 
     Raises:
       UserError: the values do not make an encoder (says which field and what would).
     """
 
-    vocab_size: int = gin.REQUIRED  # rows of the token table, special tokens included
-    num_layers: int = gin.REQUIRED
-    width: int = gin.REQUIRED  # size of a token's hidden state
-    num_heads: int = gin.REQUIRED  # attention heads; each is width / num_heads wide
-    num_kv_heads: int | None = None  # heads of keys and values, shared by groups of queries (GQA)
-    mlp_width: int = gin.REQUIRED  # inner size of the feed-forward block (of each half, if gated)
-    max_positions: int = 512  # longest input, in tokens
+    vocab_size: Count = gin.REQUIRED  # rows of the token table, special tokens included
+    num_layers: Count = gin.REQUIRED
+    width: Count = gin.REQUIRED  # size of a token's hidden state
+    num_heads: Count = gin.REQUIRED  # attention heads; each is width / num_heads wide
+    num_kv_heads: Count | None = None  # of keys and values, shared by groups of queries (GQA)
+    mlp_width: Count = gin.REQUIRED  # inner size of the feed-forward block (each half, if gated)
+    max_positions: Count = 512  # longest input, in tokens
 
     positions: Literal["learned", "rotary"] = "learned"
-    position_offset: int = 0  # first used row of a learned table: 2 in RoBERTa and XLM-R
-    rotary_base: float = 160_000.0  # of layers with global attention
-    local_rotary_base: float = 10_000.0  # of layers with local attention
-    token_types: int = 0  # rows of the token type table; 0: there is none
-    languages: int = 0  # rows of the language table (XLM); 0: there is none
-    local_window: int | None = (
-        None  # local layers see |i - j| <= local_window / 2; None: all global
-    )
-    global_every: int = 3  # layers 0, n, 2n, … have global attention, if there is a local_window
+    position_offset: Natural = 0  # first used row of a learned table: 2 in RoBERTa and XLM-R
+    rotary_base: Positive = 160_000.0  # of layers with global attention
+    local_rotary_base: Positive = 10_000.0  # of layers with local attention
+    token_types: Natural = 0  # rows of the token type table; 0: there is none
+    languages: Natural = 0  # rows of the language table (XLM); 0: there is none
+    # Local layers see |i - j| <= local_window / 2; None: all global.
+    local_window: Annotated[int, Ge(2), MultipleOf(2)] | None = None
+    global_every: Count = 3  # layers 0, n, 2n, … have global attention, if there is a local_window
 
     pre_norm: bool = False  # normalise the input of each block (ModernBERT), else its sum (BERT)
     embedding_norm: bool = True  # normalise the embeddings
@@ -46,7 +46,7 @@ class EncoderConfig:
     )
     final_norm: bool = False  # normalise the last layer's output (pre-norm encoders need it)
     norm: Literal["layer", "rms"] = "layer"  # "rms" subtracts no mean
-    norm_eps: float = 1e-12  # added to the variance
+    norm_eps: NonNegative = 1e-12  # added to the variance
     norm_bias: bool = True  # norms have a bias
     bias: bool = True  # linear maps have a bias
     activation: Literal["gelu", "gelu_tanh", "silu", "relu"] = "gelu"  # of feed-forward and head
@@ -55,12 +55,12 @@ class EncoderConfig:
     head_dense: bool = True  # the MLM head transforms the states first
     head_bias: bool = True  # the MLM head adds a bias to each token's logit
 
-    embedding_dropout: float = 0.0  # of the embeddings
-    attention_dropout: float = 0.0  # of attention probabilities
-    attention_out_dropout: float = 0.0  # of what the attention block adds to the residual
-    mlp_out_dropout: float = 0.0  # of what the feed-forward block adds to the residual
+    embedding_dropout: Fraction = 0.0  # of the embeddings
+    attention_dropout: Fraction = 0.0  # of attention probabilities
+    attention_out_dropout: Fraction = 0.0  # of what the attention block adds to the residual
+    mlp_out_dropout: Fraction = 0.0  # of what the feed-forward block adds to the residual
 
-    init_std: float = 0.02  # of all weights: a normal distribution cut at two of these
+    init_std: Positive = 0.02  # of all weights: a normal distribution cut at two of these
     scale_residual_init: bool = False  # divide it by sqrt(2 num_layers) for maps into the residual
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; parameters are float32
@@ -70,50 +70,19 @@ class EncoderConfig:
     )
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), field.type
-            if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
-                options = ", ".join(map(repr, typing.get_args(kind)))
-                _fail(f"{field.name} = {value!r} is not one of {options}")
-            if kind is int and (not isinstance(value, int) or isinstance(value, bool)):
-                _fail(f"{field.name} = {value!r} is not a whole number")
-            if kind is int and value < 0:
-                _fail(f"{field.name} = {value} is negative")
-            if kind is float and (not isinstance(value, int | float) or isinstance(value, bool)):
-                _fail(f"{field.name} = {value!r} is not a number")
-            if kind is bool and not isinstance(value, bool):
-                _fail(f"{field.name} = {value!r} is neither True nor False")
-            if field.name.endswith("dropout") and not 0 <= value < 1:
-                _fail(f"{field.name} = {value} is not in [0, 1)")
-        for name in (
-            "vocab_size",
-            "num_layers",
-            "width",
-            "num_heads",
-            "mlp_width",
-            "max_positions",
-        ):
-            if getattr(self, name) < 1:
-                _fail(f"{name} = {getattr(self, name)} must be at least 1")
+        super().__post_init__()
         if self.width % self.num_heads:
-            _fail(f"width = {self.width} is not divisible by num_heads = {self.num_heads}")
-        if self.num_kv_heads is not None and (
-            self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads
-        ):
-            _fail(
-                f"num_heads = {self.num_heads} is not divisible by num_kv_heads = "
-                f"{self.num_kv_heads}"
+            self.fail(f"width = {self.width} is not divisible by num_heads = {self.num_heads}")
+        if self.num_heads % self.kv_heads:
+            self.fail(
+                f"num_heads = {self.num_heads} is not divisible by num_kv_heads = {self.kv_heads}"
             )
         if self.positions == "rotary" and self.head_dim % 2:
-            _fail(f"rotary positions need an even head size; width / num_heads = {self.head_dim}")
-        if self.local_window is not None and (self.local_window < 2 or self.local_window % 2):
-            _fail(f"local_window = {self.local_window} must be even and at least 2, or None")
-        if not self.norm_eps >= 0 or not min(self.rotary_base, self.local_rotary_base) > 0:
-            _fail("norm_eps must be at least 0, and the bases of rotary positions more")
-        if self.global_every < 1:
-            _fail(f"global_every = {self.global_every} must be at least 1")
+            self.fail(
+                f"positions = 'rotary' needs an even head size; width / num_heads = {self.head_dim}"
+            )
         if not self.first_attention_norm and not self.pre_norm:
-            _fail("first_attention_norm = False has a meaning only with pre_norm = True")
+            self.fail("first_attention_norm = False has a meaning only with pre_norm = True")
 
     @property
     def head_dim(self) -> int:

@@ -17,20 +17,38 @@ import dataclasses
 import re
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import gin
 import jax
 import numpy as np
+from annotated_types import Predicate, doc
 
 from xl_flax.data.stream import Rows, Stream
 from xl_flax.data.vocabulary import Vocabulary
-from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.flops import encoder_flops
 from xl_flax.models.heads import HeadSettings, Model
+from xl_flax.settings import Count, Settings
 
 Batch = dict[str, jax.Array]
+
+LogName = Annotated[
+    str,
+    Predicate(lambda name: re.fullmatch(r"[A-Za-z0-9_-]+", name) and name not in ("step", "eval")),
+    doc(
+        "letters, digits, '_' and '-', and neither 'step' nor 'eval', which logs use for other "
+        "values"
+    ),
+]
+Weight = Annotated[
+    float,
+    Predicate(bool),
+    doc(
+        "a finite number other than 0, which would compute a loss for nothing: leave the objective "
+        "out"
+    ),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +58,7 @@ class Mean:
     numerator: str  # a key of `Loss.sums`, or "loss"
     denominator: str = "count"  # a key of `Loss.sums`, or "steps" for a mean over updates
     by_language: bool = False  # also of each language, from the sums "language_…" of both
+    on_console: bool = True  # and not only in metrics.jsonl and TensorBoard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +88,7 @@ class Loss(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(Settings):
     """One of the losses that a run trains; a run trains a weighted sum of them.
 
     Raises:
@@ -77,35 +96,18 @@ class Objective:
     """
 
     rows: Rows = gin.REQUIRED  # what it reads
-    batch_size: int = gin.REQUIRED  # rows per step, on all devices together
-    microbatches: int = 1
+    batch_size: Count = gin.REQUIRED  # rows per step, on all devices together
+    microbatches: Count = 1
     """Parts in which a batch is computed one after the other, for activations that do not fit. A
     comparison encodes each part twice, first for the vectors, then for the gradient (Gao et al.
     2021, GradCache, arXiv:2101.06983): the same gradient in less memory and a third more time."""
-    weight: float = 1.0  # of this loss beside other objectives'
-    name: str = gin.REQUIRED  # in logs, checkpoints and random keys; unique within a run
+    weight: Weight = 1.0  # of this loss beside other objectives'
+    name: LogName = gin.REQUIRED  # in logs, checkpoints and random keys; unique within a run
 
     compares_rows: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, Mean]] = {"loss": Mean("loss")}
     # Fields that may change when a run goes on from a checkpoint.
     free_fields: ClassVar[frozenset[str]] = frozenset({"batch_size", "microbatches", "name"})
-
-    def __post_init__(self):
-        for field in ("batch_size", "microbatches"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                self.fail(f"{field} = {value!r} must be a whole number, at least 1")
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name) or self.name in ("step", "eval"):
-            self.fail(
-                f"name = {self.name!r}: use letters, digits, '_' and '-', and neither 'step' nor "
-                "'eval', which logs use for other values"
-            )
-        if not self.weight:
-            self.fail("weight = 0 would compute a loss for nothing: leave the objective out")
-
-    def fail(self, message: str) -> None:
-        """Raises UserError with the name of the class, as in "MaskedLM.rate = 2 …"."""
-        raise UserError(f"{type(self).__name__}.{message}")
 
     # ---- The loss
 
@@ -160,6 +162,11 @@ class Objective:
         """
         del row
         return None
+
+    def at_phase(self, phase: Hashable) -> "Objective":
+        """The objective as it is in a phase, of which `flops` is asked."""
+        del phase
+        return self
 
     # ---- State of its own, as a momentum encoder, a queue or centroids
 

@@ -5,7 +5,7 @@ Shapes: Batch, Length, E examples per row, K texts of an example, D = width, C l
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal
 
 import gin
 import jax
@@ -17,10 +17,11 @@ from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import HeadSettings, Model
-from xl_flax.objectives.base import Batch, Inputs, Loss, Mean, Objective, row_keys
+from xl_flax.objectives.base import Batch, Inputs, LogName, Loss, Mean, Objective, row_keys
 from xl_flax.ops.languages import language_rows, language_sums
 from xl_flax.ops.pooling import Pooling
 from xl_flax.ops.segments import join_texts, present_examples
+from xl_flax.settings import Name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +35,15 @@ class Classification(Objective):
       UserError: a setting that makes no sense.
     """
 
-    feature: str = "label"  # of the examples: which one to predict
-    dense: str | None = None  # of the head, before the scores: "tanh", "gelu" or "gelu_norm"
+    feature: Name = "label"  # of the examples: which one to predict
+    dense: Literal["tanh", "gelu", "gelu_norm"] | None = None  # of the head, before the scores
     double_separator: bool = False  # </s></s> between texts, as in XLM-R
 
     label_kind: ClassVar[str]  # kind of the feature
     metrics: ClassVar[Mapping[str, Mean]] = {
         "loss": Mean("loss", by_language=True),
         "accuracy": Mean("correct", "labels", by_language=True),
-        "fill": Mean("tokens", "positions"),
+        "fill": Mean("tokens", "positions", on_console=False),
     }
 
     def head_settings(self) -> dict[str, Any]:
@@ -147,15 +148,10 @@ class Classification(Objective):
 class SequenceClassification(Classification):
     """A label for each example, a sentence or a pair as in NLI (Devlin et al. 2019, BERT, §4)."""
 
-    pooling: str = "cls"  # "cls", "mean", "mean_all", or "scores" for the mean of tokens' scores
-    name: str = "sequence"
+    pooling: Pooling | Literal["scores"] = "cls"  # "scores" for the mean of tokens' scores
+    name: LogName = "sequence"
 
     label_kind: ClassVar[str] = "example"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.pooling not in (*get_args(Pooling), "scores"):
-            self.fail(f"pooling = {self.pooling!r}: choose 'cls', 'mean', 'mean_all' or 'scores'")
 
     def head_settings(self) -> dict[str, Any]:
         """With the pooling of a sequence's states."""
@@ -179,7 +175,7 @@ class SequenceClassification(Classification):
 class TokenClassification(Classification):
     """A label for each word, at its first piece (Devlin et al. 2019, BERT, §5.3), or each token."""
 
-    name: str = "tokens"
+    name: LogName = "tokens"
 
     label_kind: ClassVar[str] = "token"
 

@@ -6,22 +6,22 @@ texts.
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model
 from xl_flax.objectives import sentences
-from xl_flax.objectives.base import Batch, Inputs, Loss
+from xl_flax.objectives.base import Batch, Inputs, LogName, Loss
 from xl_flax.ops.segments import text_hashes
 from xl_flax.ops.similarity import log_sum_exps, softplus_sums
-
-LOSSES = ("softmax", "sigmoid")
+from xl_flax.settings import Finite, Natural
 
 
 @gin.configurable
@@ -41,25 +41,22 @@ class Contrastive(sentences.SentenceObjective):
       UserError: a setting without a meaning.
     """
 
-    loss_kind: str = "softmax"
+    loss_kind: Literal["softmax", "sigmoid"] = "softmax"
     learn_scale: bool = False  # start at `scale` and train it
-    margin: float = 0.0  # taken from the translation's cosine (LaBSE: 0.3)
-    bias: float = -10.0  # initial value of the sigmoid's learnt bias
+    # Taken from the cosine of translations (LaBSE: 0.3).
+    margin: Annotated[float, Interval(ge=0, le=2)] = 0.0
+    bias: Finite = -10.0  # initial value of the sigmoid's learnt bias
     decoupled: bool = False
     """Leave the translation out of the denominator (Yeh et al. 2022, decoupled contrastive)."""
-    hard_negatives: int = 0
+    hard_negatives: Natural = 0
     """The last so many texts of an example are hard negatives of the second one: candidates for the
     anchors of the first."""
-    name: str = "contrastive"
+    name: LogName = "contrastive"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.loss_kind not in LOSSES:
-            self.fail(f"loss_kind = {self.loss_kind!r}: choose 'softmax' or 'sigmoid'")
         if self.loss_kind == "sigmoid" and (self.margin or self.decoupled or self.hard_negatives):
             self.fail("margin, decoupled and hard_negatives belong to loss_kind = 'softmax'")
-        if self.hard_negatives < 0:
-            self.fail(f"hard_negatives = {self.hard_negatives} cannot be negative")
 
     def head_settings(self) -> dict[str, Any]:
         """With what is learnt of the similarities."""

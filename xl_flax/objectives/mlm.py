@@ -4,15 +4,15 @@ Shapes: Batch, Length, K prediction slots of a row, D = width, V = vocabulary.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import doc
 
 from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
@@ -20,13 +20,19 @@ from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.flops import encoder_flops, mlm_head_flops
 from xl_flax.models.heads import MLM_HEAD, HeadSettings, Model, mlm_prediction
-from xl_flax.objectives.base import Batch, Inputs, Loss, Mean, Objective, row_keys
+from xl_flax.objectives.base import Batch, Inputs, LogName, Loss, Mean, Objective, row_keys
 from xl_flax.ops.cross_entropy import SlotLoss, chunk_size, linear_cross_entropy
 from xl_flax.ops.languages import language_rows, language_sums
 from xl_flax.ops.masking import Slots, corrupt, select_slots, slot_count
 from xl_flax.parallel.rules import constrain, local_shape
+from xl_flax.settings import PHASES, Phases, Positive, Rate, Share
 
 MASK_SITE, CORRUPT_SITE, DROPOUT_SITE = range(3)  # what a row's key is folded with
+
+Rates = Annotated[
+    Rate | Phases[Rate],
+    doc(f"a number more than 0 and less than 1, or {PHASES.format('such a number')}"),
+]
 
 
 @gin.configurable
@@ -35,40 +41,34 @@ class MaskedLM(Objective):
     """Masked language modelling on packed rows.
 
     Raises:
-      UserError: rates or shares that are no probabilities, or phases out of order.
+      UserError: a setting that makes no sense.
     """
 
-    rate: float | Sequence[tuple[int, float]] = 0.15
+    rate: Rates = 0.15
     """Share of the tokens to predict, or phases [(first row, share), ...] at absolute row counts.
     A batch has the rate of its first row; each rate has its own number of slots and compiles its
     own step."""
-    mask: float = 0.8  # share of the predicted tokens that become the mask token
-    random: float = 0.1  # share that become a random token; the rest stays as it is
+    mask: Share = 0.8  # share of the predicted tokens that become the mask token
+    random: Share = 0.1  # share that become a random token; the rest stays as it is
     whole_words: bool = False  # all pieces of a word or none
     same_language_random: bool = False  # draw random tokens among those of the row's language
-    logits_mib: float = 256  # memory for the logits that exist at once, per device
-    name: str = "mlm"
+    logits_mib: Positive = 256  # memory for the logits that exist at once, per device
+    name: LogName = "mlm"
 
     metrics: ClassVar[Mapping[str, Mean]] = {
         "loss": Mean("loss", by_language=True),
         "accuracy": Mean("correct", "predicted", by_language=True),
-        "fill": Mean("tokens", "positions"),
-        "overflow": Mean("overflow", "masked"),
+        "fill": Mean("tokens", "positions", on_console=False),
+        "overflow": Mean("overflow", "masked", on_console=False),
     }
     free_fields: ClassVar[frozenset[str]] = Objective.free_fields | {"logits_mib"}
 
     def __post_init__(self):
         super().__post_init__()
-        firsts = [first for first, _ in self.phases]
-        if not firsts or firsts[0] != 0 or any(a >= b for a, b in itertools.pairwise(firsts)):
-            self.fail(f"rate has phases at rows {firsts}: they must begin at 0 and ascend")
-        for _, rate in self.phases:
-            if not 0 < rate < 1:
-                self.fail(f"rate = {rate} is not between 0 and 1")
-        if min(self.mask, self.random) < 0 or self.mask + self.random > 1:
+        if self.mask + self.random > 1:
             self.fail(
                 f"mask = {self.mask} and random = {self.random} are shares of the predicted "
-                "tokens; neither can be negative, and their sum cannot exceed 1"
+                "tokens: their sum cannot exceed 1"
             )
 
     @property
@@ -81,6 +81,10 @@ class MaskedLM(Objective):
     def phase_at(self, row: int) -> float:
         """The rate of a batch that begins at this row of the stream."""
         return [rate for first, rate in self.phases if first <= row][-1]
+
+    def at_phase(self, phase: float) -> "MaskedLM":
+        """With this rate only."""
+        return dataclasses.replace(self, rate=phase)
 
     def heads(self, stream: Stream) -> Mapping[str, HeadSettings]:
         """The MLM head."""

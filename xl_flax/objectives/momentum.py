@@ -4,7 +4,7 @@ Shapes: Rows, E examples per row, N = R · E examples, W width, Q batches in the
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gin
 import jax
@@ -17,10 +17,10 @@ from xl_flax.models.config import EncoderConfig
 from xl_flax.models.flops import encoder_flops
 from xl_flax.models.heads import Model
 from xl_flax.objectives import sentences
-from xl_flax.objectives.base import Batch, Inputs, Loss, Objective, row_keys
+from xl_flax.objectives.base import Batch, Inputs, LogName, Loss, Objective, row_keys
 from xl_flax.ops.similarity import log_sum_exps
+from xl_flax.settings import Count, Fraction
 
-QUERIES = ("random", "both", "first")
 SWAP_SITE = 1  # what the objective's key is folded with; rows fold in their ids
 
 
@@ -38,27 +38,18 @@ class MomentumContrastive(sentences.SentenceObjective):
       UserError: a setting without a meaning.
     """
 
-    queue_size: int = gin.REQUIRED
+    queue_size: Count = gin.REQUIRED
     """Vectors in the queue; rounded down to whole batches, each with a place for every example."""
-    momentum: float = 0.999
-    query: str = "random"
+    momentum: Fraction = 0.999
+    query: Literal["random", "both", "first"] = "random"
     """Which text asks: a "random" one of each pair (PPA), "both", or the "first" one always."""
     wait_full: bool = False  # no loss before the queue is full (InfoXLM)
     normalise: bool = True  # compare by cosine; False: by product (InfoXLM)
-    projection: str | None = "mlp"  # "linear", "mlp" or None
-    name: str = "momentum"
+    projection: Literal["linear", "affine", "tanh", "mlp"] | None = "mlp"
+    name: LogName = "momentum"
 
     # The queue has a place for each example of a batch.
     free_fields: ClassVar[frozenset[str]] = Objective.free_fields - {"batch_size"}
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.query not in QUERIES:
-            self.fail(f"query = {self.query!r}: choose 'random', 'both' or 'first'")
-        if not 0 <= self.momentum < 1:
-            self.fail(f"momentum = {self.momentum} must be in [0, 1)")
-        if not isinstance(self.queue_size, int) or self.queue_size < 1:
-            self.fail(f"queue_size = {self.queue_size!r} must be a whole number, at least 1")
 
     def head_settings(self) -> dict[str, Any]:
         """With the normalisation of the vectors."""

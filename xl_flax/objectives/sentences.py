@@ -6,7 +6,7 @@ N = R · E examples, W width of a vector.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from xl_flax.objectives.base import Batch, Inputs, Mean, Objective, encoding_flo
 from xl_flax.ops.languages import language_rows, language_sums
 from xl_flax.ops.pooling import Pooling, pool
 from xl_flax.ops.segments import present_examples, token_languages
+from xl_flax.settings import Count, LayerNumber, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,24 +32,19 @@ class SentenceObjective(Objective):
       UserError: a setting that makes no sense.
     """
 
-    scale: float = 20.0  # of similarities, 1 / temperature
+    scale: Positive = 20.0  # of similarities, 1 / temperature
     pooling: Pooling = "cls"
-    layer: int = -1  # whose states are pooled
-    projection: str | None = None  # "linear", "mlp" or None
-    width: int | None = None  # of the projected vectors; None: the encoder's
+    layer: LayerNumber = -1  # whose states are pooled
+    projection: Literal["linear", "affine", "tanh", "mlp"] | None = None  # see `SentenceHead`
+    width: Count | None = None  # of the projected vectors; None: the encoder's
 
     compares_rows: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Mean]] = {
         "loss": Mean("loss", by_language=True),
         "accuracy": Mean("correct", by_language=True),
-        "fill": Mean("tokens", "positions"),
-        "pairs": Mean("pairs", "steps"),  # examples that a step compares
+        "fill": Mean("tokens", "positions", on_console=False),
+        "pairs": Mean("pairs", "steps", on_console=False),  # examples that a step compares
     }
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.scale <= 0:
-            self.fail(f"scale = {self.scale} must be positive")
 
     def head_settings(self) -> dict[str, Any]:
         """The settings of the sentence head."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
-from xl_flax.objectives.base import Batch, Inputs
+from xl_flax.objectives.base import Batch, Inputs, LogName
 from xl_flax.objectives.mlm import MaskedLM
 from xl_flax.objectives.sentences import check_parallel
 from xl_flax.ops.segments import join_texts
@@ -32,7 +32,7 @@ class TranslationLM(MaskedLM):
 
     reset_positions: bool = True  # count from 0 in each text (XLM), else on (PPA, LaBSE)
     double_separator: bool = False  # </s></s> between texts, as in XLM-R
-    name: str = "tlm"
+    name: LogName = "tlm"
 
     def check(self, stream: Stream) -> None:
         """Raises UserError unless rows hold translations."""

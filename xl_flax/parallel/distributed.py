@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from xl_flax import settings
 from xl_flax.errors import UserError
 
 T = TypeVar("T")
@@ -31,11 +32,13 @@ def initialize(args: argparse.Namespace) -> None:
     """Joins the run that the flags name; must come before any other use of JAX's devices.
 
     Raises:
-      UserError: flags that say only half.
+      UserError: flags that say only half, or nonsense.
     """
     alone = (args.coordinator, args.num_processes, args.process_id)
     if any(v is not None for v in alone) and None in alone:
         raise UserError("--coordinator, --num_processes and --process_id belong together: give all")
+    settings.check("--num_processes", args.num_processes, settings.Count | None)
+    settings.check("--process_id", args.process_id, settings.Natural | None)
     if args.distributed or args.coordinator:
         jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
 

@@ -3,16 +3,26 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import gin
 import jax
+from annotated_types import Interval, Len, Predicate, doc
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from xl_flax.errors import UserError
 from xl_flax.parallel.rules import Partitioning, Rules
+from xl_flax.settings import LIMIT, Settings
 
 AXES = ("data", "fsdp", "tensor")
+
+Sizes = Annotated[
+    Sequence[Annotated[int, Interval(ge=-1, lt=LIMIT), Predicate(bool)]],
+    Len(len(AXES), len(AXES)),
+    Predicate(lambda sizes: sizes.count(-1) <= 1),
+    doc(f"three sizes ({', '.join(AXES)}), each at least 1, at most one of them -1"),
+]
 
 DEFAULT_RULES: Rules = (
     ("batch", ("data", "fsdp")),
@@ -25,12 +35,25 @@ DEFAULT_RULES: Rules = (
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Settings):
     """Sizes of the mesh axes `(data, fsdp, tensor)`; one −1 per group takes what is left."""
 
-    ici: Sequence[int] = (-1, 1, 1)  # devices within a slice, joined by the fast interconnect
-    dcn: Sequence[int] = (1, 1, 1)  # slices, joined by the data-centre network
-    rules: Rules = DEFAULT_RULES  # logical axis → mesh axis or axes
+    ici: Sizes = (-1, 1, 1)  # devices within a slice, joined by the fast interconnect
+    dcn: Sizes = (1, 1, 1)  # slices, joined by the data-centre network
+    # Logical axis → mesh axis or axes.
+    rules: Annotated[Rules, doc("pairs as in [('batch', ('data', 'fsdp')), ('mlp', 'tensor')]")] = (
+        DEFAULT_RULES
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, axes in self.rules:
+            for axis in (axes,) if isinstance(axes, str) else axes or ():
+                if axis not in AXES:
+                    self.fail(
+                        f"rules maps {name!r} to {axis!r}, which is no mesh axis; the axes are "
+                        + ", ".join(AXES)
+                    )
 
 
 def make_partitioning(
@@ -39,20 +62,12 @@ def make_partitioning(
     """Lays the devices (all of them by default) out as `config` says.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or a rule names no mesh axis.
+      UserError: the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    for name, axes in config.rules:
-        for axis in (axes,) if isinstance(axes, str) else axes or ():
-            if axis not in AXES:
-                raise UserError(
-                    f"MeshConfig.rules maps {name!r} to {axis!r}, which is no mesh axis; "
-                    f"the axes are {', '.join(AXES)}"
-                )
-    _fill("ici", config.ici, 1), _fill("dcn", config.dcn, 1)  # well-formed at all?
     slices = len({getattr(d, "slice_index", 0) for d in devices})
-    dcn = _fill("dcn", config.dcn, slices if slices > 1 else math.prod(_known(config.dcn)))
-    ici = _fill("ici", config.ici, len(devices) // math.prod(dcn))
+    dcn = _fill(config.dcn, slices if slices > 1 else math.prod(_known(config.dcn)))
+    ici = _fill(config.ici, len(devices) // math.prod(dcn))
     if math.prod(ici) * math.prod(dcn) != len(devices):
         raise UserError(
             f"the mesh ici={tuple(config.ici)} × dcn={tuple(config.dcn)} needs "
@@ -89,17 +104,7 @@ def _known(sizes: Sequence[int]) -> list[int]:
     return [s for s in sizes if s != -1]
 
 
-def _fill(group: str, sizes: Sequence[int], total: int) -> list[int]:
+def _fill(sizes: Sequence[int], total: int) -> list[int]:
     """Replaces one −1 by what is left of `total`."""
-    if (
-        not isinstance(sizes, Sequence)
-        or len(sizes) != len(AXES)
-        or any(s < 1 and s != -1 for s in sizes)
-        or sizes.count(-1) > 1
-    ):
-        raise UserError(
-            f"MeshConfig.{group}={sizes}: give three sizes ({', '.join(AXES)}), "
-            "each at least 1, at most one of them -1"
-        )
     known = math.prod(_known(sizes))
     return [max(total // known, 1) if s == -1 else s for s in sizes]

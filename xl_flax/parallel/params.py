@@ -1,6 +1,7 @@
 """A module's parameters as a plain pytree: created sharded, laid out by logical axis names."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,12 +63,9 @@ def flat(tree: dict[str, Any], is_leaf: Callable[[Any], bool] | None = None) -> 
 def table(shapes: dict[str, Any], axes: dict[str, Any], partitioning: Partitioning) -> str:
     """All parameters with shape, dtype, logical axes and sharding, and their totals, as text."""
     rows = [("parameter", "shape", "dtype", "axes", "sharding")]
-    total = per_device = 0
     names = dict(flat(axes, is_leaf=lambda x: isinstance(x, tuple)))
     for path, leaf in flat(shapes):
         sharding = partitioning.sharding(names[path], leaf.shape)
-        total += leaf.size
-        per_device += int(np.prod(sharding.shard_shape(leaf.shape)))
         rows.append(
             (
                 path,
@@ -77,9 +75,37 @@ def table(shapes: dict[str, Any], axes: dict[str, Any], partitioning: Partitioni
                 ", ".join(map(_axis, sharding.spec)),
             )
         )
+    listed = text_table.table(rows, left=range(len(rows[0])))
+    return f"{listed}\n{_totals(shapes, axes, partitioning)}"
+
+
+def summary(shapes: dict[str, Any], axes: dict[str, Any], partitioning: Partitioning) -> str:
+    """How many parameters each part of a model has, and their totals, as text of 80 columns.
+
+    A part is what the first two steps of a path name, as in `encoder/layers`.
+    """
+    parts: dict[str, list[int]] = {}
+    for path, size, share in _sizes(shapes, axes, partitioning):
+        part = parts.setdefault("/".join(path.split("/")[:2]), [0, 0, 0])
+        for i, number in enumerate((1, size, share)):
+            part[i] += number
+    rows = [("part", "arrays", "parameters", "on each device")]
+    rows += [(part, *(f"{n:,}" for n in numbers)) for part, numbers in parts.items()]
+    return f"{text_table.table(rows)}\n{_totals(shapes, axes, partitioning)}"
+
+
+def _sizes(shapes: Any, axes: Any, partitioning: Partitioning) -> Iterator[tuple[str, int, int]]:
+    """Of each parameter its path, its size and the size of a device's share."""
+    names = dict(flat(axes, is_leaf=lambda x: isinstance(x, tuple)))
+    for path, leaf in flat(shapes):
+        sharding = partitioning.sharding(names[path], leaf.shape)
+        yield path, leaf.size, math.prod(sharding.shard_shape(leaf.shape))
+
+
+def _totals(shapes: Any, axes: Any, partitioning: Partitioning) -> str:
+    _, sizes, shares = zip(*_sizes(shapes, axes, partitioning), strict=True)
     mesh = " × ".join(f"{name} {size}" for name, size in partitioning.mesh.shape.items())
-    total_line = f"{total:,} parameters; {per_device:,} on each device; mesh {mesh}"
-    return f"{text_table.table(rows, left=range(len(rows[0])))}\n{total_line}"
+    return f"{sum(sizes):,} parameters; {sum(shares):,} on each device; mesh {mesh}"
 
 
 def _key(key: Any) -> str:

@@ -27,7 +27,7 @@ class BestTracker:
         fresh = {"metric": config.metric, "mode": config.mode}
         self.is_new = record is None or any(record[k] != v for k, v in fresh.items())
         start = {"value": None, "step": None, "waited": 0}
-        self.record = fresh | start if self.is_new else dict(record)
+        self.record = start | (fresh if self.is_new else dict(record))
 
     def check(self, values: Mapping[str, float]) -> None:
         """Raises UserError unless a run's evaluations, all of which ran, gave the metric."""

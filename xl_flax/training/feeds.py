@@ -42,6 +42,19 @@ class Feed:
         """The static value of the next batch, as a masking rate."""
         return self.objective.phase_at(self.rows)
 
+    def changes(self) -> dict[str, Any]:
+        """What begins with the next batch: "mixture", "phase" or neither, and its new value.
+
+        A batch has the phase of its first row, but may hold rows of two mixtures.
+        """
+        size, changes = self.objective.batch_size, {}
+        for first, mixture in self.objective.rows.phases[1:]:
+            if self.rows <= first < self.rows + size:
+                changes["mixture"] = mixture
+        if self.objective.phase_at(max(self.rows - size, 0)) != self.phase():
+            changes["phase"] = self.phase()
+        return changes
+
     def first_batch(self) -> Batch:
         """The batch at which the stream begins, read here and now."""
         return self._read(0)

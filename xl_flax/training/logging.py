@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from xl_flax.errors import UserError
+from xl_flax.files.read import read_json_lines
 from xl_flax.files.write import write_atomically
 from xl_flax.objectives.base import Mean
 from xl_flax.training.feeds import Feed
+
+METRICS_FILE = "metrics.jsonl"
 
 Sums = dict[str, Any]
 
@@ -90,18 +93,49 @@ def metric_means(
     return values
 
 
+def earlier_lines(model_dir: str, step: int, evaluated: bool = True) -> list[str]:
+    """The lines of a run's `metrics.jsonl` that stay; later ones are of a run that was cut off.
+
+    Args:
+      model_dir: the run's folder.
+      step: from which it goes on.
+      evaluated: whether the evaluations of this very step count; otherwise they are made again.
+
+    Raises:
+      UserError: a line holds no metrics, or the file cannot be read.
+    """
+    path = os.path.join(model_dir, METRICS_FILE)
+    if not os.path.lexists(path):
+        return []
+    lines = []
+    for number, values in read_json_lines(path):
+        if type(values.get("step")) is not int:
+            raise UserError(f"{path}, line {number}: no metrics of a step; delete this line")
+        again = not evaluated and any(key.startswith("eval/") for key in values)
+        if values["step"] < step + (not again):
+            lines.append(json.dumps(values, ensure_ascii=False) + "\n")
+    return lines
+
+
 class Logger:
     """Writes values by step to `metrics.jsonl` and TensorBoard; only the first process does."""
 
-    def __init__(self, model_dir: str, step: int, active: bool) -> None:
-        """Opens the files; lines beyond `step`, left by a run that was cut off, are dropped."""
+    def __init__(self, model_dir: str, step: int, earlier: Sequence[str], active: bool) -> None:
+        """Opens the files.
+
+        Args:
+          model_dir: the run's folder.
+          step: from which the run goes on, -1 for a new one.
+          earlier: lines of `metrics.jsonl` that stay, from `earlier_lines`.
+          active: whether this process writes.
+        """
         self._file = self._board = None
         if not active:
             return
         from tensorboardX import SummaryWriter  # not clu: its writers import TensorFlow
 
-        path = os.path.join(model_dir, "metrics.jsonl")
-        _drop_after(path, step)
+        path = os.path.join(model_dir, METRICS_FILE)
+        write_atomically(path, "".join(earlier))
         self._file = open(path, "a", encoding="utf-8")
         self._board = SummaryWriter(
             os.path.join(model_dir, "metrics"), purge_step=step + 1, flush_secs=30
@@ -111,11 +145,23 @@ class Logger:
         """Adds one line; the time of day goes with it as `time`, in seconds."""
         if self._file is None:
             return
+        self._add(step, values)
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+
+    def write_phases(self, step: int, phases: Mapping[str, Any]) -> None:
+        """Adds a line on what begins with this step, as {"phases": {"mlm/mixture": "small"}}."""
+        if self._file is None:
+            return
+        phases = {key: v if isinstance(v, int | float) else str(v) for key, v in phases.items()}
+        self._add(step, {"phases": phases})
+        for key, value in phases.items():
+            self._board.add_text(key, str(value), step)
+
+    def _add(self, step: int, values: Mapping[str, Any]) -> None:
         line = {"step": step, "time": time.time(), **values}
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()
-        for key, value in values.items():
-            self._board.add_scalar(key, value, step)
 
     def close(self) -> None:
         """Flushes and closes the files."""
@@ -124,17 +170,19 @@ class Logger:
             self._board.close()
 
 
-def console_line(step: int, steps: int, values: Mapping[str, float], eta: float) -> str:
+def console_line(
+    step: int, steps: int, values: Mapping[str, float], feeds: Mapping[str, Feed], eta: float
+) -> str:
     """One readable line: where the run is, what it learns, how fast, how long still."""
     parts = [f"step {step:>{len(f'{steps:,}')},}/{steps:,}"]
     if "loss" in values:
         parts.append(f"loss {values['loss']:.4f}")
-        names = [k.removesuffix("/loss") for k in values if k.endswith("/loss")]
-        for name in names:  # with several objectives, the losses of each beside their sum
-            own = [f"{name} {values[f'{name}/loss']:.4f}"] if len(names) > 1 else []
-            if f"{name}/accuracy" in values:
-                own.append(f"acc {values[f'{name}/accuracy']:.3f}")
-            parts += [" ".join(own)] if own else []
+        for name, feed in feeds.items():
+            own = _own_metrics(name, feed, values)
+            if len(feeds) > 1:  # with its own loss, beside the sum of all
+                loss = f" {values[f'{name}/loss']:.4f}" if f"{name}/loss" in values else ""
+                own = [" ".join([f"{name}{loss}", *own])]
+            parts += own
         parts += [f"lr {values['learning_rate']:.2e}", f"|g| {values['grad_norm']:.2f}"]
     parts.append(f"{_si(values['tokens_per_second'])} tok/s")
     if "mfu" in values:
@@ -143,6 +191,17 @@ def console_line(step: int, steps: int, values: Mapping[str, float], eta: float)
     if values["skipped"]:
         parts.append(f"skipped {values['skipped']:.0f}")
     return "  ".join(parts) + f"  ETA {clock(eta)}"
+
+
+def _own_metrics(name: str, feed: Feed, values: Mapping[str, float]) -> list[str]:
+    """What an objective shows beside its loss, as "acc 0.314"."""
+    shown = []
+    for metric, mean in feed.objective.metrics.items():
+        value = values.get(f"{name}/{metric}")
+        if metric == "loss" or not mean.on_console or value is None:
+            continue
+        shown.append(f"acc {value:.3f}" if metric == "accuracy" else f"{metric} {value:.4g}")
+    return shown
 
 
 def clock(seconds: float) -> str:
@@ -160,22 +219,3 @@ def _si(value: float) -> str:
 
 def _to_array(value: Any) -> Any:
     return np.asarray(value, np.float64) if isinstance(value, list) else value
-
-
-def _drop_after(path: str, step: int) -> None:
-    """Keeps the lines up to `step`; a last line that was cut off in writing goes too."""
-    if not os.path.exists(path):
-        return
-    with open(path, encoding="utf-8") as file:
-        lines = file.readlines()
-    kept = []
-    for number, line in enumerate(lines, 1):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise UserError(
-                    f"{path}, line {number}: no line of metrics ({error}); delete this line"
-                ) from error
-    write_atomically(path, "".join(kept))

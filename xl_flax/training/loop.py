@@ -2,27 +2,26 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import gin
 import jax
 
 from xl_flax.checkpoints.intact import newest as newest_intact
-from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress
+from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress, kept
 from xl_flax.errors import UserError
-from xl_flax.files.write import write_atomically
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
+from xl_flax.text_table import wrapped
+from xl_flax.training import going_on
 from xl_flax.training import state as state_lib
 from xl_flax.training.best import BestTracker
 from xl_flax.training.checks import check_first_metrics
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.divergence import diverged, unsaved
-from xl_flax.training.logging import Logger, Window, console_line
+from xl_flax.training.folder import alone, shown, write_config, write_info
+from xl_flax.training.logging import Logger, Window, console_line, earlier_lines
 from xl_flax.training.periodic import make_periodic
 from xl_flax.training.setup import Setup, set_up
 from xl_flax.training.speed import Speed
@@ -55,7 +54,6 @@ def _train(
     # ---- Mesh, vocabulary, data, model, step.
     setup = set_up(config, gin_flags)
     feeds, description = setup.feeds, setup.description
-    say(f"\n{setup.parameter_table}\n")
     held_out = make_periodic(
         config,
         setup.abstract.graph,
@@ -67,37 +65,40 @@ def _train(
 
     # ---- What is there already: nothing, or this very run.
     if main_process and not dry_run:
-        stack.enter_context(_alone(config.model_dir))
+        stack.enter_context(alone(config.model_dir))
     checkpoint = newest_intact(config.model_dir, move=not dry_run)
     progress = state_lib.progress_there(
         checkpoint, config.model_dir, description, config.seed, setup.frozen
     )
     resumed = progress is not None
-    if not resumed:
+    if resumed:
+        items = {"params": setup.layout.params, "optimizer": state_lib.pack(setup.layout)}
+        lines = going_on.check(config, checkpoint, progress.step, items, setup.settings)
+        say(f"resuming {config.model_dir} at step {progress.step:,}")
+        say("".join(wrapped(f"  {line}") + "\n" for line in lines), end="")
+    else:
         progress = Progress(
             0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT, frozen=setup.frozen
         )
+    first = progress.step
     best = BestTracker(config.best, progress.best)
+    earlier = earlier_lines(config.model_dir, first if resumed else -1, not progress.evaluate)
     for name, feed in feeds.items():
         feed.rows = progress.rows[name]
-        rows = feed.rows + max(config.steps - progress.step, 0) * feed.objective.batch_size
-        say(f"\n{name}: {rows:,} rows of {feed.stream.length} tokens from")
-        say(feed.stream.table(rows))
     if dry_run:
-        say(_compile(setup))
+        say("\n\n".join(_tables(setup, config.steps - first)), _compile(setup), sep="\n")
         return True
 
     # ---- State: resumed, or fresh, or with another checkpoint's parameters.
     manager = CheckpointManager(config.model_dir, config.keep_last, config.keep_every)
     manager.expect_best(best.record)
-    if resumed and best.exhausted:
+    if resumed and (best.exhausted or first == config.steps) and not progress.evaluate:
         manager.wait()
         manager.close()
-        say(f"done: stopped early at step {progress.step:,}: {best}, {config.model_dir}")
+        say(_done(first, best, config))
         return True
     if resumed:
-        state = state_lib.resume(manager, progress.step, setup.layout)
-        say(f"resuming {config.model_dir} at step {progress.step:,}")
+        state = state_lib.resume(manager, first, setup.layout)
     else:
         params = params_lib.create(setup.build, setup.partitioning)
         if config.init_from:
@@ -106,21 +107,25 @@ def _train(
         streams = {name: feed.stream for name, feed in feeds.items()}
         state = state_lib.fresh(params, setup.optimizer, setup.layout, setup.objectives, streams)
     if main_process:
-        write_atomically(os.path.join(config.model_dir, "config.gin"), gin.config_str())
-        table = setup.parameter_table + "\n"
-        write_atomically(os.path.join(config.model_dir, "model-info.txt"), table)
+        if earlier_config := write_config(config.model_dir, first):
+            say(f"the configuration up to step {first:,} is now {earlier_config}")
+        *data, model = _tables(setup, config.steps - first)
+        data_file = write_info(config.model_dir, "data", data)
+        model_file = write_info(config.model_dir, "model", [params_lib.table(*setup.parameters)])
+        say("", *(f"{shown(table, data_file)}\n" for table in data), model, sep="\n")
+        say(f"each parameter with its shape and sharding: {model_file}")
     barrier("model_dir")
 
     # ---- Train.
-    logger = Logger(config.model_dir, progress.step if resumed else -1, main_process)
+    logger = Logger(config.model_dir, first if resumed else -1, earlier, main_process)
     window = Window(progress.window)
     speed = Speed(config.encoder, feeds, config.accumulate)
-    say(speed.formula)
+    say(speed.formula(frozen=bool(setup.frozen)))
+    say(wrapped(kept(config.keep_last, config.keep_every, config.best is not None)))
     preemption = Preemption()
     trace = _Trace(config)
     # Objectives whose first step with something to learn is still to be checked.
     unchecked = set() if resumed else set(feeds)
-    first = progress.step
     streak = 0  # steps that were skipped in a row, up to the one that was recorded last
     postponed = False  # saving, until that streak ends
     pending = None  # metrics of the step before, read while this one runs
@@ -140,10 +145,15 @@ def _train(
         values = window.means(feeds) | speed.values()
         logger.write(step, values)
         eta = (config.steps - step) * speed.seconds_per_step
-        say(console_line(step, config.steps, values, eta), flush=True)
+        say(console_line(step, config.steps, values, feeds, eta), flush=True)
         window.sums.clear()
 
-    def save(step: int) -> None:
+    def announce(step: int, changes: dict[str, Any]) -> None:
+        logger.write_phases(step, changes)
+        begins = ", ".join(f"{what} {value}" for what, value in changes.items())
+        say(f"step {step:,}  from here on: {begins}", flush=True)
+
+    def save(step: int, evaluate: bool) -> None:
         described = dataclasses.replace(description, step=step)
         rows = {name: feed.rows for name, feed in feeds.items()}
         progress.saved.append(step)
@@ -153,11 +163,13 @@ def _train(
             Progress(
                 *(step, rows, config.seed, window.to_json(), PROGRESS_FORMAT, best.record),
                 frozen=setup.frozen,
+                evaluate=evaluate,
                 saved=progress.saved,
             ),
             {
                 setup.vocabulary.file_name: setup.vocabulary.content,
                 "model.json": described.to_json(),
+                going_on.SETTINGS_FILE: going_on.to_json(setup.settings),
             },
         )
 
@@ -175,18 +187,23 @@ def _train(
         best.check(evaluate(0))
     elif best.is_new:
         best.check(held_out(0, state.params))
-    finished = True
-    for step in range(first + 1, config.steps + 1):
+    if progress.evaluate:  # this step was saved in a hurry
+        best.update(first, evaluate(first))
+        manager.expect_best(best.record)
+    step, finished = first, True
+    for step in range(first + 1, first + 1 if best.exhausted else config.steps + 1):
         trace.before(step)
-        phases, batches = setup.phases(), {}
+        phases, changes, batches = setup.phases(), setup.changes(), {}
         for name, feed in feeds.items():
             batches[name], waited = feed.next()
             speed.waited(waited)
         state, metrics = setup.step(state, batches, setup.buffers, setup.key, phases)
         if pending:
             record(step - 1, pending)
+        if changes:
+            announce(step, changes)
         pending = metrics
-        speed.stepped()
+        speed.stepped(phases)
         stopping = preemption.reached(step)
         last = step == config.steps
         trace.after(step, state, last or stopping)
@@ -195,7 +212,7 @@ def _train(
         if saving or evaluating:
             record(step, pending)
             pending = None
-        if evaluating:
+        if evaluating and not stopping:  # whoever asks to stop may not wait so long
             with speed.paused():
                 values = evaluate(step)
             improved = not streak and best.update(step, values)
@@ -204,11 +221,11 @@ def _train(
                 log(step)
         postponed = saving and streak > 0
         if saving and not postponed:
-            save(step)
+            save(step, evaluating and stopping)
         if best.exhausted:
             trace.after(step, state, True)
             break
-        if stopping and not last:
+        if stopping and (evaluating or not last):
             if postponed:
                 say(f"asked to stop: {unsaved(manager, step)}")
             else:
@@ -219,9 +236,23 @@ def _train(
     if finished and postponed:
         raise UserError(unsaved(manager, step))
     if finished:
-        early = f"stopped early at step {step:,}: {best}" if best.exhausted else ""
-        say(f"done: {early or f'{config.steps:,} steps'}, {config.model_dir}")
+        say(_done(step, best, config))
     return finished
+
+
+def _done(step: int, best: BestTracker, config: TrainConfig) -> str:
+    early = f"stopped early at step {step:,}: {best}" if best.exhausted else ""
+    return f"done: {early or f'{config.steps:,} steps'}, {config.model_dir}"
+
+
+def _tables(setup: Setup, steps: int) -> list[str]:
+    """What each objective reads in so many more steps, and how large the model is."""
+    tables = []
+    for name, feed in setup.feeds.items():
+        rows = feed.rows + steps * feed.objective.batch_size
+        head = f"{name}: {rows:,} rows of {feed.stream.length} tokens from"
+        tables.append(f"{head}\n{feed.stream.table(rows)}")
+    return [*tables, params_lib.summary(*setup.parameters)]
 
 
 def _compile(setup: Setup) -> str:
@@ -256,26 +287,6 @@ class _Trace:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
             self._running = False
-
-
-@contextlib.contextmanager
-def _alone(model_dir: str) -> Iterator[None]:
-    """Keeps other processes from training the same run at the same time.
-
-    Raises:
-      UserError: one is at it.
-    """
-    os.makedirs(model_dir, exist_ok=True)
-    with open(os.path.join(model_dir, ".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is training {model_dir}: wait for it, or choose another MODEL_DIR"
-            ) from None
-        except OSError as error:  # file systems without locks
-            print(f"{model_dir} cannot be locked ({error.strerror})", file=sys.stderr)
-        yield
 
 
 def _mib(size: int) -> str:

@@ -3,37 +3,54 @@
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gin
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import doc
 
 from xl_flax.errors import UserError
 from xl_flax.parallel import params as params_lib
+from xl_flax.settings import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Pattern,
+    Positive,
+    Settings,
+    Share,
+)
 
-SCHEDULES = ("constant", "linear", "rsqrt", "cosine", "wsd")
-OPTIMIZERS = ("adamw", "muon")
+RateFactors = Annotated[
+    Sequence[tuple[Pattern, NonNegative]],
+    doc(
+        "pairs of a regular expression and a number, at least 0, as in "
+        "[('encoder/embeddings/.*', 0.0)]"
+    ),
+]
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Settings):
     """The optimizer and its schedule."""
 
-    name: str = "adamw"  # "adamw" or "muon" (orthogonalised momentum on the layers' matrices)
-    learning_rate: float = 1e-4  # the peak
-    schedule: str = "linear"  # after the warm-up: constant, linear, rsqrt, cosine or wsd
-    warmup_steps: int = 0  # linear from zero
-    decay_steps: int | None = None  # wsd: length of the final decay; default: a tenth of the run
-    final_scale: float = 0.0  # linear, cosine and wsd end at this share of the peak
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-6
-    weight_decay: float = 0.01  # decoupled; not applied to biases and norms
-    clip_norm: float | None = 1.0  # global norm of the gradient
-    rate_factors: Sequence[tuple[str, float]] = ()
+    name: Literal["adamw", "muon"] = "adamw"  # muon: orthogonalised momentum of layers' matrices
+    learning_rate: NonNegative = 1e-4  # the peak
+    # After the warm-up.
+    schedule: Literal["constant", "linear", "rsqrt", "cosine", "wsd"] = "linear"
+    warmup_steps: Natural = 0  # linear from zero
+    decay_steps: Count | None = None  # wsd: length of the final decay; default: a tenth of the run
+    final_scale: Share = 0.0  # linear, cosine and wsd end at this share of the peak
+    b1: Fraction = 0.9
+    b2: Fraction = 0.999
+    eps: Positive = 1e-6
+    weight_decay: NonNegative = 0.01  # decoupled; not applied to biases and norms
+    clip_norm: Positive | None = 1.0  # global norm of the gradient
+    rate_factors: RateFactors = ()
     """Factors of the learning rate, [(pattern, factor), ...]: a regular expression that matches the
     whole path of a parameter, as in "encoder/embeddings/.*"; the last one that matches counts. With
     a factor of 0 the parameter is frozen: it has no gradient and no optimizer state."""
@@ -46,18 +63,17 @@ def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array], 
     the last `decay_steps`; `rsqrt` is peak · sqrt(warmup / step) (Vaswani et al. 2017, §5.3).
 
     Raises:
-      UserError: an unknown schedule, or a warm-up or decay longer than the run.
+      UserError: a warm-up or decay longer than the run.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     decay = steps // 10 if config.decay_steps is None else config.decay_steps
-    if config.schedule not in SCHEDULES:
+    ends = decay if config.schedule == "wsd" else 0
+    if warmup + ends > steps:
+        parts = f"warmup_steps = {warmup:,}" + (f" + decay_steps = {ends:,}" if ends else "")
         raise UserError(
-            f"OptimizerConfig.schedule={config.schedule!r} is none of {', '.join(SCHEDULES)}"
-        )
-    if warmup + (decay if config.schedule == "wsd" else 0) > steps:
-        raise UserError(
-            f"OptimizerConfig: warmup_steps={warmup} (and decay_steps={decay} for wsd) do not fit "
-            f"into {steps} training steps"
+            f"OptimizerConfig.{parts} is longer than the run, TrainConfig.steps = {steps:,}: train "
+            "for more steps, or shorten the warm-up, as in --gin.OptimizerConfig.warmup_steps="
+            f"{max(steps - ends, 0) // 20}"
         )
     final = peak * config.final_scale
     rest = max(steps - warmup, 1)
@@ -90,7 +106,7 @@ def make_optimizer(
         leaves are matrices.
 
     Raises:
-      UserError: an unknown optimizer or schedule, or factors that make no sense.
+      UserError: a schedule longer than the run, or factors that make no sense.
     """
     schedule = make_schedule(config, steps)
     optimizer = _base_optimizer(config, schedule, axes)
@@ -115,28 +131,18 @@ def rate_factors(config: OptimizerConfig, axes: Any) -> Any:
     """The factor of the learning rate of each parameter, as a float at each leaf of `axes`.
 
     Raises:
-      UserError: a pattern that is no regular expression or matches no parameter, or a factor below
-        0, or nothing is left to train.
+      UserError: a pattern matches no parameter, or nothing is left to train.
     """
     is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
     paths = [path for path, _ in params_lib.flat(axes, is_leaf=is_axes)]
     factors = dict.fromkeys(paths, 1.0)
-    for pair in config.rate_factors:
-        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-            raise UserError(
-                f"OptimizerConfig.rate_factors = {config.rate_factors!r}: give pairs of a pattern "
-                "and a factor, as in [('encoder/embeddings/.*', 0.0)]"
-            )
-        pattern, factor = pair
-        where = f"OptimizerConfig.rate_factors: ({pattern!r}, {factor!r})"
-        try:
-            matching = [path for path in paths if re.fullmatch(pattern, path)]
-        except re.error as error:
-            raise UserError(f"{where}: no regular expression ({error})") from None
+    for pattern, factor in config.rate_factors:
+        matching = [path for path in paths if re.fullmatch(pattern, path)]
         if not matching:
-            raise UserError(f"{where} matches no parameter; paths look like {', '.join(paths[:3])}")
-        if not factor >= 0:
-            raise UserError(f"{where}: a factor must be at least 0")
+            config.fail(
+                f"rate_factors: ({pattern!r}, {factor!r}) matches no parameter; paths look like "
+                + ", ".join(paths[:3])
+            )
         factors |= dict.fromkeys(matching, float(factor))
     if not any(factors.values()):
         raise UserError("OptimizerConfig.rate_factors freezes every parameter")
@@ -160,30 +166,29 @@ def _base_optimizer(
         return optax.adamw(
             schedule, config.b1, config.b2, config.eps, 0.0, None, config.weight_decay, matrices
         )
-    if config.name == "muon":
-        # The layers' matrices; embeddings and heads stay with AdamW (Jordan et al. 2024).
-        # A leaf is a batch of matrices from or to the "embed" axis: the stack of layers and unnamed
-        # axes (query, key, value) count as batch.
-        def dimensions(a: tuple) -> optax.contrib.MuonDimensionNumbers | None:
-            if not _is_matrix(a) or not {"heads", "mlp"} & set(a):
-                return None
-            embed = (a.index("embed"),)
-            others = tuple(i for i, x in enumerate(a) if x not in ("layers", "embed", None))
-            inputs, outputs = sorted((embed, others))
-            return optax.contrib.MuonDimensionNumbers(inputs, outputs)
 
-        muon = optax.contrib.muon(
-            1.0,
-            eps=config.eps,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            muon_weight_dimension_numbers=jax.tree.map(dimensions, axes, is_leaf=is_axes),
-            consistent_rms=0.2,  # updates of AdamW's size, so that one learning rate fits both
-        )
-        # Its updates already point downhill, hence the sign of the decay.
-        decay = optax.add_decayed_weights(-config.weight_decay, matrices)
-        return optax.chain(muon, decay, optax.scale_by_schedule(schedule))
-    raise UserError(f"OptimizerConfig.name={config.name!r} is none of {', '.join(OPTIMIZERS)}")
+    # Muon: the layers' matrices; embeddings and heads stay with AdamW (Jordan et al. 2024).
+    # A leaf is a batch of matrices from or to the "embed" axis: the stack of layers and unnamed
+    # axes (query, key, value) count as batch.
+    def dimensions(a: tuple) -> optax.contrib.MuonDimensionNumbers | None:
+        if not _is_matrix(a) or not {"heads", "mlp"} & set(a):
+            return None
+        embed = (a.index("embed"),)
+        others = tuple(i for i, x in enumerate(a) if x not in ("layers", "embed", None))
+        inputs, outputs = sorted((embed, others))
+        return optax.contrib.MuonDimensionNumbers(inputs, outputs)
+
+    muon = optax.contrib.muon(
+        1.0,
+        eps=config.eps,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=jax.tree.map(dimensions, axes, is_leaf=is_axes),
+        consistent_rms=0.2,  # updates of AdamW's size, so that one learning rate fits both
+    )
+    # Its updates already point downhill, hence the sign of the decay.
+    decay = optax.add_decayed_weights(-config.weight_decay, matrices)
+    return optax.chain(muon, decay, optax.scale_by_schedule(schedule))
 
 
 def _is_matrix(axes: tuple) -> bool:

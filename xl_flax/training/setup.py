@@ -26,7 +26,8 @@ from xl_flax.parallel.rules import Partitioning
 from xl_flax.training import state as state_lib
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.feeds import Feed, all_heads
-from xl_flax.training.optimizer import frozen_params, make_optimizer
+from xl_flax.training.going_on import FlatSettings, check_early, flat_settings
+from xl_flax.training.optimizer import frozen_params, make_optimizer, make_schedule
 from xl_flax.training.step import TrainState, make_train_step
 
 
@@ -46,12 +47,17 @@ class Setup:
     key: jax.Array  # of masks and dropout
     description: Description  # of the model and what it is trained on
     frozen: list[str]  # paths of the parameters that are never updated
-    parameter_table: str
+    settings: FlatSettings  # all that is set, by name
 
     @property
     def objectives(self) -> list[Objective]:
         """Sorted by name."""
         return [feed.objective for feed in self.feeds.values()]
+
+    @property
+    def parameters(self) -> tuple[Any, Any, Partitioning]:
+        """Shapes, logical axes and partitioning of the parameters, which tables show."""
+        return self.abstract.shapes, self.abstract.axes, self.partitioning
 
     @property
     def buffers(self) -> dict[str, Any]:
@@ -61,6 +67,10 @@ class Setup:
     def phases(self) -> tuple[Any, ...]:
         """The static values of the next step, in the order of the objectives."""
         return tuple(feed.phase() for feed in self.feeds.values())
+
+    def changes(self) -> dict[str, Any]:
+        """What begins with the next step, as {"mlm/mixture": "small"}."""
+        return {f"{n}/{key}": v for n, f in self.feeds.items() for key, v in f.changes().items()}
 
 
 def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
@@ -82,6 +92,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
         check_batch(objective.name, objective.batch_size, parts, partitioning)
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
+    check_early(config, vocabulary.fingerprint)
     specs = [spec for objective in objectives for spec in objective.rows.datasets]
     specs += config.evaluation_datasets
     caches = first_process_first(
@@ -133,27 +144,21 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
             objectives={o.name: o.description() for o in objectives},
         ),
         frozen=[path for path, is_frozen in params_lib.flat(frozen or {}) if is_frozen],
-        parameter_table=params_lib.table(abstract.shapes, abstract.axes, partitioning),
+        settings=flat_settings(config, streams, vocabulary.path),
     )
 
 
 def _check(config: TrainConfig) -> None:
+    make_schedule(config.optimizer, config.steps)  # fits into the run
     for objective in config.objectives:
-        if not isinstance(objective, Objective):
-            raise UserError(
-                f"TrainConfig.objectives: {objective!r} is no objective; give instances of "
-                "subclasses of xl_flax.objectives.base.Objective, as in [@MaskedLM()]"
-            )
         if objective.rows.length > config.encoder.max_positions:
             raise UserError(
                 f"objective {objective.name!r}: rows of {objective.rows.length} tokens are longer "
                 f"than EncoderConfig.max_positions={config.encoder.max_positions}"
             )
     names = [objective.name for objective in config.objectives]
-    if not names or len(set(names)) < len(names):
-        raise UserError(
-            f"TrainConfig.objectives are named {names}: give at least one, each its own name"
-        )
+    if len(set(names)) < len(names):
+        raise UserError(f"TrainConfig.objectives are named {names}: give each its own name")
 
 
 def _check_languages(languages: Sequence[str], config: TrainConfig) -> None:

@@ -2,12 +2,13 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import jax
 
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.flops import describe
+from xl_flax.text_table import wrapped
 from xl_flax.training.feeds import Feed
 from xl_flax.training.peak import peak_flops
 
@@ -16,36 +17,54 @@ class Speed:
     """Clock-derived values of a window: tokens and FLOPs per second, time waited for input."""
 
     def __init__(self, encoder: EncoderConfig, feeds: Mapping[str, Feed], accumulate: int) -> None:
-        self._tokens = self._flops = 0.0
-        self.formula = ""
-        for name, feed in feeds.items():
-            objective, stream = feed.objective, feed.stream
-            tokens = objective.batch_size * stream.length
-            two_passes = objective.compares_rows and accumulate * objective.microbatches > 1
-            parts = objective.flops(encoder, stream, two_passes)
-            self._tokens += tokens
-            self._flops += tokens * sum(parts.values())
-            self.formula += f"{name}: {describe(parts)} FLOPs per token; "
+        self._encoder, self._feeds, self._accumulate = encoder, feeds, accumulate
+        self._tokens_per_step = sum(_tokens(feed) for feed in feeds.values())
+        self._known: dict[tuple[str, Hashable], dict[str, float]] = {}  # by objective and phase
         self._peak = peak_flops(jax.devices()[0])
-        kind = jax.devices()[0].device_kind
-        peak = f"{self._peak / 1e12:,.0f} TFLOP/s in bf16" if self._peak else "not known: no MFU"
-        self.formula += f"peak of {kind}: {peak}"
         self._start: float | None = None
-        self._steps = 0
+        self._steps, self._flops = 0, 0.0
         self._waited = 0.0
         self.seconds_per_step = 0.0
+
+    def formula(self, frozen: bool) -> str:
+        """How FLOPs are counted at present, and the device's peak, as lines of text.
+
+        Args:
+          frozen: whether some parameters are not trained.
+        """
+        lines = [
+            f"{name}: {describe(self._parts(name, feed.phase()))} FLOPs per token"
+            for name, feed in self._feeds.items()
+        ]
+        if frozen:
+            lines.append("FLOPs of frozen parameters count as if they were trained")
+        peak = f"{self._peak / 1e12:,.0f} TFLOP/s in bf16" if self._peak else "not known: no MFU"
+        lines.append(f"peak of {jax.devices()[0].device_kind}: {peak}")
+        return "\n".join(map(wrapped, lines))
+
+    def _parts(self, name: str, phase: Hashable) -> dict[str, float]:
+        """FLOPs per token of an objective in a phase."""
+        if (name, phase) not in self._known:
+            feed = self._feeds[name]
+            parts = self._accumulate * feed.objective.microbatches
+            two_passes = feed.objective.compares_rows and parts > 1
+            objective = feed.objective.at_phase(phase)
+            self._known[name, phase] = objective.flops(self._encoder, feed.stream, two_passes)
+        return self._known[name, phase]
 
     def waited(self, seconds: float) -> None:
         """Adds time that the step waited for its batch."""
         self._waited += seconds
 
-    def stepped(self) -> None:
-        """Counts a step."""
+    def stepped(self, phases: Sequence[Hashable]) -> None:
+        """Counts a step, in which the objectives had these phases."""
         # The first step compiles: the clock starts after it.
         if self._start is None:
             self._start, self._waited = time.perf_counter(), 0.0
-        else:
-            self._steps += 1
+            return
+        self._steps += 1
+        for (name, feed), phase in zip(self._feeds.items(), phases, strict=True):
+            self._flops += _tokens(feed) * sum(self._parts(name, phase).values())
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -59,13 +78,14 @@ class Speed:
         """Values since the last call."""
         now = time.perf_counter()
         elapsed = max(now - (self._start or now), 1e-9)
+        tokens, flops = self._steps * self._tokens_per_step, self._flops
         steps, waited = self._steps, self._waited
-        self._start, self._steps, self._waited = now, 0, 0.0
+        self._start, self._steps, self._flops, self._waited = now, 0, 0.0, 0.0
         self.seconds_per_step = elapsed / max(steps, 1)
         values = {
-            "tokens_per_second": steps * self._tokens / elapsed,
-            "tokens_per_second_per_device": steps * self._tokens / elapsed / jax.device_count(),
-            "model_tflops_per_second": steps * self._flops / elapsed / 1e12,
+            "tokens_per_second": tokens / elapsed,
+            "tokens_per_second_per_device": tokens / elapsed / jax.device_count(),
+            "model_tflops_per_second": flops / elapsed / 1e12,
             "seconds_per_step": self.seconds_per_step,
             "input_wait": waited / elapsed,
         }
@@ -74,3 +94,8 @@ class Speed:
                 values["model_tflops_per_second"] * 1e12 / (self._peak * jax.device_count())
             )
         return values
+
+
+def _tokens(feed: Feed) -> int:
+    """Tokens of a batch."""
+    return feed.objective.batch_size * feed.stream.length

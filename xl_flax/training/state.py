@@ -28,6 +28,7 @@ from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.params import Abstract
 from xl_flax.parallel.rules import Partitioning
 from xl_flax.training.config import InitFrom
+from xl_flax.training.going_on import another_run
 from xl_flax.training.step import TrainState
 
 LANGUAGE_TABLE = "encoder/embeddings/languages"
@@ -170,10 +171,12 @@ def progress_there(
             "optimizer's state; to go on from the weights, begin a run with InitFrom"
         )
     if lines:
+        raise another_run(model_dir, lines)
+    if progress.rows.keys() != description.objectives.keys():
         raise UserError(
-            f"{model_dir} holds another run: "
-            + "; ".join(lines)
-            + ". Choose another MODEL_DIR, or restore these settings"
+            f"{checkpoint}/model/progress.json is damaged: it has rows of "
+            f"{', '.join(progress.rows) or 'nothing'}, and the objectives are "
+            f"{', '.join(description.objectives)}"
         )
     return progress
 
