@@ -33,7 +33,18 @@ def test_results_say_which_data_and_stay_a_table(tmp_path):
     source = results.checkpoint_source(str(checkpoint), 7)
     sign = results.signature("retrieval", data="ntrex/test", layer=3)
     made = [
-        Result("retrieval", "ntrex/test", languages, "p@1", 0.25, 6, sign, 3, unknown=(0.071,))
+        Result(
+            "retrieval",
+            "ntrex/test",
+            languages,
+            "p@1",
+            0.25,
+            6,
+            sign,
+            3,
+            similarity="cosine",
+            unknown=(0.071,),
+        )
         for languages in ((MACRO,), ("deu", "eng"))
     ]
     path = str(tmp_path / "run" / results.FILE)
@@ -48,5 +59,7 @@ def test_results_say_which_data_and_stay_a_table(tmp_path):
     text = card.make(str(checkpoint), description, {"model_type": "bert"}, ["a note"])
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0].count("|") == lines[1].count("|") == lines[2].replace(r"\|", "").count("|") == 7
-    assert lines[2].startswith("| ntrex/test | 3 | p@1 | 0.2500 | 7.1% | `retrieval\\|data:ntrex/")
+    assert lines[2].startswith(
+        "| ntrex/test | 3 | p@1, cosine | 0.2500 | 7.1% ! | `retrieval\\|data:ntrex/"
+    )
     assert len(lines) == 3 and str(tmp_path) not in text and "# run, step 7" in text

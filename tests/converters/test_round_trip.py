@@ -14,6 +14,7 @@ from flax import nnx
 
 from xl_flax import convert
 from xl_flax.checkpoints.description import Description
+from xl_flax.checkpoints.intact import write_checksums
 from xl_flax.checkpoints.load import load_model, read_description
 from xl_flax.checkpoints.save import save_checkpoint
 from xl_flax.converters import tensors
@@ -354,6 +355,8 @@ def test_a_killed_conversion_leaves_nothing_and_the_next_one_clears_up(saved, tm
 def test_a_damaged_checkpoint_is_named(saved, tmp_path, file, content, match):
     ours = run(saved("bert"), tmp_path / "ours")
     (tmp_path / "ours" / file).write_bytes(content)
+    refused(ours, tmp_path, f"ours is damaged: .*{file} is not what was written")
+    write_checksums(ours)
     refused(ours, tmp_path, match)
 
 
@@ -361,6 +364,7 @@ def test_a_vocabulary_that_changed_is_refused(saved, tmp_path):
     ours = run(saved("bert"), tmp_path / "ours")
     path = tmp_path / "ours" / "model" / "tokenizer.json"
     path.write_text(path.read_text().replace('"b"', '"é"', 1))
+    write_checksums(ours)
     refused(ours, tmp_path, "is not the one that the model was trained with")
 
 

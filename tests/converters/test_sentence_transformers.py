@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from xl_flax import convert
+from xl_flax.checkpoints.intact import write_checksums
 from xl_flax.checkpoints.load import load_model, read_description
 from xl_flax.converters import tensors
 from xl_flax.errors import UserError
@@ -76,6 +77,7 @@ def test_a_mean_without_special_tokens_is_remarked(make, tmp_path, capsys):
     convert.main([f"--source={folder}", f"--target={ours}"])
     path = ours / "model" / "model.json"
     path.write_text(path.read_text().replace('"mean_all"', '"mean"'))
+    write_checksums(str(ours))
     target = f"--target={tmp_path / 'back'}"
     convert.main([f"--source={ours}", target, "--format=sentence-transformers"])
     assert "the mean there is over special tokens, too" in capsys.readouterr().out
@@ -121,6 +123,7 @@ def test_a_head_of_a_layer_in_the_middle_is_refused(make, tmp_path):
     content = json.loads(path.read_text())
     content["heads"]["sentence"]["layer"] = 1
     path.write_text(json.dumps(content))
+    write_checksums(str(tmp_path / "ours"))
     assert load_model(str(tmp_path / "ours"))[0].heads["sentence"].layer == 1
     with pytest.raises(UserError, match="pools layer 1, and only the last"):
         convert.main([

@@ -8,6 +8,7 @@ from typing import Any
 
 import xl_flax
 from xl_flax.checkpoints.description import Description
+from xl_flax.data.unknown import MANY_UNKNOWN
 from xl_flax.evaluation import results as results_lib
 from xl_flax.files.read import read_text
 
@@ -78,15 +79,17 @@ def _results(checkpoint: str, step: int) -> list[str]:
     for row in results_lib.read(path, step):
         if row.languages == (results_lib.MACRO,) and row.id in (None, source.id):
             layer = "" if row.layer is None else str(row.layer)
-            unknown = f"{row.unknown[0]:.1%}" if row.unknown else ""
-            cells = (row.data, layer, row.metric, f"{row.value:.4f}", unknown)
+            metric = row.metric + (f", {row.similarity}" if row.similarity else "")
+            flag = " !" if row.unknown and row.unknown[0] > MANY_UNKNOWN else ""
+            unknown = f"{row.unknown[0]:.1%}{flag}" if row.unknown else ""
+            cells = (row.data, layer, metric, f"{row.value:.4f}", unknown)
             table.append((*cells, f"`{row.signature}`"))
     if len(table) == 1:
         return []
     head, *lines = ("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in table)
     legend = (
         "Means over languages. Layer 0 is the embeddings. Unknown pieces: the largest share, over "
-        "the languages, of pieces that the vocabulary lacks. Two numbers may be compared if their "
-        "signatures are equal."
+        "the languages, of pieces that the vocabulary lacks; ! above 5 %, where scores say little. "
+        "Two numbers may be compared if their signatures are equal."
     )
     return [legend, "", head, "|" + "---|" * len(table[0]), *lines]
