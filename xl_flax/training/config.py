@@ -85,7 +85,7 @@ class TrainConfig(Settings):
     best: Best | None = None  # keep the best checkpoint, perhaps stop early
     max_bad_steps: Count = 10  # skipped in a row (loss or gradient not finite) before the run stops
     init_from: InitFrom | None = None
-    profile: tuple[Natural, Count] | None = None  # (first step, steps) that are traced
+    profile: tuple[Natural, Count] | None = None  # (first step, steps) for JAX's profiler
 
     def __post_init__(self):
         super().__post_init__()
