@@ -259,7 +259,8 @@ def test_values_are_shown_as_gin_writes_them():
     message = refusal("TrainConfig", "held_out", held_out)
     assert message == (
         "TrainConfig.held_out = [@MaskedAccuracy(), @SentenceRetrieval]: must be a list of "
-        "evaluations, as in [@Periodic()]; its parentheses are missing: @SentenceRetrieval()"
+        "Periodic evaluations, as in [@Periodic()]; its parentheses are missing: "
+        "@SentenceRetrieval()"
     )
     assert len(refusal("InitFrom", "checkpoint", list(range(10_000)))) < 300
 

@@ -79,11 +79,13 @@ class TrainConfig(Settings):
     keep_last: Count | None = 3  # checkpoints; None: all
     keep_every: Count | None = None  # checkpoints at multiples of this step are kept for good
     # Evaluations while it trains.
-    held_out: Annotated[Sequence[Periodic], doc("a list of evaluations, as in [@Periodic()]")] = ()
+    held_out: Annotated[
+        Sequence[Periodic], doc("a list of Periodic evaluations, as in [@Periodic()]")
+    ] = ()
     best: Best | None = None  # keep the best checkpoint, perhaps stop early
     max_bad_steps: Count = 10  # skipped in a row (loss or gradient not finite) before the run stops
     init_from: InitFrom | None = None
-    profile: tuple[Natural, Count] | None = None  # (first step, steps) that are traced
+    profile: tuple[Natural, Count] | None = None  # (first step, steps) for JAX's profiler
 
     def __post_init__(self):
         super().__post_init__()
