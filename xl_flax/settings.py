@@ -127,13 +127,13 @@ def check(name: str, value: Any, kind: Any) -> None:
     raise UserError(f"{name} = {_shown(value)}: must be {allowed}{_hint(value)}")
 
 
-def bindings(name: str) -> dict[str, Any]:
-    """What Gin binds to a configurable, checked as if it were made.
+def bindings(name: str, *fields: str) -> dict[str, Any]:
+    """What Gin binds to some fields of a configurable, checked as if it were made.
 
     Raises:
       UserError: a value is not what is declared.
     """
-    bound = gin.get_bindings(name)
+    bound = {k: v for k, v in gin.get_bindings(name).items() if k in fields}
     declared = kinds(gin.get_configurable(name))
     for field, value in bound.items():
         check(f"{name}.{field}", value, declared[field])

@@ -13,7 +13,8 @@ def required() -> list[DatasetSpec]:
     Raises:
       UserError: a value in the configuration of either is not what it should be.
     """
-    train, evaluate = settings.bindings("TrainConfig"), settings.bindings("EvaluateConfig")
+    train = settings.bindings("TrainConfig", "objectives", "held_out")
+    evaluate = settings.bindings("EvaluateConfig", "evaluations")
     specs = [s for objective in train.get("objectives", ()) for s in objective.rows.datasets]
     for item in train.get("held_out", ()):
         specs += item.evaluation.datasets
@@ -25,7 +26,7 @@ def required() -> list[DatasetSpec]:
 def planned_rows() -> dict[str, int]:
     """Mixture -> rows that the configured run will read of it; empty if no run is configured."""
     try:
-        train = settings.bindings("TrainConfig")
+        train = settings.bindings("TrainConfig", "steps", "objectives")
         steps, objectives = train["steps"], train["objectives"]
     except (KeyError, ValueError, TypeError, RuntimeError):
         return {}
