@@ -47,10 +47,8 @@ def problems(checkpoint: str, items: Sequence[str] = ITEMS) -> list[str]:
       checkpoint: its folder.
       items: those that are going to be read.
     """
-    if not os.path.isdir(checkpoint):
-        return [f"{checkpoint} is no folder"]
-    if is_empty(checkpoint):
-        return [f"{checkpoint} is empty"]
+    if lines := incomplete(checkpoint):
+        return lines
     lacking = [os.path.join(checkpoint, item) for item in items]
     lacking = [path for path in lacking if not os.path.isdir(path)]
     path = os.path.join(checkpoint, CHECKSUMS_FILE)
@@ -109,16 +107,12 @@ def newest(model_dir: str, move: bool = True) -> str | None:
 def _newest(model_dir: str, move: bool) -> str | None:
     found, bad = None, {}
     for path in reversed(step_folders(model_dir, FOLDER)):
-        if found is None:
-            lines = problems(path) or _wrong_step(path)
-            if not lines:
-                found = path
-                continue
-        elif is_checkpoint(path):
-            continue  # an older one, which is not read
+        # Older ones than that which is found are not read.
+        lines = incomplete(path) if found else problems(path) or _wrong_step(path)
+        if lines:
+            bad[path] = lines
         else:
-            lines = [f"{path}/{MODEL}/model.json is missing"]
-        bad[path] = lines
+            found = found or path
     if found is None and not all(is_empty(path) for path in bad):
         each = "; ".join(f"{path} ({_first(lines)})" for path, lines in bad.items())
         raise UserError(
@@ -152,6 +146,18 @@ def is_checkpoint(folder: str) -> bool:
     """Whether a folder is a checkpoint, or what damage left of one; half a copy is none."""
     names = os.path.join(MODEL, "model.json"), CHECKSUMS_FILE
     return any(os.path.exists(os.path.join(folder, name)) for name in names)
+
+
+def incomplete(checkpoint: str) -> list[str]:
+    """What shows that something is no checkpoint, or half of one, before its files are read."""
+    if not os.path.isdir(checkpoint):
+        return [f"{checkpoint} is no folder"]
+    if is_empty(checkpoint):
+        return [f"{checkpoint} is empty"]
+    for entry in os.scandir(checkpoint):  # reading a FIFO waits for ever
+        if not (entry.is_file() or entry.is_dir()):
+            return [f"{entry.path} is no regular file"]
+    return [] if is_checkpoint(checkpoint) else [f"{checkpoint}/{MODEL}/model.json is missing"]
 
 
 def is_empty(folder: str) -> bool:
