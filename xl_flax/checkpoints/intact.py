@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from xl_flax.checkpoints.description import FORMAT
 from xl_flax.errors import UserError
 from xl_flax.files.checksums import checksums, differences
-from xl_flax.files.folders import set_aside
+from xl_flax.files.folders import entries, is_empty, set_aside
 from xl_flax.files.read import read_json
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel.distributed import on_first
@@ -137,8 +137,7 @@ def put_aside(checkpoint: str) -> str:
 def step_folders(*folder: str) -> list[str]:
     """Whatever is named as a step in a folder, complete or not, oldest step first."""
     path = os.path.abspath(os.path.join(*folder))
-    names = os.listdir(path) if os.path.isdir(path) else []
-    numbers = sorted((int(name), name) for name in names if re.fullmatch("[0-9]+", name))
+    numbers = sorted((int(name), name) for name in entries(path) if re.fullmatch("[0-9]+", name))
     return [os.path.join(path, name) for _, name in numbers]
 
 
@@ -158,11 +157,6 @@ def incomplete(checkpoint: str) -> list[str]:
         if not (entry.is_file() or entry.is_dir()):
             return [f"{entry.path} is no regular file"]
     return [] if is_checkpoint(checkpoint) else [f"{checkpoint}/{MODEL}/model.json is missing"]
-
-
-def is_empty(folder: str) -> bool:
-    """Whether there is no file in a folder and the folders in it."""
-    return os.path.isdir(folder) and not any(names for _, _, names in os.walk(folder))
 
 
 def _wrong_step(checkpoint: str) -> list[str]:

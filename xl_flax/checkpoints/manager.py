@@ -66,7 +66,7 @@ class _FilesHandler(ocp.AsyncCheckpointHandler):
     async def _write(self, directory: epath.Path, files: Mapping[str, bytes]) -> None:
         if jax.process_index() == 0:
             for name, content in files.items():
-                (directory / name).write_bytes(content)
+                write_atomically(directory / name, content)
 
     def save(self, directory: epath.Path, args: "_FilesSave") -> None:
         for future in asyncio.run(self.async_save(directory, args)):
