@@ -213,6 +213,7 @@ def _train(
             trace.after(step, state, True)
             break
         if stopping and not last:
+            manager.wait()
             if postponed:
                 say(f"asked to stop: {unsaved(manager, step)}")
             else:
