@@ -78,7 +78,7 @@ class _FilesHandler(ocp.AsyncCheckpointHandler):
     async def _write(self, directory: epath.Path, files: Mapping[str, bytes]) -> None:
         if jax.process_index() == 0:
             for name, content in files.items():
-                (directory / name).write_bytes(content)
+                write_atomically(directory / name, content)
 
     def save(self, directory: epath.Path, args: "_FilesSave") -> None:
         for future in asyncio.run(self.async_save(directory, args)):
@@ -202,16 +202,21 @@ class CheckpointManager:
         # Chunks are written as they are: compression makes them 8 % smaller and saving takes twice
         # as long.
         arrays = lambda: ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)  # noqa: E731
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._preservation,
-                cleanup_tmp_directories=True,
-                lightweight_initialize=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
-            ),
-            item_handlers={PARAMS: arrays(), OPTIMIZER: arrays(), MODEL: _FilesHandler()},
+        handlers = {PARAMS: arrays(), OPTIMIZER: arrays(), MODEL: _FilesHandler()}
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._preservation,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_handlers=handlers
+            )
+        except (ValueError, TypeError) as error:  # of a file without which it does
+            raise UserError(
+                f"one of {self.directory}/*/_CHECKPOINT_METADATA is damaged ({first_line(error)}): "
+                "delete it, nothing needs it"
+            ) from error
 
     @property
     def newest(self) -> int | None:
