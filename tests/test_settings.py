@@ -80,6 +80,11 @@ REQUIRED = {  # what has no default
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_bound():
+    gin.clear_config()
+
+
 def make(kind, /, **values):
     """An object of a configuration class; what else it needs is right."""
     return ALL[kind](**REQUIRED.get(kind, {}) | values)
