@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 import gin
 import pytest
-from annotated_types import Gt
+from annotated_types import GroupedMetadata, Gt
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -78,6 +78,11 @@ REQUIRED = {  # what has no default
     "MaskedLM": OBJECTIVE, "TranslationLM": OBJECTIVE, "Contrastive": OBJECTIVE,
     "SequenceClassification": OBJECTIVE, "TokenClassification": OBJECTIVE,
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_bound():
+    gin.clear_config()
 
 
 def make(kind, /, **values):
@@ -156,9 +161,9 @@ def fits(value, kind, declared=()):
 
 def in_range(value, declared):
     within = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
-    bounds = [
-        bound for item in declared for bound in (getattr(item, "__iter__", [item].__iter__)())
-    ]
+    bounds = []
+    for item in declared:
+        bounds += item if isinstance(item, GroupedMetadata) else [item]
     holds = [
         compare(value, getattr(bound, key))
         for bound in bounds
