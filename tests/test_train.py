@@ -523,7 +523,7 @@ def test_a_run_that_is_asked_to_stop_inside_a_streak_says_what_is_saved(
     config = configure(STEPS=9, TrainConfig__checkpoint_every=3)
     assert not train(config, folder)
     assert "step 5 is not saved" in (said := capsys.readouterr().out)
-    assert "the newest one is of step 3" in said
+    assert "goes on from the newest checkpoint, of step 3" in said
     assert steps_of(config.model_dir) == [3]
 
 

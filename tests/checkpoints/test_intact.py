@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -191,7 +192,7 @@ def test_reading_names_the_damaged_file_and_the_newest_intact_checkpoint(run, na
     with pytest.raises(UserError, match=rf"4/{name} is not .* intact checkpoint is .*/2$"):
         read(newest)
     flip(run / "checkpoints/2" / name)
-    with pytest.raises(UserError, match="no other is there"):
+    with pytest.raises(UserError, match="none beside it is intact"):
         read(newest)
 
 
@@ -287,3 +288,40 @@ def test_a_full_disk_is_one_line_and_older_checkpoints_stay(small_disk, monkeypa
     save(checkpoints, 3, params)
     checkpoints.close()
     assert sorted(os.listdir(small_disk / "checkpoints")) == ["2", "3"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "commit_success.txt"])
+def test_what_orbax_keeps_beside_the_items_is_of_no_use(run, name, damage):
+    damage(run / "checkpoints/4" / name)
+    if damage is fifo:
+        assert intact.newest(str(run)).endswith("/2")
+        return
+    assert intact.newest(str(run)).endswith("/4")
+    manager = CheckpointManager(str(run))
+    layout = (
+        {"x": jax.ShapeDtypeStruct((300,), "float32")},
+        {"y": jax.ShapeDtypeStruct((3,), "float32")},
+    )
+    np.testing.assert_array_equal(manager.restore(4, *layout)[0]["x"], PARAMS["x"])
+    save(manager, 6)
+    manager.close()
+    assert intact.newest(str(run)).endswith("/6")
+    (run / "checkpoints/6/_CHECKPOINT_METADATA").write_text("[]")
+    with pytest.raises(UserError, match=r"_CHECKPOINT_METADATA is damaged .*delete it"):
+        CheckpointManager(str(run))
+
+
+def test_what_cannot_be_checked_may_be_damaged(run):
+    checkpoint = run / "checkpoints/4"
+    (checkpoint / "checksums.json").unlink()
+    truncate(array(checkpoint))
+    manager = CheckpointManager(str(run))
+    layout = {"x": jax.ShapeDtypeStruct((300,), "float32")}
+    with pytest.raises(
+        UserError, match=r"4/params cannot be .* saved without checksums .* damaged"
+    ):
+        manager.restore(4, layout, {})
+    with pytest.raises(UserError, match=r"2/params cannot be restored .* not those of this run"):
+        manager.restore(2, {"z": layout["x"]}, {})
+    manager.close()

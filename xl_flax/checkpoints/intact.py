@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from xl_flax.checkpoints.description import FORMAT
 from xl_flax.errors import UserError
 from xl_flax.files.checksums import checksums, differences
-from xl_flax.files.folders import set_aside
+from xl_flax.files.folders import entries, is_empty, set_aside
 from xl_flax.files.read import read_json
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel.distributed import on_first
@@ -47,10 +47,8 @@ def problems(checkpoint: str, items: Sequence[str] = ITEMS) -> list[str]:
       checkpoint: its folder.
       items: those that are going to be read.
     """
-    if not os.path.isdir(checkpoint):
-        return [f"{checkpoint} is no folder"]
-    if is_empty(checkpoint):
-        return [f"{checkpoint} is empty"]
+    if lines := incomplete(checkpoint):
+        return lines
     lacking = [os.path.join(checkpoint, item) for item in items]
     lacking = [path for path in lacking if not os.path.isdir(path)]
     path = os.path.join(checkpoint, CHECKSUMS_FILE)
@@ -80,7 +78,7 @@ def check(checkpoint: str, items: Sequence[str] = (MODEL, PARAMS)) -> None:
         return
     others = [p for p in step_folders(checkpoint, "..") if p != os.path.abspath(checkpoint)]
     intact = next((path for path in reversed(others) if not problems(path, items)), None)
-    instead = f"the newest intact checkpoint is {intact}" if intact else "no other is there"
+    instead = f"the newest intact checkpoint is {intact}" if intact else "none beside it is intact"
     raise UserError(f"{checkpoint} is damaged: {_first(lines)}; {instead}")
 
 
@@ -109,16 +107,12 @@ def newest(model_dir: str, move: bool = True) -> str | None:
 def _newest(model_dir: str, move: bool) -> str | None:
     found, bad = None, {}
     for path in reversed(step_folders(model_dir, FOLDER)):
-        if found is None:
-            lines = problems(path) or _wrong_step(path)
-            if not lines:
-                found = path
-                continue
-        elif is_checkpoint(path):
-            continue  # an older one, which is not read
+        # Older ones than that which is found are not read.
+        lines = incomplete(path) if found else problems(path) or _wrong_step(path)
+        if lines:
+            bad[path] = lines
         else:
-            lines = [f"{path}/{MODEL}/model.json is missing"]
-        bad[path] = lines
+            found = found or path
     if found is None and not all(is_empty(path) for path in bad):
         each = "; ".join(f"{path} ({_first(lines)})" for path, lines in bad.items())
         raise UserError(
@@ -143,8 +137,7 @@ def put_aside(checkpoint: str) -> str:
 def step_folders(*folder: str) -> list[str]:
     """Whatever is named as a step in a folder, complete or not, oldest step first."""
     path = os.path.abspath(os.path.join(*folder))
-    names = os.listdir(path) if os.path.isdir(path) else []
-    numbers = sorted((int(name), name) for name in names if re.fullmatch("[0-9]+", name))
+    numbers = sorted((int(name), name) for name in entries(path) if re.fullmatch("[0-9]+", name))
     return [os.path.join(path, name) for _, name in numbers]
 
 
@@ -154,9 +147,16 @@ def is_checkpoint(folder: str) -> bool:
     return any(os.path.exists(os.path.join(folder, name)) for name in names)
 
 
-def is_empty(folder: str) -> bool:
-    """Whether there is no file in a folder and the folders in it."""
-    return os.path.isdir(folder) and not any(names for _, _, names in os.walk(folder))
+def incomplete(checkpoint: str) -> list[str]:
+    """What shows that something is no checkpoint, or half of one, before its files are read."""
+    if not os.path.isdir(checkpoint):
+        return [f"{checkpoint} is no folder"]
+    if is_empty(checkpoint):
+        return [f"{checkpoint} is empty"]
+    for entry in os.scandir(checkpoint):  # reading a FIFO waits for ever
+        if not (entry.is_file() or entry.is_dir()):
+            return [f"{entry.path} is no regular file"]
+    return [] if is_checkpoint(checkpoint) else [f"{checkpoint}/{MODEL}/model.json is missing"]
 
 
 def _wrong_step(checkpoint: str) -> list[str]:

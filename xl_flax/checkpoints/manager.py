@@ -78,7 +78,7 @@ class _FilesHandler(ocp.AsyncCheckpointHandler):
     async def _write(self, directory: epath.Path, files: Mapping[str, bytes]) -> None:
         if jax.process_index() == 0:
             for name, content in files.items():
-                (directory / name).write_bytes(content)
+                write_atomically(directory / name, content)
 
     def save(self, directory: epath.Path, args: "_FilesSave") -> None:
         for future in asyncio.run(self.async_save(directory, args)):
@@ -202,16 +202,21 @@ class CheckpointManager:
         # Chunks are written as they are: compression makes them 8 % smaller and saving takes twice
         # as long.
         arrays = lambda: ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)  # noqa: E731
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._preservation,
-                cleanup_tmp_directories=True,
-                lightweight_initialize=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
-            ),
-            item_handlers={PARAMS: arrays(), OPTIMIZER: arrays(), MODEL: _FilesHandler()},
+        handlers = {PARAMS: arrays(), OPTIMIZER: arrays(), MODEL: _FilesHandler()}
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._preservation,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_handlers=handlers
+            )
+        except (ValueError, TypeError) as error:  # of a file without which it does
+            raise UserError(
+                f"one of {self.directory}/*/_CHECKPOINT_METADATA is damaged ({first_line(error)}): "
+                "delete it, nothing needs it"
+            ) from error
 
     @property
     def newest(self) -> int | None:
@@ -269,11 +274,11 @@ class CheckpointManager:
         try:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
                 return checkpointer.restore(path, args=ocp.args.StandardRestore(layout))
-        except (ValueError, OSError, KeyError) as error:
-            raise UserError(
-                f"{path} cannot be restored ({first_line(error)}): its arrays are not those of "
-                "this run; restore the settings that it was saved with"
-            ) from error
+        except Exception as error:  # Orbax raises bare ones, too
+            reason = "its arrays are not those of this run: restore the settings it was saved with"
+            if not os.path.exists(os.path.join(self.path(step), intact.CHECKSUMS_FILE)):
+                reason = "it was saved without checksums and may be damaged: an older one may not"
+            raise UserError(f"{path} cannot be restored ({first_line(error)}); {reason}") from error
 
     def expect_best(self, best: dict[str, Any] | None) -> None:
         """Keeps the checkpoint of `Progress.best`, which is marked once it is complete."""

@@ -57,6 +57,8 @@ def naming_full_disk(folder: str | os.PathLike, what: str, needed: int | None = 
     """
     try:
         yield
+    except UserError:
+        raise  # it says what it was about
     except Exception as error:
         if not is_full(error):
             raise

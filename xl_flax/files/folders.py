@@ -7,6 +7,19 @@ import time
 from collections.abc import Iterator
 
 
+def entries(folder: str | os.PathLike) -> list[str]:
+    """The names of whatever is in a folder, sorted; [] if it does not exist or is none."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def is_empty(folder: str | os.PathLike) -> bool:
+    """Whether this is a folder without a file in it and in the folders in it."""
+    return os.path.isdir(folder) and not any(names for _, _, names in os.walk(folder))
+
+
 def subfolders(folder: str | os.PathLike) -> list[str]:
     """The names of the folders in a folder, sorted; [] if it does not exist."""
     try:

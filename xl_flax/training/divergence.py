@@ -14,8 +14,9 @@ REMEDY = "Lower OptimizerConfig.learning_rate or lengthen its warm-up, and start
 def diverged(manager: CheckpointManager, step: int, streak: int, first: int) -> str:
     """Prepares a run that stops here for its restart; what to tell its user.
 
-    The checkpoint of the step before the streak, if there is one, has parameters of which every
-    step of the streak began: its own loss was still finite, but theirs were not. It is put aside.
+    The checkpoint of the step before the streak, if there is one, holds the parameters that each
+    step of the streak read, and none had a finite loss or gradient. It is put aside if this process
+    made it; one that was there before may be good, and the settings wrong.
 
     Args:
       manager: of the run's checkpoints.
@@ -48,8 +49,10 @@ def diverged(manager: CheckpointManager, step: int, streak: int, first: int) -> 
 def unsaved(manager: CheckpointManager, step: int) -> str:
     """What to tell where a run ends inside a streak of skipped steps."""
     newest = manager.newest
-    after = "no checkpoint is there" if newest is None else f"the newest one is of step {newest:,}"
+    again = "no checkpoint is there: the same command begins again at step 0"
+    if newest is not None:
+        again = f"the same command goes on from the newest checkpoint, of step {newest:,}"
     return (
-        f"step {step:,} is not saved, as its loss or gradient was not finite; {after}, from which "
-        "the same command goes on. If that happens again: " + REMEDY
+        f"step {step:,} is not saved, as its loss or gradient was not finite; {again}. If that "
+        f"happens again: {REMEDY}"
     )

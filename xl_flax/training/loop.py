@@ -11,6 +11,7 @@ import jax
 from xl_flax.checkpoints.intact import newest as newest_intact
 from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress, kept
 from xl_flax.errors import UserError
+from xl_flax.files.disk import naming_full_disk
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
 from xl_flax.text_table import wrapped
@@ -41,7 +42,10 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     Raises:
       UserError: anything that the user can mend; see its message.
     """
-    with contextlib.ExitStack() as stack:  # what is closed at the end, also after an error
+    with (
+        naming_full_disk(config.model_dir, "what the run logs"),
+        contextlib.ExitStack() as stack,  # what is closed at the end, also after an error
+    ):
         return _train(config, gin_flags, dry_run, stack)
 
 
@@ -228,6 +232,7 @@ def _train(
             trace.after(step, state, True)
             break
         if stopping and (evaluating or not last):
+            manager.wait()
             if postponed:
                 say(f"asked to stop: {unsaved(manager, step)}")
             else:
