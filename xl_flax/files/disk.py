@@ -58,13 +58,13 @@ def naming_full_disk(folder: str | os.PathLike, what: str, needed: int | None = 
     try:
         yield
     except UserError:
-        raise  # it says what it was about
+        raise
     except Exception as error:
         if not is_full(error):
             raise
-        much = f", which needs {size(needed)}" if needed else ""
+        much = f", which needs {size(needed)}," if needed else ""
         raise UserError(
-            f"the disk of {os.fspath(folder)} is full: {what}{much}, could not be written; what "
+            f"the disk of {os.fspath(folder)} is full: {what}{much} could not be written; what "
             "was complete before is untouched. Make room, and run the same command again"
         ) from error
 
