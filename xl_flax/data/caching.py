@@ -68,7 +68,7 @@ def choose(
     Raises:
       UserError: there are none.
     """
-    specs = [_parsed(text) for text in args.dataset] or required()
+    specs = list(dict.fromkeys(map(_parsed, args.dataset))) or required()
     if args.tasks:
         layouts = sorted({spec.layout for spec in specs}, key=str)
         names = [name for name in splits if re.fullmatch(args.tasks, name)]
