@@ -51,6 +51,6 @@ def test_a_mixture_of_ones_own_is_ten_lines_and_trains(tmp_path):
         )
         assert run.returncode == 0, run.stdout + run.stderr
         outputs.append(run.stdout)
-    assert re.search(r"celtic_gle +train +40 ", outputs[1])
+    assert re.search(r"celtic_gle +40 ", outputs[1])
     assert re.search(r"^step +4/4", outputs[1], re.MULTILINE)
     assert re.search(r"^cym +\d", outputs[2], re.MULTILINE)
