@@ -129,7 +129,21 @@ WRONG_TYPES = [
     object(), Stranger(), {"a": 1}, {1}, b"x", 1j, math, len, Stranger, TrainConfig, {}, Ellipsis,
 ]  # fmt: skip
 WORDS = ["", "x", "1", "None", "True", "gs://bucket/run", "(", "all"]
-NUMBERS = [math.nan, math.inf, -math.inf, -1e300, -1.5, -1, 0, 0.5, 1.5, 2**31, 10**400, True]
+NUMBERS = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    -1e300,
+    1e300,
+    -1.5,
+    -1,
+    0,
+    0.5,
+    1.5,
+    2**31,
+    10**400,
+    True,
+]
 POOL = [None, *WRONG_TYPES, *WORDS, *NUMBERS]
 LISTS = [[], [[]], [None], [object()], [()], [(1, 2, 3)], [("x",)], [(0, Stranger())], range(3)]
 

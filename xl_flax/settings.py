@@ -15,7 +15,6 @@ wrong, its type and its range, and `__post_init__` is for what two fields can ge
 import dataclasses
 import functools
 import itertools
-import math
 import re
 import types
 import typing
@@ -32,6 +31,8 @@ from xl_flax.errors import UserError
 from xl_flax.files.read import LOCAL, is_local
 
 LIMIT = 2**31  # devices count in int32
+FLOAT_LIMIT = 2.0**128  # and what is larger is infinite in float32
+LIMITS = {LIMIT: "less than 2^31", FLOAT_LIMIT: "less than 2^128"}
 # "strict": "1" is no number, and True is none either; a whole number is a float all the same.
 RULES = {"strict": True, "allow_inf_nan": False, "arbitrary_types_allowed": True}
 WIDTH = 100  # characters of a value that an error shows
@@ -53,9 +54,9 @@ def _ascends(phases: Sequence[tuple[int, Any]]) -> bool:
 T = typing.TypeVar("T")
 Count = Annotated[int, Ge(1), Lt(LIMIT)]
 Natural = Annotated[int, Ge(0), Lt(LIMIT)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
-Finite = Annotated[float, Predicate(math.isfinite)]  # any number is fine
+Positive = Annotated[float, Gt(0), Lt(FLOAT_LIMIT)]
+NonNegative = Annotated[float, Ge(0), Lt(FLOAT_LIMIT)]
+Finite = Annotated[float, Gt(-FLOAT_LIMIT), Lt(FLOAT_LIMIT), doc("a finite number")]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 Rate = Annotated[float, Interval(gt=0, lt=1)]
@@ -122,8 +123,9 @@ def check(name: str, value: Any, kind: Any) -> None:
             _adapter(kind).validate_python((form,))
             return
         except ValidationError as error:
-            limits = [each["ctx"]["lt"] for each in error.errors() if each["type"] == "less_than"]
-    allowed = describe(kind) + (" (and less than 2^31)" if LIMIT in limits else "")
+            met = [each["ctx"]["lt"] for each in error.errors() if each["type"] == "less_than"]
+    limit = next((f" (and {LIMITS[each]})" for each in met if each in LIMITS), "")
+    allowed = describe(kind) + limit
     raise UserError(f"{name} = {_shown(value)}: must be {allowed}{_hint(value)}")
 
 
@@ -215,11 +217,12 @@ def _describe_annotated(kind: Any, metadata: list[Any]) -> str:
     if kind is str:
         return "a string that is not empty"
     bounds = {k: getattr(item, k) for item in metadata for k in BOUNDS if hasattr(item, k)}
+    bounds = {k: bound for k, bound in bounds.items() if bound not in LIMITS}
     within = kind is float and {"le", "lt"} & set(bounds)  # then it is finite anyway
     text = "a number" if within else describe(kind)
     if {"ge", "le"} <= set(bounds):
         return f"{text} from {bounds['ge']} to {bounds['le']}"
-    limits = [f"{BOUNDS[k]} {bound}" for k, bound in bounds.items() if bound != LIMIT]
+    limits = [f"{BOUNDS[k]} {bound}" for k, bound in bounds.items()]
     return f"{text}, {' and '.join(limits)}" if limits else text
 
 
