@@ -98,7 +98,8 @@ def test_metrics_of_ones_own_are_on_the_console():
     values = SPEED | {"loss": 2.0, "learning_rate": 1e-3, "grad_norm": 1.0}
     values |= {"a/loss": 1.5, "a/accuracy": 0.25, "a/margin": 0.125, "a/fill": 0.9, "b/loss": 0.5}
     alone = console_line(10, 100, values, {"a": feed(**own)}, 60)
-    assert "loss 2.0000  acc 0.250  margin 0.125  lr 1.00e-03" in alone
+    assert "loss 2.0000  acc 0.250  margin 0.125  lr 1.0e-03" in alone
+    assert max(map(len, alone.splitlines())) <= 80 and alone.endswith("\n  ETA 0:01:00")
     both = console_line(10, 100, values, {"a": feed(**own), "b": feed()}, 60)
     assert "loss 2.0000  a 1.5000 acc 0.250 margin 0.125  b 0.5000  lr" in both
     skipped = console_line(10, 100, SPEED | {"skipped": 3}, {"a": feed(**own)}, 60)

@@ -13,6 +13,7 @@ from xl_flax.errors import UserError
 from xl_flax.files.read import read_json_lines
 from xl_flax.files.write import write_atomically
 from xl_flax.objectives.base import Mean
+from xl_flax.text_table import WIDTH
 from xl_flax.training.feeds import Feed
 
 METRICS_FILE = "metrics.jsonl"
@@ -176,7 +177,11 @@ class Logger:
 def console_line(
     step: int, steps: int, values: Mapping[str, float], feeds: Mapping[str, Feed], eta: float
 ) -> str:
-    """One readable line: where the run is, what it learns, how fast, how long still."""
+    """Where the run is, what it learns, how fast, how long still: a line, more if it is too long.
+
+    What is seldom worth a look, as the norm of the gradient, is in `metrics.jsonl` only; waiting
+    for data is shown from 1 % on.
+    """
     parts = [f"step {step:>{len(f'{steps:,}')},}/{steps:,}"]
     if "loss" in values:
         parts.append(f"loss {values['loss']:.4f}")
@@ -186,14 +191,20 @@ def console_line(
                 loss = f" {values[f'{name}/loss']:.4f}" if f"{name}/loss" in values else ""
                 own = [" ".join([f"{name}{loss}", *own])]
             parts += own
-        parts += [f"lr {values['learning_rate']:.2e}", f"|g| {values['grad_norm']:.2f}"]
+        parts.append(f"lr {values['learning_rate']:.1e}")
     parts.append(f"{_si(values['tokens_per_second'])} tok/s")
     if "mfu" in values:
         parts.append(f"MFU {values['mfu']:.1%}")
-    parts.append(f"wait {values['input_wait']:.1%}")
+    if values["input_wait"] >= 0.01:
+        parts.append(f"wait {values['input_wait']:.1%}")
     if values["skipped"]:
         parts.append(f"skipped {values['skipped']:.0f}")
-    return "  ".join(parts) + f"  ETA {clock(eta)}"
+    lines = [""]
+    for part in [*parts, f"ETA {clock(eta)}"]:
+        if lines[-1] and len(lines[-1]) + 2 + len(part) > WIDTH:
+            lines.append("")
+        lines[-1] += f"  {part}" if lines[-1] or len(lines) > 1 else part
+    return "\n".join(lines)
 
 
 def _own_metrics(name: str, feed: Feed, values: Mapping[str, float]) -> list[str]:
