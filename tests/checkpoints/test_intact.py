@@ -192,7 +192,7 @@ def test_reading_names_the_damaged_file_and_the_newest_intact_checkpoint(run, na
     with pytest.raises(UserError, match=rf"4/{name} is not .* intact checkpoint is .*/2$"):
         read(newest)
     flip(run / "checkpoints/2" / name)
-    with pytest.raises(UserError, match="no other is there"):
+    with pytest.raises(UserError, match="none beside it is intact"):
         read(newest)
 
 
@@ -310,3 +310,18 @@ def test_what_orbax_keeps_beside_the_items_is_of_no_use(run, name, damage):
     (run / "checkpoints/6/_CHECKPOINT_METADATA").write_text("[]")
     with pytest.raises(UserError, match=r"_CHECKPOINT_METADATA is damaged .*delete it"):
         CheckpointManager(str(run))
+
+
+def test_what_cannot_be_checked_may_be_damaged(run):
+    checkpoint = run / "checkpoints/4"
+    (checkpoint / "checksums.json").unlink()
+    truncate(array(checkpoint))
+    manager = CheckpointManager(str(run))
+    layout = {"x": jax.ShapeDtypeStruct((300,), "float32")}
+    with pytest.raises(
+        UserError, match=r"4/params cannot be .* saved without checksums .* damaged"
+    ):
+        manager.restore(4, layout, {})
+    with pytest.raises(UserError, match=r"2/params cannot be restored .* not those of this run"):
+        manager.restore(2, {"z": layout["x"]}, {})
+    manager.close()

@@ -78,7 +78,7 @@ def check(checkpoint: str, items: Sequence[str] = (MODEL, PARAMS)) -> None:
         return
     others = [p for p in step_folders(checkpoint, "..") if p != os.path.abspath(checkpoint)]
     intact = next((path for path in reversed(others) if not problems(path, items)), None)
-    instead = f"the newest intact checkpoint is {intact}" if intact else "no other is there"
+    instead = f"the newest intact checkpoint is {intact}" if intact else "none beside it is intact"
     raise UserError(f"{checkpoint} is damaged: {_first(lines)}; {instead}")
 
 

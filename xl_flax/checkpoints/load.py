@@ -176,7 +176,7 @@ def _restore(checkpoint: str, item: Any, restore_args: Any) -> Any:
                     item=item, restore_args=restore_args, partial_restore=True
                 ),
             )
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # Orbax raises bare ones, too
         raise UserError(
             f"the parameters of {checkpoint} cannot be read ({first_line(error)}); use an older one"
         ) from error

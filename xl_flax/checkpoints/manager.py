@@ -274,11 +274,11 @@ class CheckpointManager:
         try:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
                 return checkpointer.restore(path, args=ocp.args.StandardRestore(layout))
-        except (ValueError, OSError, KeyError) as error:
-            raise UserError(
-                f"{path} cannot be restored ({first_line(error)}): its arrays are not those of "
-                "this run; restore the settings that it was saved with"
-            ) from error
+        except Exception as error:  # Orbax raises bare ones, too
+            reason = "its arrays are not those of this run: restore the settings it was saved with"
+            if not os.path.exists(os.path.join(self.path(step), intact.CHECKSUMS_FILE)):
+                reason = "it was saved without checksums and may be damaged: an older one may not"
+            raise UserError(f"{path} cannot be restored ({first_line(error)}); {reason}") from error
 
     def expect_best(self, best: dict[str, Any] | None) -> None:
         """Keeps the checkpoint of `Progress.best`, which is marked once it is complete."""

@@ -71,7 +71,7 @@ def choose(
     """
     settings.check("--show", args.show, settings.Natural)
     settings.check("--tasks", args.tasks, settings.Pattern | None)
-    specs = [_parsed(text) for text in args.dataset] or required()
+    specs = list(dict.fromkeys(map(_parsed, args.dataset))) or required()
     if args.tasks:
         layouts = sorted({spec.layout for spec in specs}, key=str)
         names = [name for name in splits if re.fullmatch(args.tasks, name)]

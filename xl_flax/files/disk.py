@@ -58,7 +58,7 @@ def naming_full_disk(folder: str | os.PathLike, what: str, needed: int | None = 
     try:
         yield
     except UserError:
-        raise  # it says what it was about
+        raise
     except Exception as error:
         if not is_full(error):
             raise

@@ -51,11 +51,10 @@ def flat_settings(
         if field.name == "objectives":
             for objective in value:
                 settings |= _flatten(objective, objective.name)
+        elif dataclasses.is_dataclass(value):
+            settings |= _flatten(value, type(value).__name__)
         elif field.name != "model_dir":
-            own = dataclasses.is_dataclass(value)
-            settings |= _flatten(
-                value, type(value).__name__ if own else f"TrainConfig.{field.name}"
-            )
+            settings |= _flatten(value, f"TrainConfig.{field.name}")
     for name, stream in streams.items():
         settings |= {f"{name}.{key}": value for key, value in stream.description().items()}
     return json.loads(json.dumps(settings, default=describe))
