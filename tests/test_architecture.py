@@ -312,7 +312,7 @@ def test_a_family_of_ones_own_is_read(folder):
 def test_an_evaluation_of_ones_own_measures_every_layer(quickstart):
     run("evaluate", command("evaluate", "anisotropy.gin"), *TEXT, FEW)
     rows = results_lib.read(f"{quickstart}/results.jsonl")
-    keys = {(row["layer"], *row["languages"]): row["value"] for row in rows}
+    keys = {(row.layer, *row.languages): row.value for row in rows}
     assert len(rows) == len(keys) == (LAYERS + 1) * 2
     for (layer, language), value in keys.items():
         assert value == pytest.approx(mean_cosine(quickstart, layer, language), abs=1e-4)

@@ -81,7 +81,12 @@ def test_in_further_evaluated_and_out_again(zoo, run, tmp_path):
     model = transformers.AutoModelForMaskedLM.from_pretrained(str(back))
     assert model.config.num_hidden_layers == 3
     card = (back / "README.md").read_text()
-    for part in ("# further, step 6", '"letters"', "MIXTURE = 'letters'", "masked_lm|data:letters"):
+    for part in (
+        "# further, step 6",
+        '"letters"',
+        "MIXTURE = 'letters'",
+        r"masked_lm\|data:letters",
+    ):
         assert part in card, part
     assert 'language: ["aaa", "bbb"]' in card and str(tmp_path) not in card
     with open(back / "tokenizer.json") as a, open(f"{folder}/tokenizer.json") as b:

@@ -21,11 +21,12 @@ def plain(results: Sequence[Result]) -> str:
 
 
 def _plain(results: Sequence[Result]) -> str:
-    rows = [("data", "layer", "languages", "metric", "value", "n", UNKNOWN)]
+    shares = [UNKNOWN] if any(r.unknown for r in results) else []
+    rows = [("data", "layer", "languages", "metric", "value", "n", *shares)]
     for r in results:
         layer = "" if r.layer is None else str(r.layer)
         cells = (r.data, layer, "-".join(r.languages), r.metric, f"{r.value:.4f}", f"{r.n:,}")
-        rows.append((*cells, _share(max(r.unknown)) if r.unknown else "-"))
+        rows.append((*cells, *(_share(max(r.unknown) if r.unknown else None) for _ in shares)))
     return "\n".join([table(rows, left=(0, 2, 3), in_blocks=True), *_unknown_legend(results)])
 
 
