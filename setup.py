@@ -35,6 +35,14 @@ setup(
         "gpu": ["jax[cuda13]"],
         "eval": ["faiss-cpu", "matplotlib"],
         "hf": ["safetensors", "sentence-transformers", "torch", "transformers"],
-        "dev": ["faiss-cpu", "hypothesis", "matplotlib", "pytest", "pytest-xdist", "ruff"],
+        "dev": [
+            "faiss-cpu",
+            "hypothesis",
+            "matplotlib",
+            "pytest",
+            "pytest-xdist",
+            "pyyaml",
+            "ruff",
+        ],
     },
 )

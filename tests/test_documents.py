@@ -39,6 +39,7 @@ CONFIGS = {
     "xl_flax.cache": Cache,
     "xl_flax.vocab": VocabularyConfig,
 }
+SCRIPTS = ("tests/benchmarks/", "tests/damage/")
 PROGRAMS = {"awk", "git", "head", "ruff"}  # of others, as documents use them
 MODEL = "include 'gin/models/bert_tiny.gin'\nVOCABULARY = 'v'\nVOCAB_SIZE = 100"
 # What commands write and later ones read, or what stands for a reader's own file.
@@ -173,7 +174,7 @@ def parse(words):
                 for spec in required() if "my_languages" not in modules else ():
                     find(spec.mixture, modules)
         case ["python", script, *flags]:
-            assert script.startswith("tests/benchmarks/") and os.path.exists(script)
+            assert script.startswith(SCRIPTS) and os.path.exists(script)
             with pytest.raises(Parsed):
                 importlib.import_module(Path(script).stem).main(flags)
         case [program, *_]:

@@ -348,7 +348,7 @@ def run_draws(
             worker.close()
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Draws by hand."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -357,7 +357,7 @@ def main() -> None:
     parser.add_argument("--folder", required=True, help="to work in")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", default="", help="numbers of draws to repeat, as in 17,123")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     folder = os.path.abspath(args.folder)
     os.makedirs(folder, exist_ok=True)
     if args.only:
@@ -383,4 +383,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,13 +1,7 @@
 """A sample of the draws in `draws.py`, which can be made by hand in any number."""
 
-import os
-import sys
-
-import pytest
-
-sys.path.insert(0, os.path.dirname(__file__))
-
 import draws
+import pytest
 
 SECONDS = 40  # for drawing, beside some 15 for making the house
 FIRST = 100_000  # other draws than those made by hand
