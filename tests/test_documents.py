@@ -211,7 +211,7 @@ def test_flags_that_are_named_exist(flags_only, monkeypatch):
 
     monkeypatch.setattr(argparse.ArgumentParser, "__init__", keep)
     modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in COMMANDS]
-    modules += [p.stem for p in (ROOT / "tests/benchmarks").glob("[!t]*.py")]
+    modules += [p.stem for folder in SCRIPTS for p in (ROOT / folder).glob("[!t]*.py")]
     for module in map(importlib.import_module, modules):
         if hasattr(module, "main"):
             with pytest.raises((Parsed, SystemExit)):

@@ -43,7 +43,7 @@ def run(module: str, arguments: list[str], folder: str) -> dict:
     return {"code": code, "out": said[0], "err": said[1]}
 
 
-def main() -> None:
+def serve() -> None:
     """Serves until its input ends."""
     import resource
 
@@ -58,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()
