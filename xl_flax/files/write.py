@@ -22,9 +22,11 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(temporary):
             os.remove(temporary)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = path, None  # not the temporary one's name
         raise
 
 
