@@ -54,6 +54,8 @@ def test_bare_words_and_paths_are_strings(gin_file):
     [
         ("OptimizerConfg.b1 = 0.5\n", [], "OptimizerConfg.*line 1.*Did you mean 'OptimizerConfig'"),
         ("OptimizerConfig.beta = 0.5\n", [], "doesn't have a parameter named 'beta'.*line 1"),
+        ("TrainConfig.keeplast = 5\n", [], "line 1.*Did you mean 'keep_last'"),
+        ("", ["--gin.EncoderConfig.widht=5"], "Did you mean 'width'"),
         ("OptimizerConfig.b1 = [1,\n", [], "run.gin"),
         ("include 'gin/nowhere.gin'\n", [], "gin/nowhere.gin"),
         ("import no_such_module\n", [], "no_such_module.*line 1"),

@@ -5,6 +5,7 @@ import ast
 import contextlib
 import difflib
 import importlib
+import inspect
 import logging
 import os
 import re
@@ -68,8 +69,8 @@ def parse(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        epilog="Gin values: --gin.NAME=VALUE sets a macro or a parameter, as in "
-        "--gin.MODEL_DIR=/data/run or --gin.TrainConfig.steps=500; repeatable, the last one wins.",
+        epilog="Gin values: --gin.NAME=VALUE sets a macro or a parameter, as in\n"
+        "--gin.MODEL_DIR=/data/run or --gin.TrainConfig.steps=500; repeatable, the last one\nwins.",
     )
     parser.add_argument(
         "--gin_file", action="append", default=[], help="a Gin file; repeatable, in this order"
@@ -224,6 +225,11 @@ def explain(error: Exception) -> str:
     unknown = re.search(r"No configurable matching (?:reference )?'@?(\w+)", text)
     if unknown:
         close = difflib.get_close_matches(unknown[1], _names(), n=1, cutoff=0.5)
+        return text + (f" Did you mean {close[0]!r}?" if close else "")
+    parameter = re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text)
+    if parameter:
+        names = inspect.signature(gin.get_configurable(parameter[1])).parameters
+        close = difflib.get_close_matches(parameter[2], names, n=1, cutoff=0.5)
         return text + (f" Did you mean {close[0]!r}?" if close else "")
     return text
 
