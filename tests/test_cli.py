@@ -5,7 +5,7 @@ import os
 import gin
 import pytest
 
-from xl_flax import cli, convert
+from xl_flax import cache, cli, convert, evaluate, train, vocab
 from xl_flax.data.manifest import Cache
 from xl_flax.errors import UserError
 from xl_flax.evaluation import compare, plots
@@ -112,6 +112,17 @@ def test_what_is_no_gin_file_is_named(tmp_path, monkeypatch, included):
         with pytest.raises(UserError, match=message) as error:
             parse("--gin_file=run.gin" if included else f"--gin_file={name}.gin")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "module", [cache, compare, convert, evaluate, plots, train, vocab], ids=lambda m: m.__name__
+)
+def test_help_fits_on_a_terminal(module, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) > 9 and max(map(len, said)) <= 80
 
 
 def test_remote_addresses_are_refused(gin_file):

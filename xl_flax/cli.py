@@ -44,6 +44,15 @@ CONFIGURABLES = (
 )
 
 
+class Help(argparse.HelpFormatter):
+    """Wraps each paragraph of a description; one with indented lines stays as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(p if "\n " in f"\n{p}" else fill(p, width, indent) for p in paragraphs)
+
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -67,10 +76,10 @@ def parse(
     """
     parser = argparse.ArgumentParser(
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
-        epilog="Gin values: --gin.NAME=VALUE sets a macro or a parameter, as in\n"
-        "--gin.MODEL_DIR=/data/run or --gin.TrainConfig.steps=500; repeatable, the last one\nwins.",
+        epilog="Gin values: --gin.NAME=VALUE sets a macro or a parameter, as in "
+        "--gin.MODEL_DIR=/data/run or --gin.TrainConfig.steps=500; repeatable, the last one wins.",
     )
     parser.add_argument(
         "--gin_file", action="append", default=[], help="a Gin file; repeatable, in this order"

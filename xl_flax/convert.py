@@ -5,11 +5,11 @@ a published name, as in FacebookAI/xlm-roberta-base, where there is a network) b
 checkpoints; a run's folder, or one of its checkpoints, becomes a folder for Transformers. Families:
 BERT, RoBERTa and XLM-R (also XL and XXL), XLM, ModernBERT and mmBERT, EuroBERT.
 
-    --inspect   print what a folder of either kind holds, and convert nothing; --inspect=all also
-                prints each tensor
-    --verify    run both models on random ids and on text and print the largest differences; where
-                the target exists already, only that. Ends with status 1 where they are more than
-                what rounding makes
+    --inspect   print what a folder of either kind holds, and convert nothing;
+                --inspect=all also prints each tensor
+    --verify    run both models on random ids and on text and print the largest
+                differences; where the target exists already, only that. Ends
+                with status 1 where they are more than what rounding makes
 
 A converted checkpoint is trained further with its own `model.gin`, evaluated as any other, and
 converted back.
@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m xl_flax.convert",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=cli.Help,
     )
     parser.add_argument("--source", required=True, help="a folder of either kind, or a name")
     parser.add_argument("--target", help="the folder to write; it must not exist yet")

@@ -10,10 +10,12 @@ not computed again, unless `--overwrite` is given. Tables too long for a console
 
 Examples:
   python -m xl_flax.evaluate --gin_file=gin/runs/quickstart.gin --checkpoint=all
-  python -m xl_flax.evaluate --gin_file=gin/eval/retrieval.gin --gin.MODEL_DIR=runs/quickstart \\
-    --gin.CACHE_DIR=runs/quickstart/cache --gin.TASK_MODULES="['tasks.synthetic']" \\
+  python -m xl_flax.evaluate --gin_file=gin/eval/retrieval.gin \\
+    --gin.MODEL_DIR=runs/quickstart --gin.CACHE_DIR=runs/quickstart/cache \\
+    --gin.TASK_MODULES="['tasks.synthetic']" \\
     --gin.SentenceRetrieval.mixture=synthetic_core
-  python -m xl_flax.evaluate --gin_file=gin/runs/parallel_bible.gin --checkpoint=best \\
+  python -m xl_flax.evaluate --gin_file=gin/runs/parallel_bible.gin \\
+    --checkpoint=best \\
     --gin.MODEL_DIR="['runs/parallel/mlm/0', 'runs/parallel/mlm/1']"
 """
 
