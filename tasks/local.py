@@ -32,7 +32,9 @@ def add_folder(name: str, folder: str) -> None:
     """Registers the text files of a folder: tasks `{name}_{language}` and the mixture `name`."""
     languages = find_languages(folder)
     # With no file yet there is still a task, so that using it says where files are expected.
-    files = languages or {"language": {"train": f"{folder}/<language>.txt"}}
+    files = languages or {
+        "language": {split: f"{folder}/<language>.{split}.txt" for split in SPLITS}
+    }
     for language, paths in files.items():
         text.add_text_task(f"{name}_{language}", language, text.TextFiles(paths))
     text.add_language_mixture(name, [f"{name}_{language}" for language in files])

@@ -21,7 +21,7 @@ import tensorflow_text as tf_text
 
 from xl_flax.data import long_texts, vocabulary
 from xl_flax.errors import UserError
-from xl_flax.files.read import check_regular
+from xl_flax.files.read import check_local, check_regular
 
 DATA_DIR = "XL_FLAX_DATA_DIR"
 READ_CHUNK = 256  # examples that cross from Python to TensorFlow at once, as one takes 0.4 ms
@@ -299,6 +299,7 @@ def data_path(path: str) -> str:
                 f"{DATA_DIR} is not set: set it to the folder of your data, "
                 f"where {path} is expected"
             )
+        check_local(os.environ[DATA_DIR], DATA_DIR)
         path = os.path.join(os.path.abspath(os.environ[DATA_DIR]), path)
     check_regular(path, f"a file of text is expected here; relative paths start at {DATA_DIR}")
     return path

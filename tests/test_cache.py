@@ -284,7 +284,7 @@ BAD = {
     ),
     "split": (
         'add("both", "xx", {"test": GOOD})',
-        r"'both' has no split 'train'; it has \['test'\]",
+        r"'both' has no split 'train'; it has \['test'\]: add text for this split",
     ),
     "languages": (
         'add("one", "xx", {"train": GOOD}); t = seqio.TaskRegistry.get("one")\n'

@@ -5,7 +5,7 @@ import os
 import gin
 import pytest
 
-from xl_flax import cli, convert
+from xl_flax import cache, cli, convert, evaluate, train, vocab
 from xl_flax.data.manifest import Cache
 from xl_flax.errors import UserError
 from xl_flax.evaluation import compare, plots
@@ -54,6 +54,8 @@ def test_bare_words_and_paths_are_strings(gin_file):
     [
         ("OptimizerConfg.b1 = 0.5\n", [], "OptimizerConfg.*line 1.*Did you mean 'OptimizerConfig'"),
         ("OptimizerConfig.beta = 0.5\n", [], "doesn't have a parameter named 'beta'.*line 1"),
+        ("TrainConfig.keeplast = 5\n", [], "line 1.*Did you mean 'keep_last'"),
+        ("", ["--gin.EncoderConfig.widht=5"], "Did you mean 'width'"),
         ("OptimizerConfig.b1 = [1,\n", [], "run.gin"),
         ("include 'gin/nowhere.gin'\n", [], "gin/nowhere.gin"),
         ("import no_such_module\n", [], "no_such_module.*line 1"),
@@ -110,6 +112,17 @@ def test_what_is_no_gin_file_is_named(tmp_path, monkeypatch, included):
         with pytest.raises(UserError, match=message) as error:
             parse("--gin_file=run.gin" if included else f"--gin_file={name}.gin")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "module", [cache, compare, convert, evaluate, plots, train, vocab], ids=lambda m: m.__name__
+)
+def test_help_fits_on_a_terminal(module, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) > 9 and max(map(len, said)) <= 80
 
 
 def test_remote_addresses_are_refused(gin_file):

@@ -270,7 +270,8 @@ def test_mining_finds_copies_and_little_else(command, rows, capsys):
         assert macro["value"] == pytest.approx((same["value"] + other["value"]) / 2)
     assert "ratio_margin|k:4|retrieval:max|halves:index_hash" in macro["signature"]
     first = len(rows())
-    assert "mining|data:all/test" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "mining|data:all/test" in text and text.count("results: ") == 1
     command(*flags, fresh=False)
     assert len(rows()) == first and "From " in capsys.readouterr().out
 
@@ -363,6 +364,8 @@ def test_vocabularies_that_differ_are_an_error_that_names_both(command, model_di
         command(path=[model_dir, run])
     with pytest.raises(UserError, match="use its own: --gin.run_vocabulary.path=.*/10/model/"):
         command(f"--gin.run_vocabulary.path={other.path}")
+    with pytest.raises(UserError, match="nowhere.model does not.*run_vocabulary.path=.*/10/model/"):
+        command("--gin.run_vocabulary.path=/nowhere.model")
 
 
 def test_phases_name_the_mixtures_whose_tasks_are_evaluated(command, rows):

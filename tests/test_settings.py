@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 import gin
 import pytest
-from annotated_types import GroupedMetadata, Gt
+from annotated_types import GroupedMetadata, Gt, Len
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -342,6 +342,11 @@ def test_what_a_base_class_declares_holds_for_fields_with_another_default():
     for field, value in (("name", "a/b"), ("name", "step"), ("rate", 2.0)):
         with pytest.raises(UserError, match=rf"Later\.{field} = .*: must be "):
             Later(**OBJECTIVE, **{field: value})
+
+
+def test_a_list_of_what_may_stand_alone_is_said_shortly():
+    paths = settings.LocalPath | Annotated[Sequence[settings.LocalPath], Len(1)]
+    assert settings.describe(paths) == f"{settings.LOCAL} or a list of such"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import ast
 import contextlib
 import difflib
 import importlib
+import inspect
 import logging
 import os
 import re
@@ -43,6 +44,15 @@ CONFIGURABLES = (
 )
 
 
+class Help(argparse.HelpFormatter):
+    """Wraps each paragraph of a description; one with indented lines stays as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(p if "\n " in f"\n{p}" else fill(p, width, indent) for p in paragraphs)
+
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -66,7 +76,7 @@ def parse(
     """
     parser = argparse.ArgumentParser(
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
         epilog="Gin values: --gin.NAME=VALUE sets a macro or a parameter, as in "
         "--gin.MODEL_DIR=/data/run or --gin.TrainConfig.steps=500; repeatable, the last one wins.",
@@ -224,6 +234,11 @@ def explain(error: Exception) -> str:
     unknown = re.search(r"No configurable matching (?:reference )?'@?(\w+)", text)
     if unknown:
         close = difflib.get_close_matches(unknown[1], _names(), n=1, cutoff=0.5)
+        return text + (f" Did you mean {close[0]!r}?" if close else "")
+    parameter = re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text)
+    if parameter:
+        names = inspect.signature(gin.get_configurable(parameter[1])).parameters
+        close = difflib.get_close_matches(parameter[2], names, n=1, cutoff=0.5)
         return text + (f" Did you mean {close[0]!r}?" if close else "")
     return text
 

@@ -5,11 +5,11 @@ a published name, as in FacebookAI/xlm-roberta-base, where there is a network) b
 checkpoints; a run's folder, or one of its checkpoints, becomes a folder for Transformers. Families:
 BERT, RoBERTa and XLM-R (also XL and XXL), XLM, ModernBERT and mmBERT, EuroBERT.
 
-    --inspect   print what a folder of either kind holds, and convert nothing; --inspect=all also
-                prints each tensor
-    --verify    run both models on random ids and on text and print the largest differences; where
-                the target exists already, only that. Ends with status 1 where they are more than
-                what rounding makes
+    --inspect   print what a folder of either kind holds, and convert nothing;
+                --inspect=all also prints each tensor
+    --verify    run both models on random ids and on text and print the largest
+                differences; where the target exists already, only that. Ends
+                with status 1 where they are more than what rounding makes
 
 A converted checkpoint is trained further with its own `model.gin`, evaluated as any other, and
 converted back.
@@ -44,6 +44,7 @@ from xl_flax.errors import UserError
 from xl_flax.files.read import read_bytes, read_text
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import MLM_HEAD
+from xl_flax.text_table import wrapped
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 FORMATS = ("huggingface", "sentence-transformers")
@@ -115,9 +116,9 @@ def to_ours(source: str, args: argparse.Namespace) -> None:
         with open(os.path.join(folder, "model.gin"), "w", encoding="utf-8") as file:
             file.write(_gin(args.target, model.encoder, model.heads, vocabulary))
     for note in sentence_transformers.notes(source, model.folder, model.encoder.max_positions):
-        print(f"note: {note}")
+        print(wrapped(f"note: {note}"))
     if model.ignored:
-        print(f"left out, as it is computed or of no use here: {', '.join(model.ignored)}")
+        print(wrapped(f"left out, as computed or of no use here: {', '.join(model.ignored)}"))
 
 
 def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
@@ -136,7 +137,7 @@ def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
     with new_folder(args.target, needed) as folder, _progress(needed, "writing") as bar:
         notes = write.write_model(model, folder, head, dtype, shard_bytes, bar.update)
     for note in notes:
-        print(f"note: {note}")
+        print(wrapped(f"note: {note}"))
 
 
 def _inspect(source: str, tokenizer_file: str | None, whole: bool) -> str:
@@ -252,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m xl_flax.convert",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=cli.Help,
     )
     parser.add_argument("--source", required=True, help="a folder of either kind, or a name")
     parser.add_argument("--target", help="the folder to write; it must not exist yet")

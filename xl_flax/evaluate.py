@@ -10,10 +10,12 @@ not computed again, unless `--overwrite` is given. Tables too long for a console
 
 Examples:
   python -m xl_flax.evaluate --gin_file=gin/runs/quickstart.gin --checkpoint=all
-  python -m xl_flax.evaluate --gin_file=gin/eval/retrieval.gin --gin.MODEL_DIR=runs/quickstart \\
-    --gin.CACHE_DIR=runs/quickstart/cache --gin.TASK_MODULES="['tasks.synthetic']" \\
+  python -m xl_flax.evaluate --gin_file=gin/eval/retrieval.gin \\
+    --gin.MODEL_DIR=runs/quickstart --gin.CACHE_DIR=runs/quickstart/cache \\
+    --gin.TASK_MODULES="['tasks.synthetic']" \\
     --gin.SentenceRetrieval.mixture=synthetic_core
-  python -m xl_flax.evaluate --gin_file=gin/runs/parallel_bible.gin --checkpoint=best \\
+  python -m xl_flax.evaluate --gin_file=gin/runs/parallel_bible.gin \\
+    --checkpoint=best \\
     --gin.MODEL_DIR="['runs/parallel/mlm/0', 'runs/parallel/mlm/1']"
 """
 
@@ -21,7 +23,6 @@ import argparse
 import os
 from collections.abc import Sequence
 
-import gin
 import jax
 
 from xl_flax import cli
@@ -42,6 +43,7 @@ from xl_flax.evaluation.context import Context
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel import distributed
 from xl_flax.parallel.mesh import make_partitioning
+from xl_flax.settings import bindings
 from xl_flax.text_table import wrapped
 
 
@@ -142,7 +144,9 @@ def evaluate(
             tables = os.path.join(folder, "tables", f"{description.step}.txt")
             write_atomically(tables, "\n\n\n".join(details) + "\n")
             say(f"\nlong tables: {tables}")
-        say(f"\nresults: {path}")
+    folders = dict.fromkeys(map(results_lib.run_folder, checkpoints))
+    files = ", ".join(os.path.join(folder, results_lib.FILE) for folder in folders)
+    say(f"\n{wrapped(f'results: {files}')}")
 
 
 def _vocabulary(checkpoints: Sequence[str]) -> Vocabulary:
@@ -159,17 +163,19 @@ def _vocabulary(checkpoints: Sequence[str]) -> Vocabulary:
                 f"({vocabulary_path(checkpoints[0])} and {vocabulary_path(checkpoint)}): evaluate "
                 "them in commands of their own"
             )
-    try:
-        path = gin.query_parameter("run_vocabulary.path")
-    except ValueError:
-        path = None
+    path, own = bindings("run_vocabulary", "path").get("path"), vocabulary_path(checkpoints[0])
     if path is None:
-        return load_vocabulary(vocabulary_path(checkpoints[0]))
+        return load_vocabulary(own)
+    if not os.path.exists(path):
+        raise UserError(
+            f"the vocabulary {path} does not exist; {checkpoints[0]} has one of its own: "
+            f"--gin.run_vocabulary.path={own}"
+        )
     vocabulary = run_vocabulary()
     if vocabulary.fingerprint != fingerprints[0]:
         raise UserError(
             f"{checkpoints[0]} was trained with another vocabulary than {vocabulary.path}; "
-            f"use its own: --gin.run_vocabulary.path={vocabulary_path(checkpoints[0])}"
+            f"use its own: --gin.run_vocabulary.path={own}"
         )
     return vocabulary
 

@@ -185,6 +185,7 @@ def _hint(value: Any) -> str:
 
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 BOUNDS |= {"multiple_of": "a multiple of"}
+ITEMS = "a list, each item of it "
 
 
 def describe(kind: Any) -> str:
@@ -194,12 +195,14 @@ def describe(kind: Any) -> str:
         return _describe_annotated(args[0], list(_flat(args[1:])))
     if origin in (Literal, typing.Union, types.UnionType):
         *first, last = _alternatives(kind)
+        if last.removeprefix(ITEMS) in first:
+            last = "a list of such"
         comma = "," if any("," in words for words in first) else ""
         return f"{', '.join(first)}{comma} or {last}" if first else last
     if origin is tuple and Ellipsis not in args:
         return f"({'; '.join(map(describe, args))})"
     if origin in (list, tuple, Sequence):
-        return f"a list, each item of it {describe(args[0])}"
+        return f"{ITEMS}{describe(args[0])}"
     if origin in (dict, Mapping):
         return f"a dictionary {{{describe(args[0])}: {describe(args[1])}}}"
     words = {int: "a whole number", float: "a finite number", bool: "True or False"}

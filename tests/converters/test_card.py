@@ -1,5 +1,6 @@
 """The model card of a folder that is exported."""
 
+import os
 import types
 
 from xl_flax.converters import card
@@ -63,3 +64,16 @@ def test_results_say_which_data_and_stay_a_table(tmp_path):
         "| ntrex/test | 3 | p@1, cosine | 0.2500 | 7.1% ! | `retrieval\\|data:ntrex/"
     )
     assert len(lines) == 3 and str(tmp_path) not in text and "# run, step 7" in text
+
+
+def test_the_configuration_is_that_of_the_step(tmp_path):
+    for name in ("config.gin", "config-0000100.gin", "config-0000100-2.gin", "config-0000200.gin"):
+        (tmp_path / name).write_text("")
+    of = {step: card.configuration(str(tmp_path), step) for step in (50, 100, 150, 200, 250)}
+    assert {step: (os.path.basename(path), since) for step, (path, since) in of.items()} == {
+        50: ("config-0000100.gin", 0),
+        100: ("config-0000100.gin", 0),
+        150: ("config-0000200.gin", 100),
+        200: ("config-0000200.gin", 100),
+        250: ("config.gin", 200),
+    }

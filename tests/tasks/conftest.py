@@ -18,7 +18,7 @@ def vocabulary_path(tmp_path_factory) -> str:
     words = ["".join(draw.choices(ALPHABET, k=draw.randint(2, 7))) for _ in range(600)]
     lines = [" ".join(draw.choices(words, k=9)) for _ in range(600)]
     lines += ["0123456789 起初神创造天地"] * 20
-    settings = VocabularyConfig(mixture="some", path=str(path), size=400, character_coverage=1.0)
+    settings = VocabularyConfig(mixture="m", path=str(path), size=400, character_coverage=1.0)
     path.write_bytes(train_model([Corpus("und", len(lines), lines, 1)], settings))
     return str(path)
 

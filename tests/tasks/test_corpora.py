@@ -95,8 +95,10 @@ def test_local_text_is_found_by_its_file_names(data_dir):
 
 def test_a_local_mixture_without_files_says_where_they_go(data_dir):
     local.add_folder("test_local_empty", "text")
-    with pytest.raises(UserError, match=r"text/<language>\.txt is missing"):
-        seqio.MixtureRegistry.get("test_local_empty").num_input_examples("train")
+    mixture = seqio.MixtureRegistry.get("test_local_empty")
+    for split in ("train", "validation"):
+        with pytest.raises(UserError, match=rf"text/<language>\.{split}\.txt is missing"):
+            mixture.num_input_examples(split)
 
 
 def test_mixtures_exist_without_any_data(monkeypatch):

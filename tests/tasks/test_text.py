@@ -86,6 +86,9 @@ def test_without_a_data_folder_the_error_says_what_to_set(monkeypatch):
     task = text.add_text_task(next(NAMES), "deu", text.TextFiles("mine/deu.txt"))
     with pytest.raises(UserError, match=r"XL_FLAX_DATA_DIR is not set.*mine/deu\.txt"):
         task.num_input_examples("train")
+    monkeypatch.setenv("XL_FLAX_DATA_DIR", "gs://bucket/text")
+    with pytest.raises(UserError, match="XL_FLAX_DATA_DIR = 'gs://bucket/text': must be a local"):
+        task.num_input_examples("train")
 
 
 def test_absolute_paths_need_no_data_folder(monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from xl_flax.files.read import read_text
 
 STRING = re.compile(r"""(['"])(.*?)\1""")
 # Settings that name a folder or a file; a path from the root is one wherever it stands.
+KEPT = re.compile(r"config-(\d{7,})(-\d+)?\.gin")  # of `xl_flax.training.folder`
 PATH_OF = re.compile(r"(\w+_DIR|VOCABULARY|.*\.(path|directory|checkpoint|model_dir)) =")
 
 
@@ -51,10 +52,31 @@ def make(
         lines += [json.dumps(description.objectives, indent=1, ensure_ascii=False), "```"]
     if results := _results(checkpoint, description.step):
         lines += ["", "## Results", "", *results]
-    gin = os.path.join(run, "config.gin")
-    if os.path.exists(gin):
-        lines += ["", "## Configuration", "", "```", without_paths(read_text(gin)).strip(), "```"]
+    path, since = configuration(run, description.step)
+    if os.path.exists(path):
+        lines += ["", "## Configuration", ""]
+        lines += [f"Since step {since:,}; before, some settings were others.", ""] if since else []
+        lines += ["```", without_paths(read_text(path)).strip(), "```"]
     return "\n".join(lines) + "\n"
+
+
+def configuration(run: str, step: int) -> tuple[str, int]:
+    """The Gin configuration that a run had when it reached a step.
+
+    A run whose settings changed keeps the earlier ones, as `config-0000200.gin`, by the step until
+    which they held. `config-0000200-2.gin` was given up at that step, too, and no step was trained
+    with it that is still there.
+
+    Returns:
+      Its path, and the step after which it held: 0 for the first one.
+    """
+    names = sorted(os.listdir(run), key=lambda name: name.removesuffix(".gin"))
+    kept = [(int(m[1]), m[0]) for m in map(KEPT.fullmatch, names) if m]
+    later = [name for until, name in kept if until >= step]
+    return (
+        os.path.join(run, later[0] if later else "config.gin"),
+        max((until for until, _ in kept if until < step), default=0),
+    )
 
 
 def without_paths(gin: str) -> str:

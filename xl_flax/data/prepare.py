@@ -18,6 +18,7 @@ from xl_flax.errors import UserError
 from xl_flax.files import lock
 from xl_flax.files.disk import check_room, naming_full_disk
 from xl_flax.files.folders import subfolders
+from xl_flax.text_table import wrapped
 
 
 class DatasetSpec(NamedTuple):
@@ -97,7 +98,7 @@ def prepare(
                 _repack(spec, cache, vocabulary)
         caches, lacking = _look(specs, cache, vocabulary)
     if lacking:
-        print(f"Building the cache: {_reasons(lacking)}", file=sys.stderr, flush=True)
+        print(wrapped(f"Building the cache: {_reasons(lacking)}"), file=sys.stderr, flush=True)
         _run_command(specs, cache, vocabulary, gin_flags)
         caches, lacking = _look(specs, cache, vocabulary)
     if lacking:

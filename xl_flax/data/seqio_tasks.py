@@ -80,7 +80,10 @@ def split_tasks(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.
     having = [task for task in tasks if split in task.splits]
     if not having:
         known = sorted({s for task in tasks for s in task.splits})
-        raise UserError(f"{provider.name!r} has no split {split!r}; it has {known}")
+        raise UserError(
+            f"{provider.name!r} has no split {split!r}; it has {known}: add text for this "
+            "split, or read another one"
+        )
     return having
 
 

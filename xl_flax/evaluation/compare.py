@@ -47,8 +47,8 @@ def collect(runs: Sequence[str], seen: Iterable[str]) -> dict[Cell, list[float]]
         values = _values(rows, set(seen))
         if not values:
             raise UserError(
-                f"{run} has no results of sentence retrieval with {PIVOT!r}: train and evaluate "
-                "this run first (python -m xl_flax.evaluate)"
+                f"{run} has no results of sentence retrieval with {PIVOT!r}, which is all that "
+                "is compared here: evaluate it on text that has this language, too"
             )
         setting = os.path.basename(os.path.dirname(os.path.abspath(run)))
         for (centred, data, layer), scores in values.items():
@@ -153,9 +153,7 @@ def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.Help)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders SETTING/SEED")
     parser.add_argument("--seen", default="", help="languages of training, as in eng,deu")
     which = parser.add_mutually_exclusive_group(required=True)

@@ -177,9 +177,7 @@ def _panel_order(item: tuple[str, Any]) -> tuple[str, bool]:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.Help)
     parser.add_argument("model_dir", help="a run's folder")
     parser.add_argument("--out", help="the PNG; default: curves.png in the run's folder")
     args = parser.parse_args(argv)

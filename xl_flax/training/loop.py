@@ -267,7 +267,7 @@ def _compile(setup: Setup) -> str:
     batches = {name: feed.first_batch() for name, feed in setup.feeds.items()}
     arguments = setup.layout, batches, setup.buffers, setup.key, setup.phases()
     memory = setup.step.lower(*arguments).compile().memory_analysis()
-    return (
+    return wrapped(
         f"dry run: the step compiles; per device {_mib(memory.argument_size_in_bytes)} of "
         f"arguments and {_mib(memory.temp_size_in_bytes)} of temporaries. No step was run"
     )

@@ -38,8 +38,8 @@ class Speed:
         ]
         if frozen:
             lines.append("FLOPs of frozen parameters count as if they were trained")
-        peak = f"{self._peak / 1e12:,.0f} TFLOP/s in bf16" if self._peak else "not known: no MFU"
-        lines.append(f"peak of {jax.devices()[0].device_kind}: {peak}")
+        peak = f"{self._peak / 1e12:,.0f} TFLOP/s in bf16" if self._peak else "not known, so no MFU"
+        lines.append(f"peak speed of {jax.devices()[0].device_kind}: {peak}")
         return "\n".join(map(wrapped, lines))
 
     def _parts(self, name: str, phase: Hashable) -> dict[str, float]:
