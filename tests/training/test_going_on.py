@@ -1,5 +1,6 @@
 """Going on with other settings: what is said, what is refused, which configurations stay."""
 
+import shutil
 import types
 
 import gin
@@ -105,6 +106,15 @@ def test_the_same_arrays_go_on(saved, tmp_path):
     folder, state = saved
     layout = jax.eval_shape(lambda: state)
     assert going_on_from(folder, BEFORE, BEFORE, steps=200, items=layout) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"tree_metadata": 3}', "{}"])
+def test_what_tells_of_arrays_may_be_damaged(saved, tmp_path, text):
+    folder, state = saved
+    shutil.copytree(folder, tmp_path / "1")
+    (tmp_path / "1" / "params" / "_METADATA").write_text(text)  # restoring says so
+    layout = jax.eval_shape(lambda: state)
+    assert going_on_from(tmp_path / "1", BEFORE, BEFORE, steps=200, items=layout) == []
 
 
 @pytest.mark.parametrize(

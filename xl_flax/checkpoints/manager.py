@@ -12,6 +12,7 @@ that it names is there at any time.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -249,14 +250,13 @@ class CheckpointManager:
         on_first(lambda: check_room(self.directory, self._needed, what))
         self._saving = step
         record = json.dumps(dataclasses.asdict(progress), indent=1).encode()
-        started = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.PyTreeSave(params),
-                optimizer=ocp.args.PyTreeSave(optimizer),
-                model=_FilesSave({**files, PROGRESS_FILE: record}),
-            ),
+        items = ocp.args.Composite(
+            params=ocp.args.PyTreeSave(params),
+            optimizer=ocp.args.PyTreeSave(optimizer),
+            model=_FilesSave({**files, PROGRESS_FILE: record}),
         )
+        with naming_full_disk(self.directory, what, self._needed):
+            started = self._manager.save(step, args=items)
         if not started:
             self._saving = None
             raise UserError(f"{what} is older than that of step {self.newest:,}, which is there")
@@ -315,11 +315,16 @@ class CheckpointManager:
                 self._manager.delete(step)
 
     def close(self) -> None:
-        """Finishes and marks what was started, and frees the manager's threads."""
+        """Finishes and marks what was started, and frees the manager's threads.
+
+        Raises:
+          UserError: as `wait`.
+        """
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with contextlib.suppress(Exception):  # of other writes of a save that failed
+                self._manager.close()
 
     def put_aside(self, step: int) -> str:
         """Moves a checkpoint out of the run's way; returns where it is now. Process 0 only."""
