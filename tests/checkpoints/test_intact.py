@@ -97,7 +97,9 @@ def test_damage_of_any_file_is_found_and_named(saved, tmp_path, damage):
         shutil.rmtree(checkpoint)
 
 
-@pytest.mark.parametrize("text", [None, b"", b"{", b"[]", b"\xff", b'{"model/model.json": 5}'])
+@pytest.mark.parametrize(
+    "text", [None, b"", b"{", b"{}", b"[]", b"\xff", b'{"model/model.json": 5}']
+)
 def test_damaged_checksums_are_damage(run, text):
     path = run / "checkpoints/4/checksums.json"
     path.unlink()

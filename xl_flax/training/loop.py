@@ -234,14 +234,14 @@ def _train(
         if stopping and (evaluating or not last):
             manager.wait()
             if postponed:
-                say(f"asked to stop: {unsaved(manager, step)}")
+                say(f"asked to stop: {unsaved(manager, step, streak)}")
             else:
                 say(f"asked to stop: saved step {step:,}; the same command goes on from there")
             finished = False
             break
     manager.wait()
     if finished and postponed:
-        raise UserError(unsaved(manager, step))
+        raise UserError(unsaved(manager, step, streak))
     if finished:
         say(_done(step, best, config))
     return finished
