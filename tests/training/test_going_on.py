@@ -16,7 +16,7 @@ from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
 from xl_flax.training import folder, going_on
 from xl_flax.training.divergence import unsaved
-from xl_flax.training.folder import shown, write_config
+from xl_flax.training.folder import write_config
 from xl_flax.training.optimizer import OptimizerConfig
 from xl_flax.training.state import resume
 from xl_flax.training.step import TrainState
@@ -224,10 +224,3 @@ def test_earlier_configurations_stay(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write(500, 200)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == kept
-
-
-def test_long_tables_are_cut_and_say_where_they_are():
-    long = "\n".join(map(str, range(100)))
-    lines = shown(long, "runs/x/data-info.txt").split("\n")
-    assert len(lines) == 46 and lines[-1] == "... and 55 more lines, see runs/x/data-info.txt"
-    assert shown("short", "runs/x/data-info.txt") == "short"

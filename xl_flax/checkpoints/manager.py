@@ -6,9 +6,9 @@
 name only when all of it is written, and `checksums.json` of it (see `intact.py`).
 
 `MODEL_DIR/checkpoints/best.json` says which checkpoint is the best so far (`TrainConfig.best`): its
-step, the metric and its value. The file is written as soon as that checkpoint is complete, by a
-thread that watches the save, and before the one that it named last is deleted, so the checkpoint
-that it names is there at any time.
+step, the metric and its value. The file is written when that checkpoint is complete, at the next
+save or at the end, and before the one that it named last is deleted, so the checkpoint that it
+names is there at any time.
 """
 
 import asyncio

@@ -9,7 +9,6 @@ import gin
 from xl_flax.files.lock import locked
 from xl_flax.files.read import read_bytes
 from xl_flax.files.write import write_atomically
-from xl_flax.text_table import LINES, wrapped
 
 CONFIG_FILE = "config.gin"
 
@@ -55,15 +54,6 @@ def write_info(model_dir: str, name: str, tables: Sequence[str]) -> str:
     path = os.path.join(model_dir, f"{name}-info.txt")
     write_atomically(path, "\n\n".join(tables) + "\n")
     return path
-
-
-def shown(table: str, path: str) -> str:
-    """A table as far as a console holds it, and where all of it is."""
-    lines = table.split("\n")
-    if len(lines) <= LINES:
-        return table
-    rest = wrapped(f"... and {len(lines) - LINES} more lines, see {path}")
-    return "\n".join([*lines[:LINES], rest])
 
 
 def _says(path: str, text: str) -> bool:
