@@ -2,6 +2,7 @@
 
 import collections
 import os
+import subprocess
 import tempfile
 
 import numpy as np
@@ -81,6 +82,20 @@ def pack(sentences, sides=2, length=None):
     batch["languages"] = batch["languages"].astype(np.int32)
     batch["row_id"] = 100 + rows
     return batch
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from xl_flax import cache, cli, convert, evaluate, train, vocab
 from xl_flax.data.manifest import Cache
 from xl_flax.errors import UserError
 from xl_flax.evaluation import compare, plots
+from xl_flax.files.write import write_atomically
 from xl_flax.parallel.mesh import MeshConfig
 from xl_flax.training.config import InitFrom
 from xl_flax.training.optimizer import OptimizerConfig
@@ -174,3 +175,10 @@ def test_files_of_the_project_are_found_from_any_folder(tmp_path, monkeypatch, c
     (tmp_path / "own.gin").write_text("include 'gin/models/bert_tiny.gin'\n")
     parse("--gin_file=own.gin")
     assert not caplog.records  # Gin logs an error for each folder that lacks the file
+
+
+def test_what_cannot_be_replaced_is_named_and_not_its_temporary_file(tmp_path, capsys):
+    (tmp_path / "table.txt").mkdir()
+    with pytest.raises(SystemExit):
+        cli.run(lambda _: write_atomically(tmp_path / "table.txt", "a table"))
+    assert capsys.readouterr().err == f"error: {tmp_path}/table.txt: Is a directory\n"

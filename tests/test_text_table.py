@@ -1,6 +1,6 @@
 import pytest
 
-from xl_flax.text_table import WIDTH, count, fits, legend, table
+from xl_flax.text_table import WIDTH, count, fits, legend, shown, table
 
 
 def test_names_lose_their_middle_where_lines_would_be_too_long():
@@ -36,3 +36,10 @@ def test_columns_that_do_not_fit_follow_behind_the_first_again():
 
 def test_what_is_wide_or_long_does_not_fit():
     assert fits("x" * 80) and not fits("x" * 81) and not fits("x\n" * 50)
+
+
+def test_long_tables_are_cut_and_say_where_they_are():
+    long = "\n".join(map(str, range(100)))
+    lines = shown(long, "runs/x/data-info.txt").split("\n")
+    assert len(lines) == 46 and lines[-1] == "... and 55 more lines, see runs/x/data-info.txt"
+    assert shown("short", "runs/x/data-info.txt") == "short"

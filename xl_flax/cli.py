@@ -202,7 +202,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         print(f"error: {message}", file=sys.stderr)
         code = EXIT_ERROR
     except OSError as error:
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        path = error.filename2 or error.filename or "a file"  # the first of two is temporary
+        print(f"error: {path}: {error.strerror or error}", file=sys.stderr)
         code = EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

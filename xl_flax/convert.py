@@ -26,7 +26,6 @@ from collections.abc import Collection, Sequence
 import ml_dtypes
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from xl_flax import cli
 from xl_flax.checkpoints.description import RUNTIME_FIELDS, Description
@@ -41,9 +40,12 @@ from xl_flax.converters import families, hub, read, sentence_transformers, summa
 from xl_flax.converters.folders import new_folder
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
 from xl_flax.errors import UserError
+from xl_flax.files.folders import entries
 from xl_flax.files.read import read_bytes, read_text
+from xl_flax.files.write import write_atomically
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import MLM_HEAD
+from xl_flax.progress import progress
 from xl_flax.text_table import wrapped
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -74,8 +76,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if not args.target:
         raise UserError("--target=FOLDER: where to?")
-    exists = os.path.isdir(args.target) and bool(os.listdir(args.target))
-    if not (args.verify and exists):
+    if not (args.verify and entries(args.target)):
         if ours:
             to_theirs(source, args)
         else:
@@ -102,8 +103,8 @@ def to_ours(source: str, args: argparse.Namespace) -> None:
     dtype = DTYPES.get(args.dtype)
     needed = sum(dataclasses.replace(t, dtype=dtype or t.dtype).nbytes for t in read_from)
     with new_folder(args.target, needed) as folder:
-        with _progress(sum(t.nbytes for t in read_from), "reading") as bar:
-            params = read.read_params(model, bar.update)
+        with progress(sum(t.nbytes for t in read_from), "reading", "bytes") as done:
+            params = read.read_params(model, done)
         for name, value in head_params.items():
             params[f"heads/{sentence_transformers.HEAD}/{name}"] = value
         for path in params if dtype else ():
@@ -113,8 +114,8 @@ def to_ours(source: str, args: argparse.Namespace) -> None:
         )
         files = {"model.json": description.to_json(), vocabulary.file_name: vocabulary.content}
         save_checkpoint(folder, unflatten(params), files)
-        with open(os.path.join(folder, "model.gin"), "w", encoding="utf-8") as file:
-            file.write(_gin(args.target, model.encoder, model.heads, vocabulary))
+        settings = _gin(args.target, model.encoder, model.heads, vocabulary)
+        write_atomically(os.path.join(folder, "model.gin"), settings)
     for note in sentence_transformers.notes(source, model.folder, model.encoder.max_positions):
         print(wrapped(f"note: {note}"))
     if model.ignored:
@@ -134,8 +135,8 @@ def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
         raise UserError(f"--shard_gb={args.shard_gb} must be more than 0")
     shard_bytes = int(args.shard_gb * 1e9)
     needed = sum(tensor.nbytes for tensor in model.tensors(dtype).values())
-    with new_folder(args.target, needed) as folder, _progress(needed, "writing") as bar:
-        notes = write.write_model(model, folder, head, dtype, shard_bytes, bar.update)
+    with new_folder(args.target, needed) as folder, progress(needed, "writing", "bytes") as done:
+        notes = write.write_model(model, folder, head, dtype, shard_bytes, done)
     for note in notes:
         print(wrapped(f"note: {note}"))
 
@@ -242,11 +243,6 @@ def _lines(path: str) -> list[str]:
     if not any(lines):
         raise UserError(f"--text={path} has no text")
     return [line for line in lines if line]
-
-
-def _progress(total: int, what: str) -> tqdm:
-    """A bar, on terminals only."""
-    return tqdm(total=total, unit="B", unit_scale=True, desc=what, mininterval=1.0, disable=None)
 
 
 def _parser() -> argparse.ArgumentParser:

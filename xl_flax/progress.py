@@ -23,7 +23,7 @@ def progress(total: int | None, what: str, unit: str) -> Iterator[Callable[[int]
       A function to be called with how much has been done since the last call.
     """
     if sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit=f" {unit}", mininterval=0.1) as bar:
+        with tqdm(total=total, desc=what, unit=f" {unit}", unit_scale=True, mininterval=0.1) as bar:
             yield bar.update
         return
     done, begin = 0, time.monotonic()

@@ -72,6 +72,15 @@ def wrapped(text: str) -> str:
     )
 
 
+def shown(table: str, path: str) -> str:
+    """A table as far as a console holds it, and where all of it is."""
+    lines = table.split("\n")
+    if len(lines) <= LINES:
+        return table
+    rest = wrapped(f"... and {len(lines) - LINES} more lines, see {path}")
+    return "\n".join([*lines[:LINES], rest])
+
+
 def count(number: int) -> str:
     """A number in at most seven characters: "950,000", "1.23M", "45.6G"."""
     for factor, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M")):

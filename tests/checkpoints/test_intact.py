@@ -1,10 +1,12 @@
 """What lies in a checkpoint is what was written; what is not is found, named and put aside."""
 
+import asyncio
+import contextlib
+import gc
 import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import jax
@@ -15,6 +17,7 @@ import pytest
 from xl_flax.checkpoints import intact, load, manager
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
+from xl_flax.checkpoints.threads import raise_only
 from xl_flax.errors import UserError
 from xl_flax.files import disk
 from xl_flax.models.config import EncoderConfig
@@ -94,7 +97,9 @@ def test_damage_of_any_file_is_found_and_named(saved, tmp_path, damage):
         shutil.rmtree(checkpoint)
 
 
-@pytest.mark.parametrize("text", [None, b"", b"{", b"[]", b"\xff", b'{"model/model.json": 5}'])
+@pytest.mark.parametrize(
+    "text", [None, b"", b"{", b"{}", b"[]", b"\xff", b'{"model/model.json": 5}']
+)
 def test_damaged_checksums_are_damage(run, text):
     path = run / "checkpoints/4/checksums.json"
     path.unlink()
@@ -254,20 +259,6 @@ def test_room_is_estimated_before_a_save(run, monkeypatch):
     assert sorted(os.listdir(run / "checkpoints")) == ["2", "4"]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of 3 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no disk can be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_a_full_disk_is_one_line_and_older_checkpoints_stay(small_disk, monkeypatch, capfd):
     monkeypatch.setattr(manager, "check_room", lambda *_: None)  # others fill the disk meanwhile
     checkpoints = CheckpointManager(str(small_disk))
@@ -288,6 +279,35 @@ def test_a_full_disk_is_one_line_and_older_checkpoints_stay(small_disk, monkeypa
     save(checkpoints, 3, params)
     checkpoints.close()
     assert sorted(os.listdir(small_disk / "checkpoints")) == ["2", "3"]
+
+
+def test_a_save_that_cannot_even_begin_is_one_line(small_disk, monkeypatch, capfd):
+    monkeypatch.setattr(manager, "check_room", lambda *_: None)
+    checkpoints = CheckpointManager(str(small_disk))
+    params = {f"x{number}": jnp.ones(5000) for number in range(50)}
+    save(checkpoints, 1, params)
+    checkpoints.wait()
+    with open(small_disk / "others", "wb", buffering=0) as file:
+        while shutil.disk_usage(small_disk).free:
+            file.write(bytes(4096))
+    with pytest.raises(UserError, match=r"checkpoints is full: the checkpoint of step 2, which"):
+        save(checkpoints, 2, params)
+        checkpoints.wait()
+    with contextlib.suppress(UserError):
+        checkpoints.close()
+    assert capfd.readouterr().err == ""
+    assert intact.newest(str(small_disk)).endswith("/1")
+
+
+def test_what_fails_in_threads_is_not_logged_as_well(caplog):
+    raise_only()
+    loop = asyncio.new_event_loop()
+    future = loop.create_future()
+    future.set_exception(OSError("No space left on device"))
+    del future  # as Orbax does where another write failed first
+    gc.collect()
+    loop.close()
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -1,5 +1,8 @@
 """Going on with other settings: what is said, what is refused, which configurations stay."""
 
+import errno
+import re
+import shutil
 import types
 
 import gin
@@ -11,9 +14,12 @@ from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.manager import CheckpointManager, Progress
 from xl_flax.errors import UserError
 from xl_flax.models.config import EncoderConfig
-from xl_flax.training import going_on
-from xl_flax.training.folder import shown, write_config
+from xl_flax.training import folder, going_on
+from xl_flax.training.divergence import unsaved
+from xl_flax.training.folder import write_config
 from xl_flax.training.optimizer import OptimizerConfig
+from xl_flax.training.state import resume
+from xl_flax.training.step import TrainState
 
 BEFORE = {
     "OptimizerConfig.learning_rate": 6e-4,
@@ -107,6 +113,15 @@ def test_the_same_arrays_go_on(saved, tmp_path):
     assert going_on_from(folder, BEFORE, BEFORE, steps=200, items=layout) == []
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"tree_metadata": 3}', "{}"])
+def test_what_tells_of_arrays_may_be_damaged(saved, tmp_path, text):
+    folder, state = saved
+    shutil.copytree(folder, tmp_path / "1")
+    (tmp_path / "1" / "params" / "_METADATA").write_text(text)  # restoring says so
+    layout = jax.eval_shape(lambda: state)
+    assert going_on_from(tmp_path / "1", BEFORE, BEFORE, steps=200, items=layout) == []
+
+
 @pytest.mark.parametrize(
     ("place", "before", "now", "message"),
     [
@@ -168,7 +183,33 @@ def test_another_vocabulary_or_objective_is_refused_before_anything_is_cached(tm
     going_on.check_early(config, "a" * 64)  # damage is for `intact.newest`
 
 
-def test_earlier_configurations_stay(tmp_path):
+def test_a_run_that_was_saved_inside_a_streak_begins_a_new_one():
+    one = jnp.int32(1)
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=one.sharding)
+    layout = TrainState({}, {}, {}, updates=count, skipped=count, bad_streak=count)
+    there = {"optimizer": {}, "objectives": {}, "updates": one, "skipped": one, "bad_streak": one}
+    manager = types.SimpleNamespace(restore=lambda *_: ({}, there))
+    state = resume(manager, 1, layout)
+    assert int(state.skipped) == 1 and int(state.bad_streak) == 0
+
+
+@pytest.mark.parametrize(
+    ("newest", "said"),
+    [
+        (None, "begins again at step 0. If that happens again: Lower"),
+        (3, "of step 3. If that happens again: Lower"),
+        (5, "of step 5, and no step after it was finite. Lower .* from an older checkpoint"),
+    ],
+)
+def test_the_end_inside_a_streak_says_what_may_be_to_blame(newest, said):
+    assert re.search(said, unsaved(types.SimpleNamespace(newest=newest), step=9, streak=4))
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_earlier_configurations_stay(tmp_path, monkeypatch):
     def write(value, step):
         gin.clear_config()
         gin.parse_config(f"STEPS = {value}")
@@ -179,10 +220,7 @@ def test_earlier_configurations_stay(tmp_path):
     assert write(400, 200) == str(tmp_path / "config-0000200-2.gin")
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert [text.split()[-1] for _, text in sorted(kept.items())] == ["300", "200", "400"]
-
-
-def test_long_tables_are_cut_and_say_where_they_are():
-    long = "\n".join(map(str, range(100)))
-    lines = shown(long, "runs/x/data-info.txt").split("\n")
-    assert len(lines) == 46 and lines[-1] == "... and 55 more lines, see runs/x/data-info.txt"
-    assert shown("short", "runs/x/data-info.txt") == "short"
+    monkeypatch.setattr(folder, "write_atomically", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write(500, 200)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == kept

@@ -1,10 +1,13 @@
 """What a run tells: `metrics.jsonl` across interruptions, the console line, phases."""
 
+import contextlib
 import json
 import os
+import threading
 import types
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from xl_flax.errors import UserError
 from xl_flax.objectives.base import Mean
@@ -70,6 +73,40 @@ def test_phases_have_lines_of_their_own(tmp_path):
         "step": 6,
         "phases": {"mlm/mixture": "even", "mlm/phase": 0.3, "own/phase": "('a', 1)"},
     }
+
+
+def test_tensorboard_hides_what_a_run_that_was_cut_off_wrote(tmp_path):
+    logger = Logger(str(tmp_path), 4, [], True)
+    logger.write(5, {"loss": 1.5, "eval/m": 2.0})
+    logger.write_phases(6, {"mlm/phase": 0.3})
+    logger.close()
+    (file,) = (tmp_path / "metrics").iterdir()
+    content, events = file.read_bytes(), []
+    while content:  # length, checksum, event, checksum
+        size = int.from_bytes(content[:8], "little")
+        events.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    assert [event.step for event in events] == [0, 5, 5, 5, 5, 6]
+    assert events[2].session_log.status == SessionLog.START
+    tags = [value.tag for event in events for value in event.summary.value]
+    assert tags == ["loss", "eval/m", "mlm/phase/text_summary"]
+    assert events[3].summary.value[0].simple_value == 1.5
+    assert events[5].summary.value[0].tensor.string_val == [b"0.3"]
+
+
+def test_a_full_disk_is_an_error_and_no_thread_hangs_or_dies(small_disk, capfd):
+    before = threading.active_count()
+    logger = Logger(str(small_disk), -1, [], True)
+    logger.write(1, {"loss": 1.0})
+    with contextlib.suppress(OSError), open(small_disk / "others", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(OSError, match="No space left"):
+        for step in range(2, 1000):
+            logger.write(step, {f"metric {i}": 1.0 for i in range(20)})
+    logger.close()
+    assert threading.active_count() == before
+    assert capfd.readouterr().err == ""
 
 
 def feed(rows=0, **metrics):

@@ -64,7 +64,10 @@ def problems(checkpoint: str, items: Sequence[str] = ITEMS) -> list[str]:
         return [str(error)]
     if lacking:
         return [f"{path} is missing" for path in lacking]
-    return differences(checkpoint, expected, [f"{item}/" for item in items])
+    under = [f"{item}/" for item in items]
+    if unknown := [each for each in under if not any(name.startswith(each) for name in expected)]:
+        return [f"{path} is damaged (nothing of {', '.join(unknown)})"]
+    return differences(checkpoint, expected, under)
 
 
 def check(checkpoint: str, items: Sequence[str] = (MODEL, PARAMS)) -> None:

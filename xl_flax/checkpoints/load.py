@@ -20,6 +20,7 @@ from xl_flax.checkpoints.manager import (
     read_best,
     read_progress,
 )
+from xl_flax.checkpoints.threads import raise_only
 from xl_flax.data.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE
 from xl_flax.errors import UserError
 from xl_flax.files.read import read_bytes
@@ -167,6 +168,7 @@ def load_array(checkpoint: str, path: str, dtype: Any) -> np.ndarray:
 
 
 def _restore(checkpoint: str, item: Any, restore_args: Any) -> Any:
+    raise_only()
     handler = ocp.PyTreeCheckpointHandler()
     try:
         with ocp.Checkpointer(handler) as checkpointer:

@@ -6,12 +6,13 @@
 name only when all of it is written, and `checksums.json` of it (see `intact.py`).
 
 `MODEL_DIR/checkpoints/best.json` says which checkpoint is the best so far (`TrainConfig.best`): its
-step, the metric and its value. The file is written as soon as that checkpoint is complete, by a
-thread that watches the save, and before the one that it named last is deleted, so the checkpoint
-that it names is there at any time.
+step, the metric and its value. The file is written when that checkpoint is complete, at the next
+save or at the end, and before the one that it named last is deleted, so the checkpoint that it
+names is there at any time.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -249,14 +250,13 @@ class CheckpointManager:
         on_first(lambda: check_room(self.directory, self._needed, what))
         self._saving = step
         record = json.dumps(dataclasses.asdict(progress), indent=1).encode()
-        started = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.PyTreeSave(params),
-                optimizer=ocp.args.PyTreeSave(optimizer),
-                model=_FilesSave({**files, PROGRESS_FILE: record}),
-            ),
+        items = ocp.args.Composite(
+            params=ocp.args.PyTreeSave(params),
+            optimizer=ocp.args.PyTreeSave(optimizer),
+            model=_FilesSave({**files, PROGRESS_FILE: record}),
         )
+        with naming_full_disk(self.directory, what, self._needed):
+            started = self._manager.save(step, args=items)
         if not started:
             self._saving = None
             raise UserError(f"{what} is older than that of step {self.newest:,}, which is there")
@@ -315,11 +315,16 @@ class CheckpointManager:
                 self._manager.delete(step)
 
     def close(self) -> None:
-        """Finishes and marks what was started, and frees the manager's threads."""
+        """Finishes and marks what was started, and frees the manager's threads.
+
+        Raises:
+          UserError: as `wait`.
+        """
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with contextlib.suppress(Exception):  # of other writes of a save that failed
+                self._manager.close()
 
     def put_aside(self, step: int) -> str:
         """Moves a checkpoint out of the run's way; returns where it is now. Process 0 only."""

@@ -27,7 +27,7 @@ def new_folder(target: str, needed: int) -> Iterator[str]:
       UserError: it holds something, or the disk has not enough room.
     """
     target = os.path.realpath(target)
-    if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
+    if os.path.exists(target) and (not os.path.isdir(target) or folders.entries(target)):
         raise UserError(f"{target} exists already; nothing is overwritten: choose another --target")
     check_room(target, needed, "the model")
     with naming_full_disk(target, "the model", needed), folders.new_folder(target) as partial:

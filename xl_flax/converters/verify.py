@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import load_model, vocabulary_path
@@ -22,6 +21,7 @@ from xl_flax.data.vocabulary import TOKENIZER_FILE, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import MLM_HEAD, Model, mlm_prediction
 from xl_flax.ops.pooling import pool
+from xl_flax.progress import progress
 from xl_flax.text_table import table
 
 # Universal Declaration of Human Rights, beginning of article 1, which is free to use.
@@ -253,12 +253,13 @@ def _batches(
     sentences: Sequence[Sequence[int]], pad: int, longest: int, what: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(tokens int[B, L], real bool[B, L]), padded to one of few lengths, as each is compiled."""
-    starts = range(0, len(sentences), BATCH)
-    for start in tqdm(starts, desc=what, mininterval=1.0, disable=len(starts) < 2 or None):
-        batch = sentences[start : start + BATCH]
-        width = min(-(-max(map(len, batch)) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
-        tokens = np.array([[*s, *[pad] * (width - len(s))] for s in batch])
-        yield tokens, np.arange(width) < np.array([len(s) for s in batch])[:, None]
+    with progress(len(sentences), what, "sentences") as done:
+        for start in range(0, len(sentences), BATCH):
+            batch = sentences[start : start + BATCH]
+            width = min(-(-max(map(len, batch)) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
+            tokens = np.array([[*s, *[pad] * (width - len(s))] for s in batch])
+            yield tokens, np.arange(width) < np.array([len(s) for s in batch])[:, None]
+            done(len(batch))
 
 
 def _their_outputs(out: Any) -> dict[str, Any]:

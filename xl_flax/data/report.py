@@ -15,9 +15,7 @@ from xl_flax.data.records import RowSource, decode_row, ids_dtype
 from xl_flax.data.tables import split_table
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.files.write import write_atomically
-from xl_flax.text_table import wrapped
-
-MOST_LINES = 60  # of a table on the console
+from xl_flax.text_table import shown, wrapped
 
 
 def print_report(
@@ -35,13 +33,10 @@ def print_report(
     table = report(spec, cached, num_rows)
     path = Path(cache.directory) / "tables" / f"{spec.mixture}-{spec.split}-{spec.layout}.txt"
     write_atomically(path, f"{table}\n")
-    lines = table.split("\n")
-    if not new:
-        print(wrapped(f"{lines[0]}: there already, see {path}"))
-        return
-    print("", *lines[:MOST_LINES], sep="\n")
-    if len(lines) > MOST_LINES:
-        print(wrapped(f"... and {len(lines) - MOST_LINES} more lines, see {path}"))
+    if new:
+        print(f"\n{shown(table, path)}")
+    else:
+        print(wrapped(f"{table.splitlines()[0]}: there already, see {path}"))
 
 
 def report(spec: DatasetSpec, cached: CachedMixture, num_rows: int | None) -> str:

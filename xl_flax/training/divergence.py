@@ -9,6 +9,9 @@ import jax
 from xl_flax.checkpoints.manager import CheckpointManager
 
 REMEDY = "Lower OptimizerConfig.learning_rate or lengthen its warm-up, and start again"
+OLDER = (
+    "if it ends here again, go on from an older checkpoint in another folder (InitFrom.checkpoint)"
+)
 
 
 def diverged(manager: CheckpointManager, step: int, streak: int, first: int) -> str:
@@ -38,21 +41,20 @@ def diverged(manager: CheckpointManager, step: int, streak: int, first: int) -> 
     elif good == begun == first:
         lines.append(
             f"none was finite since the checkpoint of step {good:,}, which was left as it is. "
-            f"{REMEDY} from there; if it ends here again, go on from an older checkpoint in "
-            "another folder (InitFrom.checkpoint)"
+            f"{REMEDY} from there; {OLDER}"
         )
     else:
         lines.append(f"{REMEDY}: the run goes on from its checkpoint of step {good:,}")
     return "; ".join(lines)
 
 
-def unsaved(manager: CheckpointManager, step: int) -> str:
-    """What to tell where a run ends inside a streak of skipped steps."""
-    newest = manager.newest
+def unsaved(manager: CheckpointManager, step: int, streak: int) -> str:
+    """What to tell where a run ends inside a streak of so many skipped steps."""
+    newest, remedy = manager.newest, f"If that happens again: {REMEDY}"
     again = "no checkpoint is there: the same command begins again at step 0"
     if newest is not None:
         again = f"the same command goes on from the newest checkpoint, of step {newest:,}"
-    return (
-        f"step {step:,} is not saved, as its loss or gradient was not finite; {again}. If that "
-        f"happens again: {REMEDY}"
-    )
+    if newest == step - streak:  # whose parameters may be to blame
+        again += ", and no step after it was finite"
+        remedy = f"{REMEDY}; {OLDER}"
+    return f"step {step:,} is not saved, as its loss or gradient was not finite; {again}. {remedy}"

@@ -9,10 +9,8 @@ import gin
 from xl_flax.files.lock import locked
 from xl_flax.files.read import read_bytes
 from xl_flax.files.write import write_atomically
-from xl_flax.text_table import wrapped
 
 CONFIG_FILE = "config.gin"
-MOST_LINES = 45  # of a table on the console
 
 
 def alone(model_dir: str) -> contextlib.AbstractContextManager[None]:
@@ -42,7 +40,12 @@ def write_config(model_dir: str, step: int) -> str | None:
             number += 1
             kept = os.path.join(model_dir, f"config-{step:07}-{number}.gin")
         os.rename(path, kept)
-    write_atomically(path, text)
+    try:
+        write_atomically(path, text)
+    except OSError:
+        if kept:
+            os.rename(kept, path)
+        raise
     return kept
 
 
@@ -51,15 +54,6 @@ def write_info(model_dir: str, name: str, tables: Sequence[str]) -> str:
     path = os.path.join(model_dir, f"{name}-info.txt")
     write_atomically(path, "\n\n".join(tables) + "\n")
     return path
-
-
-def shown(table: str, path: str) -> str:
-    """A table as far as a console holds it, and where all of it is."""
-    lines = table.split("\n")
-    if len(lines) <= MOST_LINES:
-        return table
-    rest = wrapped(f"... and {len(lines) - MOST_LINES} more lines, see {path}")
-    return "\n".join([*lines[:MOST_LINES], rest])
 
 
 def _says(path: str, text: str) -> bool:

@@ -231,7 +231,7 @@ def _arrays(folder: str) -> dict[str, str]:
     """The arrays of a checkpoint's item by path, as "float32[3, 4]"; {} if nothing tells."""
     try:
         tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
-    except (OSError, ValueError, KeyError):  # restoring says what is wrong
+    except Exception:  # of any type where a file is damaged: restoring says what is wrong
         return {}
     leaves = params_lib.flat(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
     return {path: _array(leaf) for path, leaf in leaves if getattr(leaf, "shape", None) is not None}

@@ -1,5 +1,6 @@
 """What a run tells: `metrics.jsonl`, TensorBoard files and a console line with an ETA."""
 
+import contextlib
 import json
 import os
 import sys
@@ -136,22 +137,19 @@ class Logger:
         self._file = self._board = None
         if not active:
             return
-        from tensorboardX import SummaryWriter  # not clu: its writers import TensorFlow
+        from xl_flax.training.tensorboard import Board  # late: it takes a while
 
         path = os.path.join(model_dir, METRICS_FILE)
         write_atomically(path, "".join(earlier))
         self._file = open(path, "a", encoding="utf-8")
-        self._board = SummaryWriter(
-            os.path.join(model_dir, "metrics"), purge_step=step + 1, flush_secs=30
-        )
+        self._board = Board(os.path.join(model_dir, "metrics"), step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds one line; the time of day goes with it as `time`, in seconds."""
         if self._file is None:
             return
         self._add(step, values)
-        for key, value in values.items():
-            self._board.add_scalar(key, value, step)
+        self._board.write(step, values)
 
     def write_phases(self, step: int, phases: Mapping[str, Any]) -> None:
         """Adds a line on what begins with this step, as {"phases": {"mlm/mixture": "small"}}."""
@@ -159,8 +157,7 @@ class Logger:
             return
         phases = {key: v if isinstance(v, int | float) else str(v) for key, v in phases.items()}
         self._add(step, {"phases": phases})
-        for key, value in phases.items():
-            self._board.add_text(key, str(value), step)
+        self._board.write(step, {key: str(value) for key, value in phases.items()})
 
     def _add(self, step: int, values: Mapping[str, Any]) -> None:
         line = {"step": step, "time": time.time(), **values}
@@ -168,10 +165,10 @@ class Logger:
         self._file.flush()
 
     def close(self) -> None:
-        """Flushes and closes the files."""
-        if self._file is not None:
-            self._file.close()
-            self._board.close()
+        """Flushes and closes the files; on a full disk an error has said so before."""
+        for file in filter(None, (self._file, self._board)):
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def console_line(

@@ -14,14 +14,14 @@ from xl_flax.errors import UserError
 from xl_flax.files.disk import naming_full_disk
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import Preemption, barrier
-from xl_flax.text_table import wrapped
+from xl_flax.text_table import shown, wrapped
 from xl_flax.training import going_on
 from xl_flax.training import state as state_lib
 from xl_flax.training.best import BestTracker
 from xl_flax.training.checks import check_first_metrics
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.divergence import diverged, unsaved
-from xl_flax.training.folder import alone, shown, write_config, write_info
+from xl_flax.training.folder import alone, write_config, write_info
 from xl_flax.training.logging import Logger, Window, console_line, earlier_lines
 from xl_flax.training.periodic import make_periodic
 from xl_flax.training.setup import Setup, set_up
@@ -234,14 +234,14 @@ def _train(
         if stopping and (evaluating or not last):
             manager.wait()
             if postponed:
-                say(f"asked to stop: {unsaved(manager, step)}")
+                say(f"asked to stop: {unsaved(manager, step, streak)}")
             else:
                 say(f"asked to stop: saved step {step:,}; the same command goes on from there")
             finished = False
             break
     manager.wait()
     if finished and postponed:
-        raise UserError(unsaved(manager, step))
+        raise UserError(unsaved(manager, step, streak))
     if finished:
         say(_done(step, best, config))
     return finished

@@ -45,16 +45,19 @@ def fresh(
     shardings = jax.tree.map(lambda s: s.sharding, (layout.optimizer, layout.objectives))
     make = lambda p: (optimizer.init(p), _init_objectives(p, objectives, streams))  # noqa: E731
     opt_state, states = jax.jit(make, out_shardings=shardings)(params)
-    # Distinct buffers: the step donates them.
-    zero = lambda like: jax.device_put(jnp.zeros((), jnp.int32), like.sharding)  # noqa: E731
     return TrainState(
         params,
         opt_state,
         states,
-        updates=zero(layout.updates),
-        skipped=zero(layout.skipped),
-        bad_streak=zero(layout.bad_streak),
+        updates=_zero(layout.updates),
+        skipped=_zero(layout.skipped),
+        bad_streak=_zero(layout.bad_streak),
     )
+
+
+def _zero(like: jax.ShapeDtypeStruct) -> jax.Array:
+    """A count in a buffer of its own: the step donates it."""
+    return jax.device_put(jnp.zeros((), jnp.int32), like.sharding)
 
 
 def _init_objectives(
@@ -184,7 +187,8 @@ def progress_there(
 def resume(manager: CheckpointManager, step: int, layout: TrainState) -> TrainState:
     """Reads a checkpoint's arrays into `layout`, whatever mesh they were saved on."""
     params, rest = manager.restore(step, layout.params, pack(layout))
-    return TrainState(params, **rest)
+    # Older versions also saved inside a streak of skipped steps.
+    return TrainState(params, **rest | {"bad_streak": _zero(layout.bad_streak)})
 
 
 def pack(state: TrainState) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""TensorBoard files of a run."""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar, text
+
+FLUSH_SECONDS = 30.0
+
+
+class Board:
+    """Writes values by step in the thread that trains.
+
+    tensorboardX's `SummaryWriter` leaves that to a thread of its own. On a full disk it dies with a
+    traceback, and whoever has more to write waits for it for ever.
+    """
+
+    def __init__(self, folder: str, step: int) -> None:
+        """Opens a new file; what older ones hold from this step on is hidden.
+
+        Raises:
+          OSError: it cannot be written, as of the other functions.
+        """
+        os.makedirs(folder, exist_ok=True)
+        self._events = EventsWriter(os.path.join(folder, "events"))
+        self._flushed = time.monotonic()
+        self._add(step, file_version="brain.Event:2")
+        self._add(step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Adds numbers, which become curves, and texts."""
+        for key, value in values.items():
+            summary = text(key, value) if isinstance(value, str) else scalar(key, value)
+            self._add(step, summary=summary)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._events.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Writes what is still in memory."""
+        self._events.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(step=step, wall_time=time.time(), **content))
