@@ -31,6 +31,7 @@ from xl_flax import cli
 from xl_flax.checkpoints.description import RUNTIME_FIELDS, Description
 from xl_flax.checkpoints.load import (
     complete_checkpoints,
+    find_checkpoints,
     read_description,
     unflatten,
 )
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
                 f"{type(error).__name__}: {first_line(error)}"
             ) from error
     logging.set_verbosity(logging.ERROR)  # Orbax warns of how `save_checkpoint` means it to be
-    ours = complete_checkpoints(args.source) if os.path.exists(args.source) else []
+    ours = complete_checkpoints(args.source) and find_checkpoints(args.source)
     source = ours[-1] if ours else _foreign(args.source)
     if args.inspect:
         whole = args.inspect == "all"

@@ -345,3 +345,9 @@ def test_what_cannot_be_checked_may_be_damaged(run):
     with pytest.raises(UserError, match=r"2/params cannot be restored .* not those of this run"):
         manager.restore(2, {"z": layout["x"]}, {})
     manager.close()
+
+
+def test_a_checkpoint_under_another_name_is_left_out_with_a_word(run, capsys):
+    shutil.copytree(run / "checkpoints/2", run / "checkpoints/7")
+    assert load.one_checkpoint(str(run)).endswith("/4")
+    assert "7 is the checkpoint of step 2, under another name" in capsys.readouterr().err

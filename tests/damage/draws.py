@@ -219,6 +219,9 @@ def judge(
 ) -> str:
     """What is wrong with how a command took the damage; "" if nothing."""
     text = answer["out"] + answer["err"]
+    targets = [target]
+    if said.startswith("swap with "):
+        targets.append(os.path.join(os.path.dirname(target), said.removeprefix("swap with ")))
     if "Traceback" in text or re.search(r'^ *File "', text, re.MULTILINE):
         return "traceback"
     if lost := [step for step, content in before.items() if content not in _kept(place)]:
@@ -226,7 +229,7 @@ def judge(
         if not hurt or set(lost) - {hurt[1]} or command != "train":
             return f"checkpoints lost: {', '.join(lost)}"
         return f"damaged checkpoint deleted: {', '.join(lost)}"
-    named = names(target, text)
+    named = any(names(each, text) for each in targets)
     if answer["code"] == 0:
         now = figures(command, place)
         if command == "train" and not any(now.values()):
@@ -240,7 +243,8 @@ def judge(
     errors = [line for line in answer["err"].splitlines() if line.startswith("error: ")]
     if len(errors) != 1:
         return f"{len(errors)} errors"
-    return "" if names(target, errors[0]) else "the error does not name what is damaged"
+    named = any(names(each, errors[0]) for each in targets)
+    return "" if named else "the error does not name what is damaged"
 
 
 def differences(command: str, now: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -256,8 +260,12 @@ def differences(command: str, now: Mapping[str, Any], wanted: Mapping[str, Any])
 def names(target: str, text: str) -> bool:
     """Whether a text names a file, or a folder around it that is not the whole house."""
     parts = target.split("/")
-    if parts[0] == "cache" and re.search(rf"\b{re.escape(parts[1])}\b", text):
-        return True  # by the task's name
+    if parts[0] == "cache":  # by the name of the task, or of the mixture
+        name = "all" if parts[1] == "mixtures" else parts[1]
+        if re.search(rf"\b{re.escape(name)}\b", text):
+            return True
+    if target == "run/checkpoints" and "finished checkpoint" in text:
+        return True
     known = ["/".join(parts[:i]) for i in range(2, len(parts) + 1)] if len(parts) > 1 else parts
     known = [path for path in known if path not in ("run/checkpoints", "run/metrics")]
     return any(path in text for path in known) or target in text

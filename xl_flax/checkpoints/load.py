@@ -23,7 +23,7 @@ from xl_flax.checkpoints.manager import (
 from xl_flax.checkpoints.threads import raise_only
 from xl_flax.data.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE
 from xl_flax.errors import UserError
-from xl_flax.files.read import read_bytes
+from xl_flax.files.read import read_bytes, read_json
 from xl_flax.models.heads import Model, build_model
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import on_first
@@ -42,7 +42,19 @@ def complete_checkpoints(path: str) -> list[str]:
     path = os.path.abspath(path)
     if intact.is_checkpoint(path):
         return [path]
-    return [folder for folder in intact.step_folders(_folder(path)) if intact.is_checkpoint(folder)]
+    return [folder for folder in intact.step_folders(_folder(path)) if not _why_not(folder)]
+
+
+def _why_not(folder: str) -> str:
+    """Why a folder that is named as a step is not that step's checkpoint; "" if it is."""
+    if not intact.is_checkpoint(folder):
+        return "is no complete checkpoint"
+    try:
+        step = read_json(progress_path(folder)).get("step")
+    except UserError:  # not of a run, or damaged, which whoever reads it says
+        return ""
+    renamed = type(step) is int and str(step) != os.path.basename(folder)
+    return f"is the checkpoint of step {step}, under another name," if renamed else ""
 
 
 def find_checkpoints(path: str) -> list[str]:
@@ -57,8 +69,8 @@ def find_checkpoints(path: str) -> list[str]:
             f"no checkpoint under {path}: give a run's folder (MODEL_DIR) or one checkpoint"
         )
     for folder in intact.step_folders(_folder(path)):
-        if not intact.is_checkpoint(folder):
-            print(f"WARNING: {folder} is no complete checkpoint and left out", file=sys.stderr)
+        if reason := _why_not(folder):
+            print(f"WARNING: {folder} {reason} and left out", file=sys.stderr)
     return checkpoints
 
 
