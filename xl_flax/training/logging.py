@@ -177,7 +177,7 @@ def console_line(
     """Where the run is, what it learns, how fast, how long still: a line, more if it is too long.
 
     What is seldom worth a look, as the norm of the gradient, is in `metrics.jsonl` only; waiting
-    for data is shown from 1 % on.
+    for data is shown from 5 % on.
     """
     parts = [f"step {step:>{len(f'{steps:,}')},}/{steps:,}"]
     if "loss" in values:
@@ -192,7 +192,7 @@ def console_line(
     parts.append(f"{_si(values['tokens_per_second'])} tok/s")
     if "mfu" in values:
         parts.append(f"MFU {values['mfu']:.1%}")
-    if values["input_wait"] >= 0.01:
+    if values["input_wait"] >= 0.05:
         parts.append(f"wait {values['input_wait']:.1%}")
     if values["skipped"]:
         parts.append(f"skipped {values['skipped']:.0f}")
