@@ -1,3 +1,4 @@
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -29,6 +30,17 @@ def test_results_are_appended_and_replaced_by_checkpoint_and_signature(tmp_path)
     assert results.done(rows, first) == {"s", "other"}
     assert results.done(rows, second) == {"s"}
     assert not results.done(rows, Source("checkpoints/10", 10, id="of another training"))
+
+
+def test_writers_at_the_same_time_lose_nothing(tmp_path):
+    path = str(tmp_path / "results.jsonl")
+
+    def add(number):
+        results.write(path, Source("checkpoints/1", 1), [result(0.5, f"s{number}")])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(32)))
+    assert {row.signature for row in results.read(path)} == {f"s{i}" for i in range(32)}
 
 
 def test_results_come_back_as_they_were(tmp_path):

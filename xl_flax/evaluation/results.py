@@ -21,6 +21,7 @@ import xl_flax
 from xl_flax.checkpoints.intact import CHECKSUMS_FILE, FOLDER, PARAMS
 from xl_flax.errors import UserError
 from xl_flax.files.checksums import checksums
+from xl_flax.files.lock import locked
 from xl_flax.files.read import read_json, read_json_lines
 from xl_flax.files.write import write_atomically
 
@@ -127,20 +128,24 @@ def done(rows: Iterable[Row], source: Source) -> set[str]:
 def write(path: str, source: Source, results: Sequence[Result]) -> None:
     """Adds results to a file; what it holds for this step and these signatures is replaced.
 
-    The file is replaced as a whole and atomically, so a kill leaves the old or the new one.
+    The file is replaced as a whole and atomically, so a kill leaves the old or the new one; of
+    several processes one waits for the other.
     """
-    lines = collections.Counter(r.signature for r in results)
-    rows = [
-        as_read
-        for row, as_read in _read_all(path).items()
-        if not (row.step == source.step and row.signature in lines)
-    ]
-    for result in results:
-        row = dataclasses.asdict(result) | dataclasses.asdict(source)
-        row |= {"value": float(result.value), "n": int(result.n)}  # which may be NumPy's
-        row |= {"version": xl_flax.__version__, "lines": lines[result.signature]}
-        rows.append(row | {"crc": _crc(row)})
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    folder, name = os.path.split(os.path.abspath(path))
+    busy = f"waiting for another process that writes {path}"
+    with locked(folder, busy, wait=True, name=f".{name}.lock"):
+        lines = collections.Counter(r.signature for r in results)
+        rows = [
+            as_read
+            for row, as_read in _read_all(path).items()
+            if not (row.step == source.step and row.signature in lines)
+        ]
+        for result in results:
+            row = dataclasses.asdict(result) | dataclasses.asdict(source)
+            row |= {"value": float(result.value), "n": int(result.n)}  # which may be NumPy's
+            row |= {"version": xl_flax.__version__, "lines": lines[result.signature]}
+            rows.append(row | {"crc": _crc(row)})
+        write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def from_rows(rows: Iterable[Row], signatures: Iterable[str]) -> list[Result]:

@@ -10,13 +10,16 @@ from xl_flax.errors import UserError
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike, busy: str, wait: bool = False) -> Iterator[None]:
+def locked(
+    folder: str | os.PathLike, busy: str, wait: bool = False, name: str = ".lock"
+) -> Iterator[None]:
     """Keeps other processes out of a folder, which is made if it is missing.
 
     Args:
-      folder: where the lock, a file `.lock`, lies.
+      folder: where the lock lies.
       busy: what to say where another process holds it.
       wait: for the other process to end, after saying so; otherwise this is an error.
+      name: of the lock, a file.
 
     Raises:
       UserError: another process holds it, or the folder cannot be written.
@@ -24,7 +27,7 @@ def locked(folder: str | os.PathLike, busy: str, wait: bool = False) -> Iterator
     try:
         os.makedirs(folder, exist_ok=True)
         # For reading, too: opening a FIFO of this name for writing would wait for a reader.
-        file = os.fdopen(os.open(os.path.join(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666), "w")
+        file = os.fdopen(os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT, 0o666), "w")
     except OSError as error:
         raise UserError(f"cannot write to {error.filename or folder} ({error.strerror})") from error
     with file:
