@@ -71,8 +71,10 @@ def test_mistakes_are_named(gin_file, text, flags, message):
         parse(gin_file(text), *flags)
 
 
-def test_a_missing_file_is_named():
-    with pytest.raises(UserError, match=f"there is no Gin file nowhere.gin in .*, {cli.ROOT}"):
+def test_a_missing_file_is_named_with_the_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    where = f"{tmp_path}, {cli.ROOT}$"
+    with pytest.raises(UserError, match=f"there is no Gin file nowhere.gin in {where}"):
         parse("--gin_file=nowhere.gin")
 
 

@@ -221,6 +221,7 @@ def explain(error: Exception) -> str:
     """One line for an error that Gin raised: what is wrong, where, and what may have been meant."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines) or type(error).__name__
+    text = re.sub(r" In bindings string line 1\b.*", "", text)  # a flag, which the user sees
     missing = re.search(r"Required bindings for `(\w+)` not provided in config: (\[.*?\])", text)
     if missing:
         names = ast.literal_eval(missing[2])
@@ -230,7 +231,8 @@ def explain(error: Exception) -> str:
         return _unset(macro[1])
     file = re.search(r"Unable to open file: (.*?)\. Searched config paths: (\[.*?\])\.", text)
     if file:
-        folders = ", ".join(path or os.getcwd() for path in ast.literal_eval(file[2]))
+        paths = [path or os.getcwd() for path in ast.literal_eval(file[2])]
+        folders = ", ".join(dict.fromkeys(paths))
         return f"there is no Gin file {file[1]} in {folders}{text[file.end() :]}"
     unknown = re.search(r"No configurable matching (?:reference )?'@?(\w+)", text)
     if unknown:
