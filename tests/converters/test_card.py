@@ -64,6 +64,10 @@ def test_results_say_which_data_and_stay_a_table(tmp_path):
         "| ntrex/test | 3 | p@1, cosine | 0.2500 | 7.1% ! | `retrieval\\|data:ntrex/"
     )
     assert len(lines) == 3 and str(tmp_path) not in text and "# run, step 7" in text
+    (checkpoint / "model").mkdir(exist_ok=True)
+    (checkpoint / "model" / "config.gin").write_text("STEPS = 7")  # its own, whatever the run's is
+    text = card.make(str(checkpoint), description, {"model_type": "bert"}, [])
+    assert text.endswith("```\nSTEPS = 7\n```\n")
 
 
 def test_the_configuration_is_that_of_the_step(tmp_path):

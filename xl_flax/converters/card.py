@@ -24,8 +24,7 @@ def make(
     """The text of README.md.
 
     Args:
-      checkpoint: its folder; a run's `config.gin` and `results.jsonl` are above it, a converted
-        one's in it.
+      checkpoint: its folder; a run's `results.jsonl` is above it, a converted one's in it.
       description: of the checkpoint.
       config: of the new config.json.
       notes: what the folder does in another way than the checkpoint.
@@ -53,6 +52,8 @@ def make(
     if results := _results(checkpoint, description.step):
         lines += ["", "## Results", "", *results]
     path, since = configuration(run, description.step)
+    own = os.path.join(checkpoint, "model", "config.gin")  # not of an older version's checkpoint
+    path = own if os.path.exists(own) else path
     if os.path.exists(path):
         lines += ["", "## Configuration", ""]
         lines += [f"Since step {since:,}; before, some settings were others.", ""] if since else []

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import gin
 import jax
 
 from xl_flax.checkpoints.intact import newest as newest_intact
@@ -21,7 +22,7 @@ from xl_flax.training.best import BestTracker
 from xl_flax.training.checks import check_first_metrics
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.divergence import diverged, unsaved
-from xl_flax.training.folder import alone, write_config, write_info
+from xl_flax.training.folder import CONFIG_FILE, alone, write_config, write_info
 from xl_flax.training.logging import Logger, Window, console_line, earlier_lines
 from xl_flax.training.periodic import make_periodic
 from xl_flax.training.setup import Setup, set_up
@@ -176,6 +177,7 @@ def _train(
                 setup.vocabulary.file_name: setup.vocabulary.content,
                 "model.json": described.to_json(),
                 going_on.SETTINGS_FILE: going_on.to_json(setup.settings),
+                CONFIG_FILE: gin.config_str().encode(),
             },
         )
 
