@@ -143,6 +143,17 @@ def configure(folder, tmp_path):
     return make
 
 
+@pytest.fixture
+def masked_only(configure):
+    """As `configure`, with the first objective alone and no evaluations: it compiles fast."""
+
+    def make(**bindings):
+        config = configure(**bindings)
+        return dataclasses.replace(config, objectives=config.objectives[:1], held_out=())
+
+    return make
+
+
 def train(config, folder, **kwargs):
     return loop.train(config, [f"--gin_file={folder}/run.gin"], **kwargs)
 
@@ -456,13 +467,13 @@ def steps_of(model_dir):
 
 @pytest.mark.parametrize("good", [3, None])
 def test_after_divergence_a_lower_rate_goes_on_from_the_last_good_state(
-    reference, configure, folder, good
+    reference, masked_only, folder, good
 ):
     """The checkpoint that the first step of that rate left is finite, and leads nowhere."""
     often = {"TrainConfig__checkpoint_every": 1, "TrainConfig__keep_last": None}
     if good:
-        train(configure(STEPS=good, **often), folder)
-    config = configure(OptimizerConfig__learning_rate=1e30, TrainConfig__max_bad_steps=3, **often)
+        train(masked_only(STEPS=good, **often), folder)
+    config = masked_only(OptimizerConfig__learning_rate=1e30, TrainConfig__max_bad_steps=3, **often)
     spoilt = (good or 0) + 1
     after = f"on from its checkpoint of step {good}" if good else "begins again at step 0"
     message = f"not finite in 3 steps in a row.*step {spoilt}, .*set_aside/{spoilt};.*rate.*{after}"
@@ -470,19 +481,19 @@ def test_after_divergence_a_lower_rate_goes_on_from_the_last_good_state(
         train(config, folder)
     if good:
         assert steps_of(config.model_dir) == [1, 2, 3]
-    train(configure(STEPS=6, TrainConfig__max_bad_steps=3), folder)
+    train(masked_only(STEPS=6, TrainConfig__max_bad_steps=3), folder)
     assert steps_of(config.model_dir)[-1] == 6
     assert all(np.isfinite(v).all() for v in saved(config.model_dir, "params").values())
 
 
-def test_a_checkpoint_that_was_there_before_a_streak_is_left(reference, configure, folder):
-    config = configure(STEPS=3, OptimizerConfig__learning_rate=1e30, TrainConfig__max_bad_steps=9)
+def test_a_checkpoint_that_was_there_before_a_streak_is_left(reference, masked_only, folder):
+    config = masked_only(STEPS=3, OptimizerConfig__learning_rate=1e30, TrainConfig__max_bad_steps=9)
     with pytest.raises(UserError, match="step 3 is not saved.*no checkpoint is there"):
         train(config, folder)
-    train(configure(STEPS=1, OptimizerConfig__learning_rate=1e30), folder)
+    train(masked_only(STEPS=1, OptimizerConfig__learning_rate=1e30), folder)
     for _ in range(2):
         with pytest.raises(UserError, match="step 1, which was left as it is.*Lower"):
-            train(configure(TrainConfig__max_bad_steps=3), folder)
+            train(masked_only(TrainConfig__max_bad_steps=3), folder)
     assert steps_of(config.model_dir) == [1]
 
 
@@ -508,19 +519,19 @@ def bad_steps(monkeypatch):
     return make
 
 
-def test_saving_waits_for_the_end_of_a_streak(configure, folder, bad_steps):
+def test_saving_waits_for_the_end_of_a_streak(masked_only, folder, bad_steps):
     bad_steps(3, 7)
-    config = configure(STEPS=9, TrainConfig__checkpoint_every=3, TrainConfig__keep_last=None)
+    config = masked_only(STEPS=9, TrainConfig__checkpoint_every=3, TrainConfig__keep_last=None)
     train(config, folder)
     assert steps_of(config.model_dir) == [8, 9]
 
 
 def test_a_run_that_is_asked_to_stop_inside_a_streak_says_what_is_saved(
-    configure, folder, bad_steps, monkeypatch, capsys
+    masked_only, folder, bad_steps, monkeypatch, capsys
 ):
     bad_steps(4, 9)
     monkeypatch.setattr(loop.Preemption, "reached", lambda _, step: step == 5)
-    config = configure(STEPS=9, TrainConfig__checkpoint_every=3)
+    config = masked_only(STEPS=9, TrainConfig__checkpoint_every=3)
     assert not train(config, folder)
     assert "step 5 is not saved" in (said := capsys.readouterr().out)
     assert "goes on from the newest checkpoint, of step 3" in said
@@ -528,9 +539,9 @@ def test_a_run_that_is_asked_to_stop_inside_a_streak_says_what_is_saved(
 
 
 def test_folders_that_are_no_checkpoint_do_not_keep_a_run_from_saving(
-    reference, configure, folder, capfd
+    reference, masked_only, folder, capfd
 ):
-    config = configure(STEPS=6)
+    config = masked_only(STEPS=6)
     os.makedirs(f"{config.model_dir}/checkpoints/1000")
     train(config, folder)
     assert "checkpoints/1000 is empty; moved to" in capfd.readouterr().err

@@ -3,7 +3,7 @@
 import draws
 import pytest
 
-SECONDS = 25  # for drawing, beside some 15 for making the house
+SECONDS = 15  # for drawing, beside some 15 for making the house
 FIRST = 100_000  # other draws than those made by hand
 
 
