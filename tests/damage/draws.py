@@ -22,7 +22,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -317,18 +316,14 @@ def _rows(path: str) -> list[dict[str, Any]]:
     return rows
 
 
-def run_draws(
-    numbers: Iterable[int], folder: str, processes: int = 2, seconds: float | None = None
-) -> Iterator[dict[str, Any]]:
+def run_draws(numbers: Iterable[int], folder: str, processes: int = 2) -> Iterator[dict[str, Any]]:
     """Makes the house and draws in warm processes; yields the draws as they end.
 
     Args:
       numbers: of the draws: the same number is the same damage.
       folder: to work in.
       processes: how many work at the same time.
-      seconds: after which no new draw is begun; None: all are made.
     """
-    end = None if seconds is None else time.monotonic() + seconds
     compiled = os.path.join(folder, "compiled")
     workers = [Worker(os.path.join(folder, str(i)), compiled) for i in range(processes)]
     try:
@@ -337,9 +332,7 @@ def run_draws(
         for worker in workers:
             idle.put(worker)
 
-        def one(number: int) -> dict[str, Any] | None:
-            if end is not None and time.monotonic() > end:
-                return None
+        def one(number: int) -> dict[str, Any]:
             worker = idle.get()
             try:
                 return draw(number, worker, folder, wanted)
@@ -349,8 +342,7 @@ def run_draws(
         with concurrent.futures.ThreadPoolExecutor(processes) as pool:
             futures = [pool.submit(one, number) for number in numbers]
             for future in concurrent.futures.as_completed(futures):
-                if (result := future.result()) is not None:
-                    yield result
+                yield future.result()
     finally:
         for worker in workers:
             worker.close()
