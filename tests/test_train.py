@@ -4,8 +4,6 @@ The run has an objective of each kind: text alone, one with a state of its own, 
 """
 
 import dataclasses
-import itertools
-import json
 import os
 import random
 import re
@@ -14,26 +12,22 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from run_folders import lines_of, saved, texts_of
 
 from xl_flax import cli
 from xl_flax.checkpoints.load import find_checkpoints, load_model, read_description
-from xl_flax.checkpoints.manager import read_best
 from xl_flax.data.synthetic.generator import corpus_sentence
 from xl_flax.data.synthetic.language import FAMILY
 from xl_flax.data.vocabulary import VocabularyConfig
 from xl_flax.data.vocabulary_training import Corpus, train_model
 from xl_flax.errors import UserError
-from xl_flax.evaluation.base import Evaluation
-from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.training import loop, setup
-from xl_flax.training.config import Best, InitFrom, Periodic, TrainConfig
+from xl_flax.training.config import InitFrom, TrainConfig
 from xl_flax.training.folder import alone
 
 TASKS = """
@@ -102,7 +96,6 @@ MaskedAccuracy.mixture = 'small'
 MaskedAccuracy.length = %LENGTH
 MaskedAccuracy.rows_per_task = 4
 """
-CLOCK = ("time", "tokens_per_second", "seconds_per_step", "input_wait", "model_tflops", "mfu")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -143,40 +136,8 @@ def configure(folder, tmp_path):
     return make
 
 
-@pytest.fixture
-def masked_only(configure):
-    """As `configure`, with the first objective alone and no evaluations: it compiles fast."""
-
-    def make(**bindings):
-        config = configure(**bindings)
-        return dataclasses.replace(config, objectives=config.objectives[:1], held_out=())
-
-    return make
-
-
 def train(config, folder, **kwargs):
     return loop.train(config, [f"--gin_file={folder}/run.gin"], **kwargs)
-
-
-def lines_of(model_dir):
-    """`metrics.jsonl` without what the clock says."""
-    with open(os.path.join(model_dir, "metrics.jsonl")) as file:
-        lines = [json.loads(line) for line in file]
-    return [{k: v for k, v in line.items() if not k.startswith(CLOCK)} for line in lines]
-
-
-def saved(model_dir, item):
-    """One item of the newest checkpoint as a dict of arrays by path."""
-    path = os.path.join(find_checkpoints(model_dir)[-1], item)
-    tree = ocp.PyTreeCheckpointer().restore(path)
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def texts_of(model_dir):
-    """What the plain files of a run's folder hold, by name."""
-    names = [name for name in os.listdir(model_dir) if name.endswith((".gin", ".txt", ".jsonl"))]
-    return {name: Path(model_dir, name).read_text() for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -383,13 +344,6 @@ def test_parameters_can_start_from_another_checkpoint(reference, configure, fold
     assert "parameter arrays from" in capsys.readouterr().out
 
 
-def test_a_window_of_steps_can_be_profiled(reference, configure, folder):
-    config = configure(STEPS=3, TrainConfig__profile=(2, 5))  # the run ends inside the window
-    train(config, folder)
-    found = [name for _, _, names in os.walk(f"{config.model_dir}/profile") for name in names]
-    assert any(name.endswith(".xplane.pb") for name in found)
-
-
 def test_a_dry_run_writes_nothing(reference, configure, folder, capsys):
     config = configure()
     assert train(config, folder, dry_run=True)
@@ -398,174 +352,6 @@ def test_a_dry_run_writes_nothing(reference, configure, folder, capsys):
     table = output[output.index("part ") : output.index("parameters;")]
     assert all(len(line) <= 80 for line in table.splitlines())
     assert not os.path.exists(config.model_dir)
-
-
-@dataclasses.dataclass(frozen=True)
-class Scripted(Evaluation):
-    """Scores a run by its step, or breaks it off as a kill does."""
-
-    scores: dict
-    kill_at: int | None = None
-    datasets = ()
-
-    def signatures(self, description, context):
-        return ["scripted"]
-
-    def __call__(self, subject, context):
-        step = subject.description.step
-        if step == self.kill_at:
-            raise KeyboardInterrupt
-        return [Result("scripted", "m/dev", (MACRO,), "score", self.scores[step], 1, "scripted")]
-
-
-def test_the_best_checkpoint_stays_and_patience_ends_the_run(configure, folder, capsys):
-    base = configure(STEPS=24, TrainConfig__checkpoint_every=10, TrainConfig__keep_last=1)
-    best = Best("eval/m/score", "max", patience=2)
-    scores = {0: 0.9, 3: 0.1, 6: 0.5, 9: 0.4, 12: 0.2}
-
-    def run(**settings):
-        held_out = [Periodic(Scripted(scores, **settings), every=3)]
-        return train(dataclasses.replace(base, held_out=held_out, best=best), folder)
-
-    steps = lambda: [os.path.basename(c) for c in find_checkpoints(base.model_dir)]  # noqa: E731
-    with pytest.raises(KeyboardInterrupt):
-        run(kill_at=12)
-    assert steps() == ["6", "10"]
-    for _ in range(2):  # it goes on with best and patience, ends, and does not go on from there
-        capsys.readouterr()
-        assert run()
-        message = "done: stopped early at step 12: best eval/m/score 0.5000 at step 6"
-        assert message in capsys.readouterr().out
-        assert steps() == ["6", "12"]
-    with open(os.path.join(base.model_dir, "checkpoints", "best.json")) as file:
-        assert json.load(file) == {"step": 6, "metric": best.metric, "mode": "max", "value": 0.5}
-    assert load_model(f"{base.model_dir}:best")[1].step == 6
-    logged = {line["step"]: line.get("eval/m/score") for line in lines_of(base.model_dir)}
-    assert logged[9] == 0.4 and logged[12] == 0.2
-
-
-def test_a_run_that_is_asked_to_stop_saves_first_and_evaluates_later(
-    configure, folder, capsys, monkeypatch
-):
-    base = configure(STEPS=6, TrainConfig__keep_last=1)
-    held_out = [Periodic(Scripted({0: 0.1, 3: 0.5, 6: 0.2}), every=3)]
-    best, objectives = Best("eval/m/score", "max"), base.objectives[:1]
-    config = dataclasses.replace(base, objectives=objectives, held_out=held_out, best=best)
-    for stop, finished in ((3, False), (6, False), (None, True)):
-        monkeypatch.setattr(loop.Preemption, "reached", lambda _, step, stop=stop: step == stop)
-        assert train(config, folder) == finished
-        assert ("asked to stop: saved step" in capsys.readouterr().out) != finished
-    lines = lines_of(config.model_dir)
-    assert [line["step"] for line in lines if "eval/m/score" in line] == [0, 3, 6]
-    assert read_best(f"{config.model_dir}/checkpoints")["step"] == 3
-    assert train(config, folder) and lines_of(config.model_dir) == lines
-
-
-def steps_of(model_dir):
-    return [int(os.path.basename(c)) for c in find_checkpoints(model_dir)]
-
-
-@pytest.mark.parametrize("good", [3, None])
-def test_after_divergence_a_lower_rate_goes_on_from_the_last_good_state(
-    reference, masked_only, folder, good
-):
-    """The checkpoint that the first step of that rate left is finite, and leads nowhere."""
-    often = {"TrainConfig__checkpoint_every": 1, "TrainConfig__keep_last": None}
-    if good:
-        train(masked_only(STEPS=good, **often), folder)
-    config = masked_only(OptimizerConfig__learning_rate=1e30, TrainConfig__max_bad_steps=3, **often)
-    spoilt = (good or 0) + 1
-    after = f"on from its checkpoint of step {good}" if good else "begins again at step 0"
-    message = f"not finite in 3 steps in a row.*step {spoilt}, .*set_aside/{spoilt};.*rate.*{after}"
-    with pytest.raises(UserError, match=message):
-        train(config, folder)
-    if good:
-        assert steps_of(config.model_dir) == [1, 2, 3]
-    train(masked_only(STEPS=6, TrainConfig__max_bad_steps=3), folder)
-    assert steps_of(config.model_dir)[-1] == 6
-    assert all(np.isfinite(v).all() for v in saved(config.model_dir, "params").values())
-
-
-def test_a_checkpoint_that_was_there_before_a_streak_is_left(reference, masked_only, folder):
-    config = masked_only(STEPS=3, OptimizerConfig__learning_rate=1e30, TrainConfig__max_bad_steps=9)
-    with pytest.raises(UserError, match="step 3 is not saved.*no checkpoint is there"):
-        train(config, folder)
-    train(masked_only(STEPS=1, OptimizerConfig__learning_rate=1e30), folder)
-    for _ in range(2):
-        with pytest.raises(UserError, match="step 1, which was left as it is.*Lower"):
-            train(masked_only(TrainConfig__max_bad_steps=3), folder)
-    assert steps_of(config.model_dir) == [1]
-
-
-@pytest.fixture
-def bad_steps(monkeypatch):
-    """bad_steps(first, last) makes a run believe that these were not finite."""
-
-    def make(first, last):
-        def set_up_so(*args):
-            made = setup.set_up(*args)
-            count = itertools.count(1)
-
-            def step(*args):
-                state, metrics = made.step(*args)
-                at = next(count)
-                metrics["step"]["bad_streak"] = max(0, at - first + 1) if at <= last else 0
-                return state, metrics
-
-            return dataclasses.replace(made, step=step)
-
-        monkeypatch.setattr(loop, "set_up", set_up_so)
-
-    return make
-
-
-def test_saving_waits_for_the_end_of_a_streak(masked_only, folder, bad_steps):
-    bad_steps(3, 7)
-    config = masked_only(STEPS=9, TrainConfig__checkpoint_every=3, TrainConfig__keep_last=None)
-    train(config, folder)
-    assert steps_of(config.model_dir) == [8, 9]
-
-
-def test_a_run_that_is_asked_to_stop_inside_a_streak_says_what_is_saved(
-    masked_only, folder, bad_steps, monkeypatch, capsys
-):
-    bad_steps(4, 9)
-    monkeypatch.setattr(loop.Preemption, "reached", lambda _, step: step == 5)
-    config = masked_only(STEPS=9, TrainConfig__checkpoint_every=3)
-    assert not train(config, folder)
-    assert "step 5 is not saved" in (said := capsys.readouterr().out)
-    assert "goes on from the newest checkpoint, of step 3" in said
-    assert steps_of(config.model_dir) == [3]
-
-
-def test_folders_that_are_no_checkpoint_do_not_keep_a_run_from_saving(
-    reference, masked_only, folder, capfd
-):
-    config = masked_only(STEPS=6)
-    os.makedirs(f"{config.model_dir}/checkpoints/1000")
-    train(config, folder)
-    assert "checkpoints/1000 is empty; moved to" in capfd.readouterr().err
-    assert steps_of(config.model_dir) == [3, 6]
-    value = saved(config.model_dir, "params")
-    flip(f"{config.model_dir}/checkpoints/6")
-    train(config, folder)
-    said = capfd.readouterr()
-    assert "params" in said.err and "is not what was written" in said.err
-    assert "resuming" in said.out and "at step 3" in said.out and "done" in said.out
-    assert steps_of(config.model_dir) == [3, 6]
-    for path, again in saved(config.model_dir, "params").items():
-        np.testing.assert_array_equal(value[path], again)
-
-
-def flip(checkpoint):
-    """Changes one bit of the largest file of the parameters."""
-    files = [os.path.join(w, n) for w, _, names in os.walk(f"{checkpoint}/params") for n in names]
-    path = max(files, key=os.path.getsize)
-    with open(path, "r+b") as file:
-        file.seek(os.path.getsize(path) // 2)
-        byte = file.read(1)[0]
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 1]))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-sys.path[:0] = [ROOT, HERE]
+sys.path[:0] = [ROOT, HERE, os.path.join(ROOT, "tests", "support")]
 
 import house  # noqa: E402
 from damage import FILE_KINDS, FOLDER_KINDS, damage  # noqa: E402
