@@ -16,7 +16,7 @@ from xl_flax.evaluation import retrieval
 from xl_flax.evaluation.context import Context, check_aligned
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.retrieval import SentenceRetrieval
-from xl_flax.evaluation.scores import precision_at_1
+from xl_flax.evaluation.scores import found_at_1
 from xl_flax.evaluation.sentences import centred, check_finite
 from xl_flax.models.config import EncoderConfig
 
@@ -162,10 +162,15 @@ def make(**row):
     return Result("retrieval", "m/test", signature="s", similarity="cosine", **row)
 
 
+def make_by(**row):
+    return Result("retrieval", "m/test", signature="s", **row)
+
+
 def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
     x = normal(0, 30, 8)
     vectors = {"a": x, "b": x.copy(), "c": normal(1, 30, 8)}
-    pairs = retrieval._pairs(vectors, SentenceRetrieval("m").pairs(SPEC, vectors), "cosine", make)
+    shared = {pair: np.ones(30, bool) for pair in SentenceRetrieval("m").pairs(SPEC, vectors)}
+    pairs = retrieval._pairs(vectors, shared, "cosine", make)
     of = {r.languages: r.value for r in pairs if r.metric == "p@1"}
     found = {r.languages: r for r in retrieval._means(pairs, make)}
     assert of["a", "b"] == of["b", "a"] == 1.0
@@ -173,6 +178,23 @@ def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
     assert found[MACRO, "c"].value == pytest.approx((of["a", "c"] + of["b", "c"]) / 2)
     assert found[(MACRO,)].value == pytest.approx(np.mean(list(of.values())))
     assert found[(MACRO,)].n == 6 and len(found) == 7
+
+
+def test_queries_that_share_a_string_are_left_out_but_stay_candidates():
+    x = normal(0, 12, 8)
+    x[3] = x[8]  # query 8 finds 3 as near as 8, also when 3 is no query
+    shared = {("a", "b"): np.arange(12) < 5, ("a", "c"): np.arange(12) < 12}
+    vectors = {"a": x, "b": x.copy(), "c": x.copy()}
+    for similarity in ("cosine", "csls", "margin"):
+        pairs = retrieval._pairs(vectors, shared, similarity, make_by)
+        found = {(r.metric, r.languages): (r.value, r.n) for r in pairs}
+        for pair in (("a", "b"), ("b", "a")):
+            assert found["p@1", pair] == (pytest.approx(11 / 12), 12)
+            assert found["p@1_unshared", pair] == (pytest.approx(6.5 / 7), 7)
+        assert found["p@1", ("a", "c")][1] == 12
+        assert ("p@1_unshared", ("a", "c")) not in found  # no query is left
+    means = {(r.metric, r.languages): r for r in retrieval._means(pairs, make_by)}
+    assert means["p@1_unshared", (MACRO,)].n == 2 and means["p@1", (MACRO,)].n == 4
 
 
 def test_a_pivot_keeps_the_pairs_it_is_part_of():
@@ -187,8 +209,8 @@ def test_a_pivot_keeps_the_pairs_it_is_part_of():
 def test_centring_takes_away_what_a_language_has_in_common():
     x = normal(0, 80, 16)
     shifted = x + 20 * normal(1, 1, 16) + 0.1 * normal(2, 80, 16)
-    assert precision_at_1(x, shifted)[1] < 0.3
-    assert precision_at_1(centred(x), centred(shifted)) == (1.0, 1.0)
+    assert found_at_1(x, shifted)[1].mean() < 0.3
+    assert np.min(found_at_1(centred(x), centred(shifted))) == 1
 
 
 def test_embeddings_are_remembered_for_the_other_evaluations_of_a_subject(monkeypatch):

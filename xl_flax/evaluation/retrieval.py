@@ -15,8 +15,9 @@ from xl_flax.evaluation import report
 from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result
-from xl_flax.evaluation.scores import NEIGHBOURS, Similarity, precision_at_1
+from xl_flax.evaluation.scores import NEIGHBOURS, Similarity, found_at_1
 from xl_flax.evaluation.sentences import SentenceEvaluation, centred
+from xl_flax.evaluation.unshared import share_a_string
 
 # Of the languages of a result; XTREME's Tatoeba scores are those of ("eng", other) by this.
 DIRECTION = "query>searched"
@@ -34,6 +35,10 @@ class SentenceRetrieval(SentenceEvaluation):
     2019, doi:10.1162/tacl_a_00288). A query whose best candidates tie gets the share of them that
     is right, so an encoder that maps everything to one point scores 1/n and not 1. By "margin",
     also LASER's xSIM error rate, 100 · (1 - P@1).
+
+    "p@1_unshared" is the same without the queries whose translation shares a digit or a string of
+    four letters or digits, which stay candidates: numerals and names are found without knowing a
+    language.
     """
 
     similarity: Similarities = ("cosine",)  # each is scored, of one embedding
@@ -60,8 +65,9 @@ class SentenceRetrieval(SentenceEvaluation):
           Per mixture, layer and similarity: "p@1" of each ordered pair (query language, language
           searched), "p@1_mean" of its two directions, and means over ordered pairs: of all as
           ("macro",), and by language as (language, "macro") where it is the query's and ("macro",
-          language) where it is searched. By margin, all of them also as "xsim". The means come
-          over all mixtures, too, if there are several.
+          language) where it is searched. By margin, all of them also as "xsim". And
+          "p@1_unshared" of the pairs that have such queries, n of them, with the same means. The
+          means come over all mixtures, too, if there are several.
 
         Raises:
           NotFiniteError: embeddings are NaN or infinite.
@@ -76,7 +82,7 @@ class SentenceRetrieval(SentenceEvaluation):
                 vectors = {language: centred(x) for language, x in vectors.items()}
             for similarity in self.similarity:
                 template = self._template([spec], layer, similarity, description, context)
-                pairs = _pairs(vectors, self.pairs(spec, vectors), similarity, template)
+                pairs = _pairs(vectors, self._shared(spec, context), similarity, template)
                 all_pairs.setdefault((layer, similarity), []).extend(pairs)
                 results += pairs + _means(pairs, template)
         if len(self.datasets) > 1:
@@ -88,6 +94,13 @@ class SentenceRetrieval(SentenceEvaluation):
             for r in results
             if (r.metric, r.similarity) == ("p@1", "margin")
         ]
+
+    def _shared(self, spec: DatasetSpec, context: Context) -> dict[tuple[str, str], np.ndarray]:
+        """For each pair of languages, bool[N], which sentences share a string."""
+        texts = self.texts(spec, context)
+        pairs = tuple(self.pairs(spec, texts))
+        count = functools.partial(share_a_string, texts, pairs, context.vocabulary)
+        return context.once(("shared", spec, pairs), count)
 
     def table(self, results: Sequence[Result]) -> str:
         """The mean by layer, then languages or pairs in the best layer."""
@@ -117,32 +130,33 @@ class SentenceRetrieval(SentenceEvaluation):
 
 def _pairs(
     vectors: dict[str, np.ndarray],
-    pairs: Sequence[tuple[str, str]],
+    shared: dict[tuple[str, str], np.ndarray],
     similarity: Similarity,
     template: Callable[..., Result],
 ) -> list[Result]:
     results = []
-    for a, b in pairs:
-        forward, backward = precision_at_1(vectors[a], vectors[b], similarity)
-        n, mean = len(vectors[a]), (forward + backward) / 2
-        results += [
-            template(languages=(a, b), metric="p@1", value=forward, n=n),
-            template(languages=(b, a), metric="p@1", value=backward, n=n),
-            template(languages=(a, b), metric="p@1_mean", value=mean, n=2 * n),
-        ]
+    for (a, b), shared_N in shared.items():
+        forward_N, backward_N = found_at_1(vectors[a], vectors[b], similarity)
+        n, mean = len(shared_N), float(np.mean([forward_N, backward_N]))
+        results.append(template(languages=(a, b), metric="p@1_mean", value=mean, n=2 * n))
+        for pair, found_N in (((a, b), forward_N), ((b, a), backward_N)):
+            for metric, own in (("p@1", found_N), ("p@1_unshared", found_N[~shared_N])):
+                if own.size:
+                    value = float(own.mean())
+                    results.append(template(languages=pair, metric=metric, value=value, n=own.size))
     return results
 
 
 def _means(pairs: Sequence[Result], template: Callable[..., Result]) -> list[Result]:
     """Unweighted means over ordered pairs: of all, and by the language on either side."""
-    values: dict[tuple[str, ...], list[float]] = {}
+    values: dict[tuple[str, tuple[str, ...]], list[float]] = {}
     for result in pairs:
-        if result.metric == "p@1":
+        if result.metric in ("p@1", "p@1_unshared"):
             query, searched = result.languages
             for languages in ((query, MACRO), (MACRO, searched), (MACRO,)):
-                values.setdefault(languages, []).append(result.value)
+                values.setdefault((result.metric, languages), []).append(result.value)
     return [
-        template(languages=languages, metric="p@1", value=float(np.mean(own)), n=len(own))
-        for languages, own in sorted(values.items())
+        template(languages=languages, metric=metric, value=float(np.mean(own)), n=len(own))
+        for (metric, languages), own in sorted(values.items())
         if len(own) > 1
     ]
