@@ -26,7 +26,7 @@ PIVOT = "eng"
 class Cell(NamedTuple):
     """What one number of the table is about."""
 
-    setting: str  # with ", centred" where languages' means were taken out
+    setting: str  # with ", centred" where languages' means were taken out, of training text "by …"
     data: str  # "ntrex" or "tatoeba", with ", seen" or ", unseen"
     layer: int
 
@@ -52,7 +52,7 @@ def collect(runs: Sequence[str], seen: Iterable[str]) -> dict[Cell, list[float]]
             )
         setting = os.path.basename(os.path.dirname(os.path.abspath(run)))
         for (centred, data, layer), scores in values.items():
-            cell = Cell(setting + (", centred" if centred else ""), data, layer)
+            cell = Cell(setting + centred, data, layer)
             cells.setdefault(cell, []).append(float(np.mean(scores)))
     return cells
 
@@ -69,7 +69,8 @@ def _values(rows: Sequence[results_lib.Row], seen: set[str]) -> dict[tuple, list
         language = b if a == PIVOT else a
         part = "seen" if language in seen else "unseen"
         family = re.split(r"[_/]", row.data)[0]
-        centred = "|center:language_mean|" in row.signature
+        center = re.search(r"\|center:([^|]*)", row.signature)[1]
+        centred = {"none": "", "test_mean": ", centred"}.get(center, f", centred by {center}")
         values.setdefault((centred, f"{family}, {part}", row.layer), []).append(row.value)
     return values
 
@@ -127,15 +128,15 @@ def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
 
     data = sorted({c.data for c in cells})
     settings = list(dict.fromkeys(c.setting for c in cells))
-    base = list(dict.fromkeys(s.removesuffix(", centred") for s in settings))
+    base = list(dict.fromkeys(s.split(", centred")[0] for s in settings))
     figure, axes = plt.subplots(1, len(data), figsize=(4 * len(data), 3.6), squeeze=False)
     for axis, name in zip(axes[0], data, strict=True):
         for setting in settings:
             points = sorted((c.layer, v) for c, v in cells.items() if c[:2] == (setting, name))
             layers = [layer for layer, _ in points]
             values = [100 * np.array(v) for _, v in points]
-            colour = COLOURS[base.index(setting.removesuffix(", centred")) % len(COLOURS)]
-            style = "--" if setting.endswith(", centred") else "-"
+            colour = COLOURS[base.index(setting.split(", centred")[0]) % len(COLOURS)]
+            style = "--" if ", centred" in setting else "-"
             axis.plot(layers, [v.mean() for v in values], style, color=colour, label=setting)
             low, high = [v.min() for v in values], [v.max() for v in values]
             axis.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -14,11 +14,12 @@ from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report
 from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, ratio_margins
 from xl_flax.evaluation.search import unit
-from xl_flax.evaluation.sentences import SentenceEvaluation, centred
+from xl_flax.evaluation.sentences import SentenceEvaluation
 
 K = NEIGHBOURS["margin"]
 
@@ -60,11 +61,11 @@ class BitextMining(SentenceEvaluation):
           UserError: the tasks are not aligned, a setting is wrong, or a pair has too few sentences
             or none with a translation.
         """
-        for spec in self.datasets:
+        for spec in self.mixtures(context):
             self._halves(spec, context)
         return [
             self._template(specs, layer, description, context).keywords["signature"]
-            for specs in self.scopes
+            for specs in self.scopes(context)
             for layer in self.encoding(description).layers
         ]
 
@@ -88,21 +89,21 @@ class BitextMining(SentenceEvaluation):
             template = self._template([spec], layer, description, context)
             pairs = []
             for pair, dev_test in self._halves(spec, context).items():
-                pairs += _score_pair(pair, dev_test, vectors, self.center, template)
+                pairs += _score_pair(pair, dev_test, vectors, self.center is True, template)
             by_layer.setdefault(layer, []).extend(pairs)
             results += pairs + _means(pairs, template)
-        if len(self.datasets) > 1:
+        if len(sets := self.mixtures(context)) > 1:
             for layer, pairs in by_layer.items():
-                results += _means(pairs, self._template(self.datasets, layer, description, context))
+                results += _means(pairs, self._template(sets, layer, description, context))
         return results
 
     def table(self, results: Sequence[Result]) -> str:
         """Macro F1 by layer, then the pairs in the layer that is best on the dev half."""
-        return report.mining(results)
+        return noted(self.center, report.mining(results))
 
     def details(self, results: Sequence[Result]) -> str:
         """All pairs, where they are many."""
-        return report.mining_details(results)
+        return noted(self.center, report.mining_details(results))
 
     def _halves(
         self, spec: DatasetSpec, context: Context

@@ -13,10 +13,11 @@ from xl_flax.checkpoints.description import Description
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.evaluation import report
 from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, Similarity, found_at_1
-from xl_flax.evaluation.sentences import SentenceEvaluation, centred
+from xl_flax.evaluation.sentences import SentenceEvaluation
 from xl_flax.evaluation.unshared import share_a_string
 
 # Of the languages of a result; XTREME's Tatoeba scores are those of ("eng", other) by this.
@@ -49,11 +50,11 @@ class SentenceRetrieval(SentenceEvaluation):
         Raises:
           UserError: the tasks are not aligned, or a mixture lacks the pivot.
         """
-        for spec in self.datasets:
+        for spec in self.mixtures(context):
             self.pairs(spec, self.texts(spec, context))
         return [
             self._template(specs, layer, similarity, description, context).keywords["signature"]
-            for specs in self.scopes
+            for specs in self.scopes(context)
             for layer in self.encoding(description).layers
             for similarity in self.similarity
         ]
@@ -78,16 +79,16 @@ class SentenceRetrieval(SentenceEvaluation):
         results: list[Result] = []
         all_pairs: dict[tuple[int, Similarity], list[Result]] = {}
         for spec, layer, vectors in self.vectors(subject, context):
-            if self.center:
+            if self.center is True:
                 vectors = {language: centred(x) for language, x in vectors.items()}
             for similarity in self.similarity:
                 template = self._template([spec], layer, similarity, description, context)
                 pairs = _pairs(vectors, self._shared(spec, context), similarity, template)
                 all_pairs.setdefault((layer, similarity), []).extend(pairs)
                 results += pairs + _means(pairs, template)
-        if len(self.datasets) > 1:
+        if len(sets := self.mixtures(context)) > 1:
             for (layer, similarity), pairs in all_pairs.items():
-                template = self._template(self.datasets, layer, similarity, description, context)
+                template = self._template(sets, layer, similarity, description, context)
                 results += _means(pairs, template)
         return results + [
             dataclasses.replace(r, metric="xsim", value=100 * (1 - r.value))
@@ -104,11 +105,11 @@ class SentenceRetrieval(SentenceEvaluation):
 
     def table(self, results: Sequence[Result]) -> str:
         """The mean by layer, then languages or pairs in the best layer."""
-        return report.retrieval(results)
+        return noted(self.center, report.retrieval(results))
 
     def details(self, results: Sequence[Result]) -> str:
         """All pairs in the best layer, where they are too many for the table."""
-        return report.retrieval_details(results)
+        return noted(self.center, report.retrieval_details(results))
 
     def _template(
         self,
