@@ -136,7 +136,7 @@ def test_mixtures_without_two_languages_of_training_text_are_left_out(context, b
     assert {r.languages for r in results} >= {("deu", "eng")}
     assert not any("tha" in r.languages for r in results)
     (sign,) = {r.signature for r in results if r.layer == 1}
-    assert "|languages:2|" in sign and "|center:bible/train|center_n:1000|" in sign
+    assert "|languages:deu,eng|" in sign and "|center:bible/train|center_n:1000|" in sign
     both = evaluation(kind, mixture=["news", "thai"])
     assert {r.signature for r in results} == set(both.signatures(bags.description, context))
     with pytest.raises(UserError, match="center = 'bible': fewer than two .* it has deu, eng"):
@@ -148,7 +148,7 @@ def test_mixtures_without_two_languages_of_training_text_are_left_out(context, b
     [
         (True, "Centred by the mean of each language's own test sentences (transductive)"),
         ("bible", "Centred by the mean of 1,000 training texts of each language from bible"),
-        (False, "Sentence retrieval, news/test"),
+        (False, "Sentence retrieval, news/test, by cosine"),
     ],
 )
 def test_tables_say_which_means_were_taken_away(context, bags, center, note):

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import gin
 import numpy as np
@@ -22,7 +22,7 @@ from xl_flax.evaluation.base import Evaluation, NotFiniteError, Subject
 from xl_flax.evaluation.centring import Center
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.embed import Encoding, embed, make_pool
-from xl_flax.evaluation.results import MACRO, Result, signature
+from xl_flax.evaluation.results import MACRO, Result, of_model, signature
 from xl_flax.models.heads import HEADS
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.pooling import Pooling
@@ -35,12 +35,23 @@ Layers = Annotated[
 ]
 
 
+class Space(NamedTuple):
+    """Where sentences are vectors: a layer of a model, or a baseline that needs none."""
+
+    length: int  # longest input, special tokens included
+    layer: int | None = None
+    pooling: Pooling | None = None
+    head: str | None = None
+    model: str | None = None  # as `Result.model`; None: the checkpoint
+
+
 @dataclasses.dataclass(frozen=True)
 class SentenceEvaluation(Evaluation):
     """An evaluation on mixtures of which example i of every task is the same sentence.
 
     Those that inherit from it take the embeddings of all layers asked for from `vectors`, and make
-    their results with `result_template`.
+    their results with `result_template`. Those that compare pairs of languages inherit from
+    `xl_flax.evaluation.pairs.PairEvaluation`.
     """
 
     # Its name, or several (one per pair: Tatoeba), each on its own; of phases, all that they name.
@@ -139,6 +150,20 @@ class SentenceEvaluation(Evaluation):
             )
         return Encoding(tuple(sorted({i % (last + 1) for i in self.layers})), self.pooling)
 
+    def spaces(self, description: Description) -> list[Space]:
+        """One for each layer of a model that is asked for.
+
+        Raises:
+          UserError: as `encoding`.
+        """
+        encoding, length = self.encoding(description), self._length(description)
+        return [Space(length, i, encoding.pooling, encoding.head) for i in encoding.layers]
+
+    def untrained(self, description: Description) -> Description:
+        """The encoder, with the head that is read."""
+        heads = {} if self.head is None else {self.head: description.heads[self.head]}
+        return dataclasses.replace(description, heads=heads)
+
     def vectors(
         self, subject: Subject, context: Context
     ) -> Iterator[tuple[DatasetSpec, int, dict[str, np.ndarray]]]:
@@ -168,8 +193,7 @@ class SentenceEvaluation(Evaluation):
         self,
         task: str,
         specs: Sequence[DatasetSpec],
-        layer: int,
-        description: Description,
+        space: Space,
         context: Context,
         **how: Any,
     ) -> functools.partial:
@@ -179,28 +203,33 @@ class SentenceEvaluation(Evaluation):
         """
         examples = [self.texts(spec, context) for spec in specs]
         languages = sorted({language for e in examples for language in e})
-        pooling = self.encoding(description).pooling
+        chosen = self.languages is not None or isinstance(self.center, str)
+        embedding = {
+            "layer": space.layer,
+            "pooling": space.pooling,
+            "head": space.head or "none",
+        } | centring.signed(self.center)
         sign = signature(
             task,
             data=_data_name(specs),
-            languages=len(languages) if self.languages is None else ",".join(languages),
+            languages=",".join(languages) if chosen else len(languages),
             n=sum(len(next(iter(e.values()))) for e in examples),
-            layer=layer,
-            pooling=pooling,
-            head=self.head or "none",
-            **centring.signed(self.center),
+            **(embedding if space.model is None else {}),
             **how,
-            length=self._length(description),
+            length=space.length,
         )
+        if space.model is not None:
+            sign = of_model(sign, f"{space.model}#{context.vocabulary.fingerprint[:12]}")
         return functools.partial(
             _result,
             self._unknown(specs, context),
             task=task,
             data=_data_name(specs),
             signature=sign,
-            layer=layer,
-            pooling=pooling,
-            head=self.head,
+            layer=space.layer,
+            pooling=space.pooling,
+            head=space.head,
+            model=space.model,
         )
 
     @property
