@@ -29,7 +29,7 @@ def test_seeds_are_averaged_apart_for_seen_and_unseen_languages(tmp_path):
     for seed, values in enumerate((SEED_0, SEED_1)):
         write(f"{tmp_path}/mlm/{seed}", values)
     write(f"{tmp_path}/mlm/0", {("eng", "deu"): 0.0}, step=5)  # an earlier checkpoint
-    write(f"{tmp_path}/mlm/1", {("eng", "deu"): 0.8}, center="language_mean")
+    write(f"{tmp_path}/mlm/1", {("eng", "deu"): 0.8}, center="test_mean")
     cells = compare.collect([f"{tmp_path}/mlm/{seed}" for seed in range(2)], ["deu"])
     assert cells == {
         ("mlm", "ntrex, seen", 3): pytest.approx([0.5, 0.7]),

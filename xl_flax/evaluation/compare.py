@@ -41,7 +41,8 @@ LEGEND = (
 class Cell(NamedTuple):
     """What one number of the table is about."""
 
-    setting: str  # with ", centred" where languages' means were taken out; or a control
+    # Or a control; with ", centred" where languages' means were taken out, of training text "by …".
+    setting: str
     data: str  # "ntrex" or "tatoeba", with ", seen" or ", unseen"
     layer: int | None  # None: of what has no layers
     metric: str = "p@1"
@@ -93,13 +94,19 @@ def _controls(found: Mapping[Cell, Mapping[str, list[float]]]) -> dict[Cell, lis
 
 def _of(control: str, setting: str) -> str:
     """ "untrained, centred" and "mlm" → "untrained of mlm, centred"."""
-    base = control.removesuffix(CENTRED)
-    return f"{base} of {setting}{control.removeprefix(base)}"
+    base, centred = _parts(control)
+    return f"{base} of {setting}{centred}"
+
+
+def _parts(setting: str) -> tuple[str, str]:
+    """ "mlm, centred by bible" → "mlm" and ", centred by bible"."""
+    base, centred, by = setting.partition(CENTRED)
+    return base, centred + by
 
 
 def _values(rows: Sequence[results_lib.Row], seen: set[str]) -> dict[Cell, list[float]]:
     """P@1 by cosine, the mean over languages and directions with English; one value per seed."""
-    values: dict[Cell, list[Sequence[float]]] = {}
+    values: dict[Cell, dict[tuple, Sequence[float]]] = {}
     for row in rows:
         a, b = row.languages if len(row.languages) == 2 else (None, None)
         counts = row.metric in METRICS and row.similarity == "cosine"
@@ -107,10 +114,12 @@ def _values(rows: Sequence[results_lib.Row], seen: set[str]) -> dict[Cell, list[
             continue
         part = "seen" if (b if a == PIVOT else a) in seen else "unseen"
         family = re.split(r"[_/]", row.data)[0]
-        centred = CENTRED if re.search(r"\|center:(?!none)", row.signature) else ""
+        center = re.search(r"\|center:([^|]*)|$", row.signature)[1] or "none"  # of lexical ones
+        centred = {"none": "", "test_mean": CENTRED}.get(center, f"{CENTRED} by {center}")
         cell = Cell((row.model or "") + centred, f"{family}, {part}", row.layer, row.metric)
-        values.setdefault(cell, []).append(row.seeds or (row.value,))
-    return {cell: np.mean(own, axis=0).tolist() for cell, own in values.items()}
+        # Lexical controls of chosen languages are there beside those of all.
+        values.setdefault(cell, {})[row.data, row.languages] = row.seeds or (row.value,)
+    return {cell: np.mean([*own.values()], axis=0).tolist() for cell, own in values.items()}
 
 
 def chosen_layers(cells: Cells, data: str) -> dict[str, int | None]:
@@ -169,7 +178,7 @@ def _table(
             for values, name in zip(own, data, strict=True)
         ]
         seeds = max(map(len, own))
-        rows.append((setting, *(("-",) if layer is None else (str(layer),)), *cells, str(seeds)))
+        rows.append((setting, *(["-" if layer is None else str(layer)]), *cells, str(seeds)))
     return table(rows, in_blocks=True)
 
 
@@ -177,8 +186,8 @@ def _difference(setting: str, data: str, shown: Mapping[tuple[str, str], Sequenc
     """How far above its untrained model, as in " (+2.1)"; "" for a control."""
     if _is_control(setting):
         return ""
-    base = setting.removesuffix(CENTRED)
-    general = UNTRAINED + setting.removeprefix(base)
+    base, centred = _parts(setting)
+    general = UNTRAINED + centred
     names = [name for name in (_of(general, base), general) if (name, data) in shown]
     if not names or (setting, data) not in shown:
         return ""
@@ -216,7 +225,7 @@ def _deviation(setting: str, values: Sequence[float]) -> float | None:
 
 
 def _is_control(setting: str) -> bool:
-    return setting.removesuffix(CENTRED).split(" of ")[0] in CONTROLS
+    return _parts(setting)[0].split(" of ")[0] in CONTROLS
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -239,7 +248,7 @@ def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
 
     data = sorted({c.data for c in cells})
     settings = list(dict.fromkeys(c.setting for c in cells))
-    base = list(dict.fromkeys(s.removesuffix(CENTRED) for s in settings if not _is_control(s)))
+    base = list(dict.fromkeys(_parts(s)[0] for s in settings if not _is_control(s)))
     every = sorted({c.layer for c in cells if c.layer is not None})
     figure, axes = plt.subplots(1, len(data), figsize=(4 * len(data), 3.6), squeeze=False)
     for axis, name in zip(axes[0], data, strict=True):
@@ -251,11 +260,12 @@ def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
             }
             layers = sorted(own) if None not in own else every
             values = [own.get(layer, own.get(None)) for layer in layers]
-            style = "--" if setting.endswith(CENTRED) else "-"
+            own_base, centred = _parts(setting)
+            style = "--" if centred == CENTRED else "-." if centred else "-"
             if _is_control(setting):
                 colour, style = "0.6", ":" if None in own else style
             else:
-                colour = COLOURS[base.index(setting.removesuffix(CENTRED)) % len(COLOURS)]
+                colour = COLOURS[base.index(own_base) % len(COLOURS)]
             axis.plot(layers, [v.mean() for v in values], style, color=colour, label=setting)
             low, high = [v.min() for v in values], [v.max() for v in values]
             axis.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)

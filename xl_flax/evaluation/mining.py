@@ -12,12 +12,13 @@ from annotated_types import Interval
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report_pairs as report
+from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.pairs import Embedded, PairEvaluation
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, ratio_margins
 from xl_flax.evaluation.search import unit
-from xl_flax.evaluation.sentences import Space, centred
+from xl_flax.evaluation.sentences import Space
 
 K = NEIGHBOURS["margin"]
 
@@ -59,11 +60,11 @@ class BitextMining(PairEvaluation):
           UserError: the tasks are not aligned, a setting is wrong, or a pair has too few sentences
             or none with a translation.
         """
-        for spec in self.datasets:
+        for spec in self.mixtures(context):
             self._halves(spec, context)
         return [
             self._template(specs, space, context).keywords["signature"]
-            for specs in self.scopes
+            for specs in self.scopes(context)
             for space in spaces
         ]
 
@@ -80,24 +81,24 @@ class BitextMining(PairEvaluation):
         by_space: dict[Space, list[Result]] = {}
         for spec, space, vectors in embedded:
             template = self._template([spec], space, context)
-            center = self.center and space.model is None
+            center = self.center is True and space.model is None
             pairs = []
             for pair, dev_test in self._halves(spec, context).items():
                 pairs += _score_pair(pair, dev_test, vectors(*pair), center, template)
             by_space.setdefault(space, []).extend(pairs)
             results += pairs + _means(pairs, template)
-        if len(self.datasets) > 1:
+        if len(sets := self.mixtures(context)) > 1:
             for space, pairs in by_space.items():
-                results += _means(pairs, self._template(self.datasets, space, context))
+                results += _means(pairs, self._template(sets, space, context))
         return results
 
     def table(self, results: Sequence[Result]) -> str:
         """Macro F1 by layer, then the pairs in the layer that is best on the dev half."""
-        return report.mining(results)
+        return noted(self.center, report.mining(results))
 
     def details(self, results: Sequence[Result]) -> str:
         """All pairs, where they are many."""
-        return report.mining_details(results)
+        return noted(self.center, report.mining_details(results))
 
     def _halves(
         self, spec: DatasetSpec, context: Context

@@ -73,7 +73,7 @@ class PairEvaluation(SentenceEvaluation):
 
     def _lexical(self, space: Space, context: Context) -> Iterator[Embedded]:
         make = LEXICAL[space.model]
-        for spec in self.datasets:
+        for spec in self.mixtures(context):
             texts = {
                 language: [sentence[: space.length - 2] for sentence in sentences]
                 for language, sentences in self.texts(spec, context).items()

@@ -11,11 +11,12 @@ from annotated_types import Len, doc
 
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.evaluation import report_pairs as report
+from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.pairs import Embedded, PairEvaluation
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, Similarity, found_at_1
-from xl_flax.evaluation.sentences import Space, centred
+from xl_flax.evaluation.sentences import Space
 from xl_flax.evaluation.unshared import share_a_string
 
 # Of the languages of a result; XTREME's Tatoeba scores are those of ("eng", other) by this.
@@ -48,11 +49,11 @@ class SentenceRetrieval(PairEvaluation):
         Raises:
           UserError: the tasks are not aligned, or a mixture lacks the pivot.
         """
-        for spec in self.datasets:
+        for spec in self.mixtures(context):
             self.pairs(spec, self.texts(spec, context))
         return [
             self._template(specs, space, similarity, context).keywords["signature"]
-            for specs in self.scopes
+            for specs in self.scopes(context)
             for space in spaces
             for similarity in self.similarity
         ]
@@ -75,7 +76,7 @@ class SentenceRetrieval(PairEvaluation):
             own: dict[Similarity, list[Result]] = {}
             for pair, shared_N in self._shared(spec, context).items():
                 x, y = vectors(*pair)
-                if self.center and space.model is None:
+                if self.center is True and space.model is None:
                     x, y = centred(x), centred(y)
                 for similarity, template in templates.items():
                     found = found_at_1(x, y, similarity)
@@ -83,9 +84,9 @@ class SentenceRetrieval(PairEvaluation):
             for similarity, pairs in own.items():
                 all_pairs.setdefault((space, similarity), []).extend(pairs)
                 results += pairs + _means(pairs, templates[similarity])
-        if len(self.datasets) > 1:
+        if len(sets := self.mixtures(context)) > 1:
             for (space, similarity), pairs in all_pairs.items():
-                template = self._template(self.datasets, space, similarity, context)
+                template = self._template(sets, space, similarity, context)
                 results += _means(pairs, template)
         return results + [
             dataclasses.replace(r, metric="xsim", value=100 * (1 - r.value))
@@ -102,11 +103,11 @@ class SentenceRetrieval(PairEvaluation):
 
     def table(self, results: Sequence[Result]) -> str:
         """The mean by layer, then languages or pairs in the best layer."""
-        return report.retrieval(results)
+        return noted(self.center, report.retrieval(results))
 
     def details(self, results: Sequence[Result]) -> str:
         """All pairs in the best layer, where they are too many for the table."""
-        return report.retrieval_details(results)
+        return noted(self.center, report.retrieval_details(results))
 
     def _template(
         self,
