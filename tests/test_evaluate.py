@@ -143,6 +143,7 @@ def command(model_dir, cache):
                 "--gin.MaskedAccuracy.length=16",
                 "--gin.SentenceRetrieval.mixture=all",
                 "--gin.SentenceRetrieval.length=16",
+                "--gin.EvaluateConfig.controls=False",
                 *flags,
             ]
         )
@@ -393,16 +394,17 @@ def test_the_best_checkpoint_is_chosen_by_its_mark(command, rows, model_dir, voc
 class Spread(SentenceEvaluation):
     """How far the sentences of each language lie from their mean, in every layer."""
 
-    def template(self, layer, *about):
-        return self.result_template("spread", self.datasets, layer, *about)
+    def template(self, space, context):
+        return self.result_template("spread", self.datasets, space, context)
 
-    def signatures(self, *about):
-        return [self.template(layer, *about).keywords["signature"] for layer in range(3)]
+    def signatures(self, description, context):
+        spaces = self.spaces(description)
+        return [self.template(space, context).keywords["signature"] for space in spaces]
 
     def __call__(self, subject, context):
         results = []
-        for _, layer, vectors in self.vectors(subject, context):
-            make = self.template(layer, subject.description, context)
+        for _, space, vectors in self.vectors(subject, context):
+            make = self.template(space, context)
             for name, x in vectors.items():
                 value = float(np.linalg.norm(x - x.mean(axis=0), axis=1).mean())
                 results.append(make(languages=(name,), metric="spread", value=value, n=len(x)))

@@ -16,7 +16,7 @@ from xl_flax.evaluation import retrieval
 from xl_flax.evaluation.context import Context, check_aligned
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.retrieval import SentenceRetrieval
-from xl_flax.evaluation.sentences import check_finite
+from xl_flax.evaluation.sentences import Space, check_finite
 from xl_flax.models.config import EncoderConfig
 
 SPEC = DatasetSpec("m", "test", Layout(128))
@@ -148,7 +148,7 @@ def test_some_of_a_mixtures_languages_are_chosen(description):
 
 def test_results_know_how_much_of_each_language_is_unknown(description):
     made = SentenceRetrieval("m").result_template(
-        "spread", [SPEC], 2, description, context(languages=("deu", "eng", "tha"))
+        "spread", [SPEC], Space(64, 2, "mean"), context(languages=("deu", "eng", "tha"))
     )
     rest = {"metric": "p@1", "value": 0.5, "n": 20}
     assert made(languages=("deu", "tha"), **rest).unknown == (0.0, 0.2)

@@ -21,6 +21,8 @@ import numpy as np
 from xl_flax import cli
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
+from xl_flax.evaluation.lexical import LEXICAL
+from xl_flax.evaluation.results import UNTRAINED
 from xl_flax.text_table import table, wrapped
 
 PIVOT = "eng"
@@ -29,8 +31,7 @@ METRICS = {
     "p@1_unshared": "The same without queries whose translation shares a digit or a string",
 }
 CENTRED = ", centred"
-UNTRAINED = "untrained"
-CONTROLS = (UNTRAINED, "tf-idf", "length")
+CONTROLS = (UNTRAINED, *LEXICAL)
 LEGEND = (
     "mean ± standard deviation over seeds; in brackets the difference to the untrained model, or ≈ "
     "and no verdict where mean ± deviation overlap or there is one seed; layer: 0 = embeddings; "
@@ -178,7 +179,7 @@ def _table(
             for values, name in zip(own, data, strict=True)
         ]
         seeds = max(map(len, own))
-        rows.append((setting, *(["-" if layer is None else str(layer)]), *cells, str(seeds)))
+        rows.append((setting, "-" if layer is None else str(layer), *cells, str(seeds)))
     return table(rows, in_blocks=True)
 
 
@@ -260,12 +261,12 @@ def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
             }
             layers = sorted(own) if None not in own else every
             values = [own.get(layer, own.get(None)) for layer in layers]
-            own_base, centred = _parts(setting)
+            name_of, centred = _parts(setting)
             style = "--" if centred == CENTRED else "-." if centred else "-"
             if _is_control(setting):
                 colour, style = "0.6", ":" if None in own else style
             else:
-                colour = COLOURS[base.index(own_base) % len(COLOURS)]
+                colour = COLOURS[base.index(name_of) % len(COLOURS)]
             axis.plot(layers, [v.mean() for v in values], style, color=colour, label=setting)
             low, high = [v.min() for v in values], [v.max() for v in values]
             axis.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)

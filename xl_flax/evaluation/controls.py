@@ -21,10 +21,9 @@ from xl_flax.data.manifest import Cache
 from xl_flax.evaluation import results as results_lib
 from xl_flax.evaluation.base import Baseline, Evaluation, Subject
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.results import Result, Source
+from xl_flax.evaluation.results import UNTRAINED, Result, Source
 from xl_flax.models.heads import full_settings
 
-UNTRAINED = "untrained"
 SEEDS = (0, 1, 2)
 # Those of `RUNTIME_FIELDS` that parameters begin with.
 _STARTS = {"init_std", "scale_residual_init"}

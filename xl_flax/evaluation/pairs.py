@@ -51,10 +51,9 @@ class PairEvaluation(SentenceEvaluation):
           UserError: as `signatures`.
         """
         self.signatures(subject.description, context)  # refuses before anything is encoded
-        spaces = {space.layer: space for space in self.spaces(subject.description)}
         embedded = (
-            (spec, spaces[layer], lambda a, b, of=vectors: (of[a], of[b]))
-            for spec, layer, vectors in self.vectors(subject, context)
+            (spec, space, lambda a, b, of=vectors: (of[a], of[b]))
+            for spec, space, vectors in self.vectors(subject, context)
         )
         return self.score(embedded, context)
 

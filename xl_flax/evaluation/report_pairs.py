@@ -8,11 +8,11 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from xl_flax.evaluation.report import UNKNOWN, once, unknown_legend, unknown_share, unknown_shares
-from xl_flax.evaluation.results import MACRO, Result
+from xl_flax.evaluation.results import MACRO, UNTRAINED, Result
 from xl_flax.text_table import fits, legend, table, wrapped
 
 MEANINGS = {
-    "untrained": "this model before training, mean (± standard deviation) of random starts",
+    UNTRAINED: "this model before training, mean (± standard deviation) of random starts",
     "tf-idf": "no model, the pieces that sentences have in common",
     "length": "no model, how many pieces sentences have",
 }
@@ -57,7 +57,7 @@ class Shown:
     @property
     def layer(self) -> str:
         """As in "layer 3 (untrained: 0)"."""
-        own, other = self.layers[None], self.layers.get("untrained")
+        own, other = self.layers[None], self.layers.get(UNTRAINED)
         return f"layer {own}" + ("" if other in (None, own) else f" (untrained: {other})")
 
 
@@ -158,8 +158,8 @@ def _by_layer(
     overall: dict[tuple[str | None, int | None, str], Result] = {}
     for r in sorted((r for r in results if r.languages == (MACRO,)), key=lambda r: r.n):
         overall[r.model, r.layer, r.metric] = r
-    models = [None, *(["untrained"] if "untrained" in best else [])]
-    names = [name for metric in metrics.values() for name in (metric, "untrained")[: len(models)]]
+    models = [None, *([UNTRAINED] if UNTRAINED in best else [])]
+    names = [name for metric in metrics.values() for name in (metric, UNTRAINED)[: len(models)]]
     rows = [("layer", *names)]
 
     def cell(model: str | None, layer: int | None, metric: str) -> str:
@@ -172,7 +172,7 @@ def _by_layer(
     for layer in sorted({r.layer for r in results if r.model is None}):
         rows.append((str(layer), *(cell(m, layer, metric) for metric in metrics for m in models)))
     for name in _controls(results):
-        if name != "untrained":
+        if name != UNTRAINED:
             empty = ("",) * (len(models) - 1)
             cells = ((cell(name, None, metric), *empty) for metric in metrics)
             rows.append((name, *(c for own in cells for c in own)))

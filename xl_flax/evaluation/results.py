@@ -28,6 +28,7 @@ from xl_flax.files.write import write_atomically
 
 FILE = "results.jsonl"
 MACRO = "macro"  # stands for the languages in an unweighted mean over all of them
+UNTRAINED = "untrained"  # the model of results of a checkpoint's shape before training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Result:
     similarity: str | None = None
     # Share of unknown pieces in the text of each of `languages`, "macro": of the worst of all.
     unknown: tuple[float, ...] | None = None
-    # None: of a checkpoint. Else of a control: "untrained", "tf-idf", "length".
+    # None: of a checkpoint. Else of a control: `UNTRAINED`, "tf-idf", "length".
     model: str | None = None
     seeds: tuple[float, ...] | None = None  # of what `value` is the mean over random starts
 

@@ -166,15 +166,15 @@ class SentenceEvaluation(Evaluation):
 
     def vectors(
         self, subject: Subject, context: Context
-    ) -> Iterator[tuple[DatasetSpec, int, dict[str, np.ndarray]]]:
-        """Yields (mixture, layer, language -> float32[N, D]), all layers of one mixture in turn.
+    ) -> Iterator[tuple[DatasetSpec, Space, dict[str, np.ndarray]]]:
+        """Yields (mixture, space, language -> float32[N, D]), all layers of one mixture in turn.
 
         Raises:
           NotFiniteError: embeddings are NaN or infinite.
           UserError: the tasks are not aligned, or a setting is wrong.
         """
         description = subject.description
-        layers = self.encoding(description).layers
+        spaces = self.spaces(description)
         sets = self.mixtures(context)
         means = self._means(subject, context, sets)
         for spec in sets:
@@ -183,11 +183,13 @@ class SentenceEvaluation(Evaluation):
             context.once(("lengths", spec, tuple(sentences), self._length(description)), report)
             embedded = self._embed(subject, context, spec, sentences)
             parts = np.split(embedded, len(sentences), axis=1)
-            for i, layer in enumerate(layers):
+            for i, space in enumerate(spaces):
                 vectors = {name: part[i] for name, part in zip(sentences, parts, strict=True)}
                 vectors = {name: x - means[name][i] if means else x for name, x in vectors.items()}
-                check_finite(vectors, f"{spec.mixture}, layer {layer}, step {description.step}")
-                yield spec, layer, vectors
+                check_finite(
+                    vectors, f"{spec.mixture}, layer {space.layer}, step {description.step}"
+                )
+                yield spec, space, vectors
 
     def result_template(
         self,
