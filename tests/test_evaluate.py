@@ -24,7 +24,7 @@ from xl_flax.data.manifest import Cache
 from xl_flax.data.mixtures import Mixture, write_mixture
 from xl_flax.data.vocabulary import VOCABULARY_FILE, load_vocabulary
 from xl_flax.errors import UserError
-from xl_flax.evaluation import results, sentences
+from xl_flax.evaluation import controls, lexical, results, sentences
 from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.sentences import SentenceEvaluation
@@ -388,6 +388,42 @@ def test_the_best_checkpoint_is_chosen_by_its_mark(command, rows, model_dir, voc
     unmarked = make_run(str(folder / "unmarked"), vocabulary)
     with pytest.raises(UserError, match="has no best checkpoint .*TrainConfig.best"):
         evaluate.choose_checkpoints(unmarked, "best")
+
+
+def test_controls_are_measured_once_and_shown_beside_each_checkpoint(
+    command, rows, cache, vocabulary, folder, monkeypatch, capsys
+):
+    kept = controls.kept_path(cache)
+    flags = ["--gin_file=gin/eval/retrieval.gin", "--gin.SentenceRetrieval.layers=[0, 1]"]
+    flags += ["--gin.SentenceRetrieval.similarity=['cosine']", "--gin.EvaluateConfig.controls=True"]
+    command(*flags, "--checkpoint=5")
+    own = rows(languages=["one", "same"], metric="p@1", layer=1)
+    assert [(r["model"], r["step"], r["value"]) for r in own] == [
+        ("untrained", 0, 1.0), (None, 5, 1.0),
+    ]  # fmt: skip
+    (untrained,) = rows(model="untrained", languages=["macro"], metric="p@1", layer=1)
+    assert len(untrained["seeds"]) == 3
+    assert untrained["value"] == pytest.approx(np.mean(untrained["seeds"]))
+    assert f"#{vocabulary.fingerprint[:12]}|version" in rows(model="tf-idf")[0]["signature"]
+    (copies,) = rows(model="tf-idf", languages=["one", "same"], metric="p@1")
+    (others,) = rows(model="tf-idf", languages=["one", "other"], metric="p@1")
+    assert copies["value"] == 1.0 and others["value"] < 0.3
+    assert all(rows(model=model) for model in ("tf-idf", "length"))
+    text = capsys.readouterr().out
+    assert "untrained: this model before training" in text
+    assert rows(model="tf-idf")[0]["signature"] in text
+    before = results.read(kept)
+    assert {line.model for line in before} == {"untrained", "tf-idf", "length"}
+
+    monkeypatch.setattr(Subject, "untrained", None)
+    monkeypatch.setattr(lexical, "LEXICAL", None)
+    other = make_run(str(folder / "controlled"), vocabulary, seed=7)
+    command(*flags, "--checkpoint=all", path=other)
+    assert results.read(kept) == before
+    assert len(rows(other, step=0)) == len(before)  # once for both checkpoints
+    assert {r["step"] for r in rows(other)} == {0, 5, 10}
+    command(*flags, "--checkpoint=10", "--gin.EvaluateConfig.controls=False", path=other)
+    assert not rows(other, step=0) and "untrained" not in capsys.readouterr().out[-2000:]
 
 
 @dataclasses.dataclass(frozen=True)

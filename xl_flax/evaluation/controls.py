@@ -39,7 +39,7 @@ class Measured(NamedTuple):
 class _Control(NamedTuple):
     evaluation: Evaluation
     source: Source
-    signatures: list[str]
+    signatures: tuple[str, ...]
     what: Description | Baseline  # of an untrained model its description
 
 
@@ -61,19 +61,19 @@ def measure(
     """
     planned = [_planned(evaluation, description, context) for evaluation in evaluations]
     rows = results_lib.read(kept)
-    lacking = [
-        control
+    lacking = {  # centred or not, lexical baselines are the same
+        control.signatures: control
         for controls in planned
         for control in controls
         if not results_lib.done(rows, control.source).issuperset(control.signatures)
-    ]
-    measured = _untrained([c for c in lacking if isinstance(c.what, Description)], context)
-    for control in lacking:
+    }
+    measured = _untrained([c for c in lacking.values() if isinstance(c.what, Description)], context)
+    for signs, control in lacking.items():
         if isinstance(control.what, Baseline):
-            measured[tuple(control.signatures)] = control.what.measure()
+            measured[signs] = control.what.measure()
 
     def result(control: _Control) -> Measured:
-        own = measured.get(tuple(control.signatures))
+        own = measured.get(control.signatures)
         if own is None:
             there = [row for row in rows if results_lib.same(row, control.source)]
             own = results_lib.from_rows(there, control.signatures)
@@ -113,11 +113,11 @@ def _planned(evaluation: Evaluation, description: Description, context: Context)
     if model is not None:
         digest = shape(model)
         source = Source(UNTRAINED, 0, id=_digest([digest, marks]))
-        signs = [_signature(sign, digest) for sign in evaluation.signatures(model, context)]
+        signs = tuple(_signature(s, digest) for s in evaluation.signatures(model, context))
         controls.append(_Control(evaluation, source, signs, model))
     for baseline in evaluation.baselines(description, context):
         source = Source(baseline.name, 0, id=_digest([context.vocabulary.fingerprint, marks]))
-        controls.append(_Control(evaluation, source, baseline.signatures, baseline))
+        controls.append(_Control(evaluation, source, tuple(baseline.signatures), baseline))
     return controls
 
 
@@ -133,7 +133,7 @@ def _untrained(
         runs = collections.defaultdict(list)
         for subject in Subject.untrained(controls[0].what, SEEDS, context.partitioning):
             for control in controls:
-                runs[tuple(control.signatures)].append(control.evaluation(subject, context))
+                runs[control.signatures].append(control.evaluation(subject, context))
         for signs, results in runs.items():
             measured[signs] = [_mean(own, digest) for own in zip(*results, strict=True)]
     return measured
