@@ -102,8 +102,8 @@ def evaluation(kind=SentenceRetrieval, center="bible", **settings):
 def test_means_of_training_text_need_no_other_test_sentence(context, bags, capsys):
     known = {"deu": texts(7, 50), "eng": centring.sample(bible(), context)["eng"]}
     bag = lambda own: np.array([np.bincount(ids, minlength=WORDS) for ids in own])  # noqa: E731
-    for spec, layer, vectors in evaluation().vectors(bags, context):
-        assert spec.mixture == "news" and layer in (0, 1)
+    for spec, space, vectors in evaluation().vectors(bags, context):
+        assert spec.mixture == "news" and space.layer in (0, 1)
         assert list(vectors) == ["deu", "eng"]
         for i, language in enumerate(vectors):
             expected = bag(texts(i, 30)) - bag(known[language]).mean(axis=0)

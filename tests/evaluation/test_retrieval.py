@@ -16,6 +16,7 @@ from xl_flax.evaluation import retrieval
 from xl_flax.evaluation.context import Context, check_aligned
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.retrieval import SentenceRetrieval
+from xl_flax.evaluation.scores import found_at_1
 from xl_flax.evaluation.sentences import Space, check_finite
 from xl_flax.models.config import EncoderConfig
 
@@ -157,6 +158,15 @@ def test_results_know_how_much_of_each_language_is_unknown(description):
     assert made(languages=("something else",), **rest).unknown is None
 
 
+def scored(vectors, shared, similarity, template):
+    """The results of all pairs."""
+    found = []
+    for (a, b), shared_N in shared.items():
+        own = found_at_1(vectors[a], vectors[b], similarity)
+        found += retrieval._pair((a, b), own, shared_N, template)
+    return found
+
+
 def make(**row):
     return Result("retrieval", "m/test", signature="s", similarity="cosine", **row)
 
@@ -169,7 +179,7 @@ def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
     x = normal(0, 30, 8)
     vectors = {"a": x, "b": x.copy(), "c": normal(1, 30, 8)}
     shared = {pair: np.ones(30, bool) for pair in SentenceRetrieval("m").pairs(SPEC, vectors)}
-    pairs = retrieval._pairs(vectors, shared, "cosine", make)
+    pairs = scored(vectors, shared, "cosine", make)
     of = {r.languages: r.value for r in pairs if r.metric == "p@1"}
     found = {r.languages: r for r in retrieval._means(pairs, make)}
     assert of["a", "b"] == of["b", "a"] == 1.0
@@ -185,7 +195,7 @@ def test_queries_that_share_a_string_are_left_out_but_stay_candidates():
     shared = {("a", "b"): np.arange(12) < 5, ("a", "c"): np.arange(12) < 12}
     vectors = {"a": x, "b": x.copy(), "c": x.copy()}
     for similarity in ("cosine", "csls", "margin"):
-        pairs = retrieval._pairs(vectors, shared, similarity, make_by)
+        pairs = scored(vectors, shared, similarity, make_by)
         found = {(r.metric, r.languages): (r.value, r.n) for r in pairs}
         for pair in (("a", "b"), ("b", "a")):
             assert found["p@1", pair] == (pytest.approx(11 / 12), 12)
