@@ -311,7 +311,10 @@ def test_a_family_of_ones_own_is_read(folder):
 
 def test_an_evaluation_of_ones_own_measures_every_layer(quickstart):
     run("evaluate", command("evaluate", "anisotropy.gin"), *TEXT, FEW)
-    rows = results_lib.read(f"{quickstart}/results.jsonl")
+    every = results_lib.read(f"{quickstart}/results.jsonl")
+    rows = [row for row in every if row.model is None]
+    untrained = [row for row in every if row.model == "untrained"]
+    assert len(untrained) == len(rows) and all(len(row.seeds) == 3 for row in untrained)
     keys = {(row.layer, *row.languages): row.value for row in rows}
     assert len(rows) == len(keys) == (LAYERS + 1) * 2
     for (layer, language), value in keys.items():
