@@ -249,20 +249,38 @@ def test_places_without_a_group_count_for_nothing(parallel_rows):
 
 
 def test_copies_of_a_text_are_no_negatives(pack_rows):
-    """Of the anchor, or of its translation; a copy of something else is one."""
+    """Wherever they stand; nor are the translations of copies."""
     rng = np.random.default_rng(1)
     text = [rng.integers(5, 96, 5) for _ in range(12)]
     text[2] = text[0]  # groups 0 and 1 share their first side
     text[7] = text[5]  # groups 2 and 3 their second
-    text[9] = text[0]  # a first side as a second: no relation
+    text[9] = text[0]  # group 4 has it as its second
     batch = pack_rows([text[:6], text[6:]])
     vectors = raw_vectors(batch, 2)
     loss, *_ = evaluate(vectors, batch)
-    counts = ~np.eye(6, dtype=bool)
-    counts[0, 1] = counts[1, 0] = counts[2, 3] = counts[3, 2] = False
+    related = np.eye(6, dtype=bool)
+    for group in ([0, 1, 4], [2, 3]):
+        related[np.ix_(group, group)] = True
     x, y = np.moveaxis(sides_of(vectors, batch, 2), 1, 0)
-    np.testing.assert_allclose(loss, softmax_loss(x, y, counts), rtol=1e-5)
+    np.testing.assert_allclose(loss, softmax_loss(x, y, ~related), rtol=1e-5)
     assert abs(loss - softmax_loss(x, y)) > 1e-3
+
+
+def test_a_hard_negative_that_is_a_translation_does_not_count(pack_rows):
+    """Of the anchor in another example; the others count, those of its own example too."""
+    rng = np.random.default_rng(4)
+    text = [rng.integers(5, 96, 5) for _ in range(9)]
+    text[5] = text[1]  # the hard negative of group 1 is the translation in group 0
+    text[8] = text[0]  # that of group 2 the anchor of group 0
+    batch = pack_rows([text], sides=3)
+    vectors = raw_vectors(batch, 3)
+    loss, *_ = evaluate(vectors, batch, 3, hard_negatives=1)
+    x, y, hard = np.moveaxis(normalised(sides_of(vectors, batch, 3)), 1, 0)
+    candidates = SCALE * x @ np.concatenate([y, hard]).T
+    candidates[0, [4, 5]] = -np.inf
+    there = np.mean([log_sum_exp(s) - s[i] for i, s in enumerate(candidates)])
+    back = np.mean([log_sum_exp(s) - s[i] for i, s in enumerate(SCALE * y @ x.T)])
+    np.testing.assert_allclose(loss, (there + back) / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"decoupled": True}, {"loss_kind": "sigmoid"}])

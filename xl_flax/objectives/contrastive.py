@@ -19,7 +19,6 @@ from xl_flax.errors import UserError
 from xl_flax.models.heads import Model
 from xl_flax.objectives import sentences
 from xl_flax.objectives.base import Batch, Inputs, LogName, Loss
-from xl_flax.ops.segments import text_hashes
 from xl_flax.ops.similarity import log_sum_exps, softplus_sums
 from xl_flax.settings import Finite, Natural
 
@@ -35,7 +34,9 @@ class Contrastive(sentences.SentenceObjective):
     al. 2023, SigLIP, algorithm 1). Examples of more than two translations give the mean over
     all ordered pairs of texts (Fazili and Goswami 2026, arXiv:2602.21543).
 
-    Sentences with the same tokens as an anchor, or as its translation, are not among its negatives.
+    Two sentences are no negatives of each other where their examples have a text in common, in
+    whatever language and place: with "eng_fin" and "ces_eng" of one verse in a batch, all four
+    texts mean the same.
 
     Raises:
       UserError: a setting without a meaning.
@@ -50,7 +51,7 @@ class Contrastive(sentences.SentenceObjective):
     """Leave the translation out of the denominator (Yeh et al. 2022, decoupled contrastive)."""
     hard_negatives: Natural = 0
     """The last so many texts of an example are hard negatives of the second one: candidates for the
-    anchors of the first."""
+    anchors of the first, but for those that are a text of the anchor's own example."""
     name: LogName = "contrastive"
 
     def __post_init__(self):
@@ -87,21 +88,21 @@ class Contrastive(sentences.SentenceObjective):
         head = model.heads[self.name]
         scale = self.scale if head.log_scale is None else jnp.exp(head.log_scale[...])
         valid_N = sentences.valid_examples(batch, inputs)
-        texts_NxK = text_hashes(batch, examples, num_texts).reshape(-1, num_texts)
+        texts_NxK = sentences.text_keys(batch, inputs)
         vectors_KxNxW = jnp.moveaxis(inputs.encoded.reshape(len(valid_N), num_texts, -1), 1, 0)
         translations = num_texts - self.hard_negatives
+        keys_NxK = texts_NxK[:, :translations]  # a vector has those of all that mean the same
         pairs = np.array(list(itertools.combinations(range(translations), 2)))
 
         def pair_loss(carry, pair):
             a, b = pair
             x, y = vectors_KxNxW[a], vectors_KxNxW[b]
-            keys = jnp.stack([jnp.arange(len(x)), texts_NxK[:, a], texts_NxK[:, b]], axis=1)
             if self.loss_kind == "sigmoid":
-                loss, correct = _sigmoid(x, y, scale, head.bias[...], keys, valid_N)
+                loss, correct = _sigmoid(x, y, scale, head.bias[...], keys_NxK, valid_N)
             else:
                 extra = vectors_KxNxW[translations:].reshape(-1, x.shape[1])
-                extra_keys = texts_NxK[:, translations:].T.reshape(-1)
-                loss, correct = self._softmax(x, y, scale, keys, valid_N, extra, extra_keys)
+                extra_keys = texts_NxK[:, translations:].T.reshape(-1, 1)
+                loss, correct = self._softmax(x, y, scale, keys_NxK, valid_N, extra, extra_keys)
             return carry, (loss, correct)  # each [2, N], anchors of text a and of text b
 
         _, (loss_Px2xN, correct_Px2xN) = jax.lax.scan(pair_loss, None, pairs)
@@ -118,9 +119,8 @@ class Contrastive(sentences.SentenceObjective):
         positive = scale * (jnp.sum(x * y, axis=1) - self.margin)
         rows, row_max = near.rows, near.row_max
         if len(extra):
-            mine, theirs = keys[:, 2:], extra_keys[:, None]  # not the translation itself
             every = jnp.tile(valid, len(extra) // len(x))
-            more = log_sum_exps(x, extra, scale, mine, theirs, valid, every)
+            more = log_sum_exps(x, extra, scale, keys, extra_keys, valid, every)
             rows, row_max = jnp.logaddexp(rows, more.rows), jnp.maximum(row_max, more.row_max)
         negatives = jnp.stack([rows, near.columns])
         largest = jnp.stack([row_max, near.column_max])
