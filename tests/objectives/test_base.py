@@ -98,10 +98,15 @@ def test_flops_count_the_momentum_encoder_once():
     assert total(momentum, True) == pytest.approx(whole * 5 / 3)
 
 
-def test_flops_count_the_slots_of_the_highest_rate():
-    low, high = (MaskedLM(**COMMON, rate=rate) for rate in (0.1, 0.4))
-    assert total(low) < total(high)
-    assert total(MaskedLM(**COMMON, rate=[(0, 0.4), (10, 0.1)])) == total(high)
+@pytest.mark.parametrize("settings", [{}, {"whole_words": True}])
+def test_flops_count_the_targets_of_the_highest_rate_not_their_slots(settings):
+    whole = sum(encoder_flops(ENCODER, LENGTH).values())
+    head = 6 * ENCODER.width * (ENCODER.vocab_size + ENCODER.width)
+    for rate in (0.1, 0.4, [(0, 0.4), (10, 0.1)]):
+        targets = rate if isinstance(rate, float) else 0.4
+        assert total(MaskedLM(**COMMON, **settings, rate=rate)) == pytest.approx(
+            whole + targets * head
+        )
 
 
 @pytest.mark.parametrize(
