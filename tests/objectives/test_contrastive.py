@@ -222,6 +222,23 @@ def test_a_learnt_scale_gets_its_gradient(pairs):
     np.testing.assert_allclose(d_learnt["log_scale"], gradient, rtol=1e-4)
 
 
+def test_a_learnt_scale_grows_to_100_and_comes_back(pairs):
+    """Above it the gradient is that at 100 if it makes the scale smaller, and 0 otherwise."""
+    batch, drawn = pairs
+    alike = drawn.copy()
+    alike[:, 1::2] = alike[:, ::2]  # translations are equal: a larger scale is always better
+    for vectors, shrinks in ((drawn, True), (alike, False)):
+        at = {}
+        for scale in (99.0, 101.0, 200.0):
+            learnt = {"log_scale": jnp.log(scale)}
+            loss, _, _, d_learnt = evaluate(vectors, batch, learn_scale=True, learnt=learnt)
+            at[scale] = loss, d_learnt["log_scale"]
+        np.testing.assert_allclose(at[101.0][0], at[200.0][0], rtol=1e-6)
+        np.testing.assert_allclose(at[101.0][1], at[200.0][1], rtol=1e-6)
+        assert (at[99.0][1] > 0) == (at[101.0][1] > 0) == shrinks
+        assert shrinks or at[101.0][1] == 0 > at[99.0][1]
+
+
 @pytest.mark.parametrize("settings", [{"margin": 0.25}, {"decoupled": True}])
 def test_many_ways_are_all_ordered_pairs(parallel_rows, settings):
     batch, _ = parallel_rows([3, 2, 3, 1, 0, 3], sides=4, words=(4, 6))
@@ -319,6 +336,7 @@ def test_languages_and_correct_answers(parallel_rows):
         ({"loss_kind": "triplet"}, r"Contrastive\.loss_kind = 'triplet'"),
         ({"loss_kind": "sigmoid", "margin": 0.3}, "margin.*'softmax'"),
         ({"scale": 0.0}, r"Contrastive\.scale = 0"),
+        ({"scale": 101.0, "learn_scale": True}, r"Contrastive\.scale = 101\.0 .* above 100"),
         ({"hard_negatives": -1}, r"Contrastive\.hard_negatives = -1"),
         ({"microbatches": 0}, r"Contrastive\.microbatches = 0"),
         ({"microbatches": 1.5}, r"Contrastive\.microbatches = 1\.5"),

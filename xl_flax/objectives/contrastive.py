@@ -6,6 +6,7 @@ texts.
 
 import dataclasses
 import itertools
+import math
 from typing import Annotated, Any, Literal
 
 import gin
@@ -21,6 +22,8 @@ from xl_flax.objectives import sentences
 from xl_flax.objectives.base import Batch, Inputs, LogName, Loss
 from xl_flax.ops.similarity import log_sum_exps, softplus_sums
 from xl_flax.settings import Finite, Natural
+
+LARGEST_SCALE = 100.0  # of a softmax that learns it (Radford et al. 2021, CLIP, §2.5)
 
 
 @gin.configurable
@@ -43,7 +46,9 @@ class Contrastive(sentences.SentenceObjective):
     """
 
     loss_kind: Literal["softmax", "sigmoid"] = "softmax"
-    learn_scale: bool = False  # start at `scale` and train it
+    learn_scale: bool = False
+    """Start at `scale` and train it: up to 100, as CLIP does; a sigmoid's, which is always learnt,
+    without a limit, as SigLIP does."""
     # Taken from the cosine of translations (LaBSE: 0.3).
     margin: Annotated[float, Interval(ge=0, le=2)] = 0.0
     bias: Finite = -10.0  # initial value of the sigmoid's learnt bias
@@ -58,6 +63,10 @@ class Contrastive(sentences.SentenceObjective):
         super().__post_init__()
         if self.loss_kind == "sigmoid" and (self.margin or self.decoupled or self.hard_negatives):
             self.fail("margin, decoupled and hard_negatives belong to loss_kind = 'softmax'")
+        if self.loss_kind == "softmax" and self.learn_scale and self.scale > LARGEST_SCALE:
+            self.fail(
+                f"scale = {self.scale} begins above {LARGEST_SCALE:.0f}, a learnt one's limit"
+            )
 
     def head_settings(self) -> dict[str, Any]:
         """With what is learnt of the similarities."""
@@ -86,7 +95,7 @@ class Contrastive(sentences.SentenceObjective):
         """The losses of all anchors; sums as of `sentences.sentence_sums`."""
         examples, num_texts = inputs.stream.examples_per_row, inputs.stream.num_texts
         head = model.heads[self.name]
-        scale = self.scale if head.log_scale is None else jnp.exp(head.log_scale[...])
+        scale = self._scale(head)
         valid_N = sentences.valid_examples(batch, inputs)
         texts_NxK = sentences.text_keys(batch, inputs)
         vectors_KxNxW = jnp.moveaxis(inputs.encoded.reshape(len(valid_N), num_texts, -1), 1, 0)
@@ -113,6 +122,13 @@ class Contrastive(sentences.SentenceObjective):
         )
         return Loss(loss_Px2xN.sum(), sums)
 
+    def _scale(self, head):
+        """The factor of similarities, fixed or learnt."""
+        if head.log_scale is None:
+            return self.scale
+        learnt = head.log_scale[...]
+        return jnp.exp(learnt if self.loss_kind == "sigmoid" else _limited(learnt))
+
     def _softmax(self, x, y, scale, keys, valid, extra, extra_keys):
         """Losses and correct answers [2, N] of both directions."""
         near = log_sum_exps(x, y, scale, keys, keys, valid, valid)
@@ -130,6 +146,18 @@ class Contrastive(sentences.SentenceObjective):
         loss = negatives - positive if self.decoupled else jax.nn.softplus(negatives - positive)
         correct = counts & (positive + scale * self.margin > largest)
         return jnp.where(counts, loss, 0.0), correct.astype(jnp.float32)
+
+
+@jax.custom_vjp
+def _limited(log_scale):
+    """At most log 100; from there on only a gradient that makes it smaller has an effect."""
+    return jnp.minimum(log_scale, math.log(LARGEST_SCALE))
+
+
+_limited.defvjp(
+    lambda log_scale: (_limited(log_scale), log_scale < math.log(LARGEST_SCALE)),
+    lambda below, gradient: (jnp.where(below | (gradient > 0), gradient, 0.0),),
+)
 
 
 def _sigmoid(x, y, scale, bias, keys, valid):
