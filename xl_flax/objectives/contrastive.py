@@ -80,9 +80,10 @@ class Contrastive(sentences.SentenceObjective):
         """Raises UserError if there are no translations, or a batch has no negatives."""
         num_texts = 2 + self.hard_negatives if self.hard_negatives else None
         sentences.check_parallel(self.name, stream, num_texts)
-        if self.batch_size * stream.examples_per_row < 2:
+        rows = min(size for _, size in self.batch_phases)
+        if rows * stream.examples_per_row < 2:
             raise UserError(
-                f"objective {self.name!r}: a batch of {self.batch_size} row with at most "
+                f"objective {self.name!r}: a batch of {rows} row with at most "
                 f"{stream.examples_per_row} example has no negatives; raise batch_size or "
                 "Rows.length"
             )

@@ -40,6 +40,7 @@ class MomentumContrastive(sentences.SentenceObjective):
       UserError: a setting without a meaning.
     """
 
+    batch_size: Count = gin.REQUIRED  # one size for the whole run
     queue_size: Count = gin.REQUIRED
     """Vectors in the queue; rounded down to whole batches, each with a place for every example."""
     momentum: Fraction = 0.999
