@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="xl-flax",
-    version="0.2.0",
+    version="0.3.0",
     description="Pretrain, evaluate and convert multilingual encoders in JAX",
     license="Apache-2.0",
     python_requires=">=3.11",

@@ -32,7 +32,8 @@ ROOT = Path(cli.ROOT)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GIN_FILES = sorted((ROOT / "gin").rglob("*.gin"))
 COMMANDS = [ROOT / "xl_flax" / f"{name}.py" for name in ("train", "evaluate", "cache", "vocab")]
-COMMANDS += [ROOT / "xl_flax/convert.py", *(ROOT / "xl_flax/evaluation").glob("[cp]*[es].py")]
+COMMANDS += [ROOT / f"xl_flax/{name}.py" for name in ("convert", "evaluation/compare")]
+COMMANDS += [ROOT / "xl_flax/evaluation/plots.py"]
 CONFIGS = {
     "xl_flax.train": TrainConfig,
     "xl_flax.evaluate": EvaluateConfig,

@@ -1,3 +1,3 @@
 """XL-Flax: pretrain, evaluate and convert multilingual encoders in JAX."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -8,6 +8,10 @@ folder, with the signature that says how it was measured; numbers that are there
 not computed again, unless `--overwrite` is given. Tables too long for a console are written to
 `tables/STEP.txt` there.
 
+Beside them stand controls: an untrained model of the same shape, and baselines that need no model
+(`xl_flax.evaluation.controls`). They are measured once and kept in CACHE_DIR/controls;
+`--gin.EvaluateConfig.controls=False` leaves them out.
+
 Examples:
   python -m xl_flax.evaluate --gin_file=gin/runs/quickstart.gin --checkpoint=all
   python -m xl_flax.evaluate --gin_file=gin/eval/retrieval.gin \\
@@ -20,12 +24,14 @@ Examples:
 """
 
 import argparse
+import itertools
 import os
 from collections.abc import Sequence
 
 import jax
 
 from xl_flax import cli
+from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import (
     best_checkpoint,
     find_checkpoints,
@@ -36,10 +42,12 @@ from xl_flax.checkpoints.load import (
 from xl_flax.data.prepare import prepare
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
 from xl_flax.errors import UserError
+from xl_flax.evaluation import controls
 from xl_flax.evaluation import results as results_lib
 from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.context import Context
+from xl_flax.evaluation.results import Result
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel import distributed
 from xl_flax.parallel.mesh import make_partitioning
@@ -125,10 +133,11 @@ def evaluate(
         source = results_lib.checkpoint_source(checkpoint, description.step)
         path = os.path.join(folder, results_lib.FILE)
         say(f"\n{checkpoint}: step {description.step:,}")
+        there = results_lib.read(path)
+        beside = _controls(config, description, context, path)
         subject, details = None, []
-        there = results_lib.read(path, description.step)
         done = set() if overwrite else results_lib.done(there, source)
-        for evaluation, signatures in planned:
+        for (evaluation, signatures), others in zip(planned, beside, strict=True):
             if set(signatures) <= done:
                 rows = [row for row in there if results_lib.same(row, source)]
                 results = results_lib.from_rows(rows, signatures)
@@ -138,6 +147,7 @@ def evaluate(
                 results = evaluation(subject, context)
                 if main_process:
                     results_lib.write(path, source, results)
+            results = [*results, *others]
             say(f"\n{evaluation.table(results)}")
             details += filter(None, [evaluation.details(results)])
         if details and main_process:
@@ -147,6 +157,20 @@ def evaluate(
     folders = dict.fromkeys(map(results_lib.run_folder, checkpoints))
     files = ", ".join(os.path.join(folder, results_lib.FILE) for folder in folders)
     say(f"\n{wrapped(f'results: {files}')}")
+
+
+def _controls(
+    config: EvaluateConfig, description: Description, context: Context, path: str
+) -> list[list[Result]]:
+    """What each evaluation's results are shown beside; also written to `path`."""
+    if not config.controls:
+        return [[] for _ in config.evaluations]
+    kept = controls.kept_path(config.cache)
+    found = controls.measure(config.evaluations, description, context, kept)
+    if jax.process_index() == 0:
+        for file in (kept, path):
+            controls.add(file, itertools.chain.from_iterable(found))
+    return [[result for control in own for result in control.results] for own in found]
 
 
 def _vocabulary(checkpoints: Sequence[str]) -> Vocabulary:

@@ -7,15 +7,19 @@ from xl_flax.evaluation import compare, results
 from xl_flax.evaluation.results import Result, Source
 
 
-def write(run, values, step=10, center="none"):
+def write(run, values, step=10, center="none", metric="p@1", **control):
     """Results of one layer: {(query, searched): value}."""
-    sign = results.signature("retrieval", layer=3, center=center, similarity="cosine")
+    sign = results.signature(metric, layer=3, center=center, similarity="cosine")
+    about = {"similarity": "cosine", "layer": 3}
+    if model := control.get("model"):
+        sign, step = results.of_model(sign, model), 0
+        about |= control
     os.makedirs(run, exist_ok=True)
     results.write(
         os.path.join(run, results.FILE),
-        Source(f"{run}/checkpoints/{step}", step),
+        Source(model or f"{run}/checkpoints/{step}", step),
         [
-            Result("retrieval", "ntrex/test", pair, "p@1", value, 100, sign, 3, similarity="cosine")
+            Result("retrieval", "ntrex/test", pair, metric, value, 100, sign, **about)
             for pair, value in values.items()
         ],
     )
@@ -29,12 +33,12 @@ def test_seeds_are_averaged_apart_for_seen_and_unseen_languages(tmp_path):
     for seed, values in enumerate((SEED_0, SEED_1)):
         write(f"{tmp_path}/mlm/{seed}", values)
     write(f"{tmp_path}/mlm/0", {("eng", "deu"): 0.0}, step=5)  # an earlier checkpoint
-    write(f"{tmp_path}/mlm/1", {("eng", "deu"): 0.8}, center="language_mean")
+    write(f"{tmp_path}/mlm/1", {("eng", "deu"): 0.8}, center="test_mean")
     cells = compare.collect([f"{tmp_path}/mlm/{seed}" for seed in range(2)], ["deu"])
     assert cells == {
-        ("mlm", "ntrex, seen", 3): pytest.approx([0.5, 0.7]),
-        ("mlm", "ntrex, unseen", 3): pytest.approx([0.1, 0.3]),
-        ("mlm, centred", "ntrex, seen", 3): pytest.approx([0.8]),
+        ("mlm", "ntrex, seen", 3, "p@1"): pytest.approx([0.5, 0.7]),
+        ("mlm", "ntrex, unseen", 3, "p@1"): pytest.approx([0.1, 0.3]),
+        ("mlm, centred", "ntrex, seen", 3, "p@1"): pytest.approx([0.8]),
     }
 
 
@@ -78,8 +82,34 @@ def test_each_setting_is_shown_at_its_best_layer_on_other_data():
     }
     layers = compare.chosen_layers(cells, "bible")
     assert layers == {"mlm": 1, "tlm": 2}
-    *lines, _ = compare.report(cells, layers).splitlines()
-    assert lines[-2].split() == ["mlm", "1", "30.0", "±", "14.1", "10.0", "2"]
-    assert lines[-1].split() == ["tlm", "2", "50.0", "-", "1"]
+    found = [line.split() for line in compare.report(cells, layers).splitlines()]
+    assert ["mlm", "1", "30.0", "±", "14.1", "10.0", "2"] in found
+    assert ["tlm", "2", "50.0", "-", "1"] in found
     with pytest.raises(UserError, match="choose_on=ntrex: tlm have no results of it.*bible, ntrex"):
         compare.chosen_layers(cells, "ntrex")
+
+
+def test_settings_stand_above_their_controls_and_overlaps_have_no_verdict(tmp_path, capsys):
+    pair = ("deu", "eng")
+    for setting, values in {"mlm": (0.10, 0.12), "tlm": (0.11, 0.14), "all": (0.5, 0.52)}.items():
+        for seed, value in enumerate(values):
+            run = f"{tmp_path}/{setting}/{seed}"
+            write(run, {pair: value})
+            write(run, {pair: value / 2}, metric="p@1_unshared")
+            write(run, {pair: 0.2}, model="untrained", seeds=(0.19, 0.21))
+            write(run, {pair: 0.3}, model="tf-idf", layer=None)
+    runs = [f"{tmp_path}/{s}/{seed}" for s in ("mlm", "tlm", "all") for seed in range(2)]
+    compare.main([*runs, "--seen=deu", "--choose_on=ntrex", f"--plot={tmp_path}/plot.png"])
+    text = capsys.readouterr().out
+    found = [line.split() for line in text.splitlines()]
+    assert ["mlm", "3", "11.0", "±", "1.4", "(-9.0)", "2"] in found
+    assert ["untrained", "3", "20.0", "±", "1.4", "2"] in found
+    assert ["tf-idf", "-", "30.0", "1"] in found
+    assert "ntrex, seen: all > tf-idf > untrained > tlm ≈ mlm" in text
+    assert ["mlm", "3", "5.5", "±", "0.7", "2"] in found  # no control of this is there
+    write(f"{tmp_path}/one/0", {pair: 0.9})
+    write(f"{tmp_path}/one/0", {pair: 0.1}, model="untrained", seeds=(0.1, 0.12))
+    compare.main([*runs[:2], f"{tmp_path}/one/0", "--seen=deu", "--layer=3"])
+    text = capsys.readouterr().out
+    assert "one ≈ tf-idf of mlm > untrained of mlm > mlm" in text
+    assert any(line.startswith("untrained of one") for line in text.splitlines())

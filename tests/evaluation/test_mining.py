@@ -99,7 +99,8 @@ def test_halves_are_what_they_say_and_depend_on_nothing_but_the_number():
 
 
 def score(vectors, dev, test):
-    results = mining._score_pair(("a", "b"), (dev, test), vectors, False, lambda **row: row)
+    both = vectors["a"], vectors["b"]
+    results = mining._score_pair(("a", "b"), (dev, test), both, False, lambda **row: row)
     return {row["metric"]: row for row in results}
 
 

@@ -94,7 +94,7 @@ def test_a_measurement_of_which_lines_are_missing_is_left_out_and_said(written, 
         return
     assert [r.value for r in results.read(str(written))] == [3.5]
     assert "lines are missing, left out is step 5, s" in capsys.readouterr().err
-    assert not results.done(results.read(str(written), 5), Source("", 5, id="a")) & {"s"}
+    assert not results.done(results.read(str(written)), Source("", 5, id="a")) & {"s"}
     results.write(str(written), Source("checkpoints/5", 5, id="a"), [result(9.0)])
     assert [r.value for r in results.read(str(written))] == [3.5, 9.0]
 

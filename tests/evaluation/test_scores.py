@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from xl_flax.errors import UserError
 from xl_flax.evaluation import scores
-from xl_flax.evaluation.scores import precision_at_1, ratio_margins
+from xl_flax.evaluation.base import NotFiniteError
+from xl_flax.evaluation.scores import found_at_1, ratio_margins
 from xl_flax.evaluation.search import unit
 
 SIMILARITIES = ("cosine", "csls", "margin")
@@ -18,6 +19,11 @@ def normal(seed, *shape):
 def noisy(n, d, noise, seed=0):
     x = normal(seed, n, d)
     return x, x + noise * normal(seed + 1, n, d)
+
+
+def precision_at_1(*arguments):
+    forward, backward = found_at_1(*arguments)
+    return forward.mean(), backward.mean()
 
 
 def by_hand(x, y, similarity):
@@ -108,6 +114,16 @@ def test_a_sentence_without_an_embedding_is_found_by_chance_only():
     y = x.copy()
     y[3] = 0
     assert precision_at_1(x, y) == pytest.approx((0.9, (9 + 1 / 10) / 10))
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])  # the last one's square is infinite
+def test_vectors_without_a_length_are_an_error(similarity, value):
+    x, y = noisy(20, 4, 0.1)
+    y[7, 2] = value
+    for sides in ((x, y), (y, x)):
+        with pytest.raises(NotFiniteError, match="1 of 20 vectors are NaN or infinite"):
+            found_at_1(*sides, similarity)
 
 
 def test_margins_of_zero_vectors_are_zero_and_finite():

@@ -11,9 +11,11 @@ is named in Gin. It may lie outside this package; the Gin file then begins with 
 
 import dataclasses
 import os
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from flax import nnx
 
 from xl_flax.checkpoints.description import Description
@@ -23,6 +25,8 @@ from xl_flax.errors import UserError
 from xl_flax.evaluation import report
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, checkpoint_source
+from xl_flax.models.heads import build_model
+from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.rules import Partitioning
 from xl_flax.settings import Settings
 
@@ -60,14 +64,38 @@ class Subject:
         described = dataclasses.replace(description, step=step)
         return cls(graph, params, described, key=("live", run, step))
 
+    @classmethod
+    def untrained(
+        cls, description: Description, seeds: Sequence[int], partitioning: Partitioning
+    ) -> Iterator["Subject"]:
+        """Models as runs with these seeds begin with, one by one; no checkpoint is read."""
+
+        def build(seed: int) -> nnx.Module:
+            rngs = nnx.Rngs(jax.random.key(seed))
+            return build_model(description.encoder, description.heads, rngs)
+
+        graph = params_lib.abstract(lambda: build(0)).graph
+        create = params_lib.creator(build, partitioning)
+        for seed in seeds:
+            key = ("untrained", description.to_json(), seed)
+            yield cls(graph, create(np.uint32(seed)), description, key)
+
+
+class Baseline(NamedTuple):
+    """A control that needs no model."""
+
+    name: str  # `Result.model` of its results
+    signatures: list[str]  # of its results, known before they are measured
+    measure: Callable[[], list[Result]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Settings):
     """Measures something of a model. Settings are dataclass fields, which Gin sets.
 
-    Must have: `datasets`, `signatures`, `__call__`. May have: `control_datasets`, `table`,
-    `details`, `scalars`, `summary`; the defaults of the last two suit results with means over
-    languages (`MACRO`).
+    Must have: `datasets`, `signatures`, `__call__`. May have: `untrained` and `baselines`, which
+    are its controls, `control_datasets`, `table`, `details`, `scalars`, `summary`; the defaults of
+    the last two suit results with means over languages (`MACRO`).
 
     Whoever calls sees to it that all datasets are cached before `signatures` or `__call__` runs.
     What depends on data or settings alone is remembered by `context.once(key, make)`, and so are
@@ -83,7 +111,23 @@ class Evaluation(Settings):
 
     @property
     def control_datasets(self) -> list[DatasetSpec]:
-        """What must be cached for baselines and controls, which are not measured in training."""
+        """What must be cached for baselines that `__call__` measures itself, but in no training."""
+        return []
+
+    def untrained(self, description: Description) -> Description | None:
+        """The model that is a control if it is not trained: this one, less the heads not read.
+
+        The command evaluates it with several seeds (`xl_flax.evaluation.controls`) and shows the
+        means beside the checkpoint's results. Every evaluation of representations should have this
+        control, as random ones are no blank page. None, the default: it says nothing here.
+        """
+        return None
+
+    def baselines(self, description: Description, context: Context) -> list[Baseline]:
+        """Controls that need no model, which the command shows, too. By default none.
+
+        They may depend on the vocabulary and on the longest input of the model described.
+        """
         return []
 
     def signatures(self, description: Description, context: Context) -> list[str]:
@@ -111,7 +155,8 @@ class Evaluation(Settings):
     def table(self, results: Sequence[Result]) -> str:
         """What the command shows of a checkpoint's results: a table and the signatures.
 
-        It should fit into 80 columns. By default a line for each result.
+        Those of the controls are among them, with a `Result.model`. It should fit into 80 columns.
+        By default a line for each result.
         """
         return report.plain(results)
 

@@ -2,12 +2,15 @@
 
 A run's folder is SETTING/SEED, as launch/parallel.sh makes them; what is shown is the mean over the
 seeds of a setting, and their standard deviation. Retrieval with English, both directions, over the
-languages that were trained on (`--seen`) and over those that were not, by data. Each setting is
-shown at the layer that is best for it on the data of `--choose_on`, better not the test itself, or
-at `--layer`. Every signature is in the runs' `results.jsonl`. `--plot=FILE.png` draws all layers.
+languages that were trained on (`--seen`) and over those that were not, by data. Below the settings
+stand their controls: the untrained model, TF-IDF and sentence length. Each setting is shown at the
+layer that is best for it on the data of `--choose_on`, better not the test itself, or at `--layer`;
+so is the untrained model. Every signature is in the runs' `results.jsonl`. `--plot=FILE.png` draws
+all layers.
 """
 
 import argparse
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,21 +21,39 @@ import numpy as np
 from xl_flax import cli
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
-from xl_flax.text_table import table
+from xl_flax.evaluation.lexical import LEXICAL
+from xl_flax.evaluation.results import UNTRAINED
+from xl_flax.text_table import table, wrapped
 
 PIVOT = "eng"
+METRICS = {
+    "p@1": f"P@1 by cosine between a language and {PIVOT}, mean of both directions, in %",
+    "p@1_unshared": "The same without queries whose translation shares a digit or a string",
+}
+CENTRED = ", centred"
+CONTROLS = (UNTRAINED, *LEXICAL)
+LEGEND = (
+    "mean ± standard deviation over seeds; in brackets the difference to the untrained model, or ≈ "
+    "and no verdict where mean ± deviation overlap or there is one seed; layer: 0 = embeddings; "
+    "seen: in training"
+)
 
 
 class Cell(NamedTuple):
     """What one number of the table is about."""
 
-    setting: str  # with ", centred" where languages' means were taken out
+    # Or a control; with ", centred" where languages' means were taken out, of training text "by …".
+    setting: str
     data: str  # "ntrex" or "tatoeba", with ", seen" or ", unseen"
-    layer: int
+    layer: int | None  # None: of what has no layers
+    metric: str = "p@1"
+
+
+Cells = Mapping[Cell, Sequence[float]]  # of each seed
 
 
 def collect(runs: Sequence[str], seen: Iterable[str]) -> dict[Cell, list[float]]:
-    """The mean accuracy of each run, by cell; one value per seed.
+    """The mean accuracy of each run, by cell; one value per seed. Behind them their controls.
 
     Args:
       runs: folders SETTING/SEED with a `results.jsonl`.
@@ -42,47 +63,77 @@ def collect(runs: Sequence[str], seen: Iterable[str]) -> dict[Cell, list[float]]
       UserError: a folder has no results of retrieval with English.
     """
     cells: dict[Cell, list[float]] = {}
+    controls: dict[Cell, dict[str, list[float]]] = {}
     for run in runs:
         rows = results_lib.read(os.path.join(run, results_lib.FILE))
-        values = _values(rows, set(seen))
-        if not values:
+        setting = os.path.basename(os.path.dirname(os.path.abspath(run)))
+        last = max((row.step for row in rows), default=0)
+        own = _values([r for r in rows if r.model is None and r.step == last], set(seen))
+        if not own:
             raise UserError(
                 f"{run} has no results of sentence retrieval with {PIVOT!r}, which is all that "
                 "is compared here: evaluate it on text that has this language, too"
             )
-        setting = os.path.basename(os.path.dirname(os.path.abspath(run)))
-        for (centred, data, layer), scores in values.items():
-            cell = Cell(setting + (", centred" if centred else ""), data, layer)
-            cells.setdefault(cell, []).append(float(np.mean(scores)))
-    return cells
+        for cell, (value,) in own.items():
+            named = cell._replace(setting=setting + cell.setting)
+            cells.setdefault(named, []).append(value)
+        for cell, values in _values([r for r in rows if r.model is not None], set(seen)).items():
+            controls.setdefault(cell, {})[setting] = values
+    return cells | _controls(controls)
 
 
-def _values(rows: Sequence[results_lib.Row], seen: set[str]) -> dict[tuple, list[float]]:
-    """(centred, data, layer) -> P@1 by cosine of each direction of each language with English."""
-    last = max((row.step for row in rows), default=0)
-    values: dict[tuple, list[float]] = {}
+def _controls(found: Mapping[Cell, Mapping[str, list[float]]]) -> dict[Cell, list[float]]:
+    """Those of all settings, once if they are the same, else by setting: shapes differ."""
+    if all(values == next(iter(own.values())) for own in found.values() for values in own.values()):
+        return {cell: next(iter(own.values())) for cell, own in found.items()}
+    return {
+        cell._replace(setting=_of(cell.setting, setting)): values
+        for cell, own in found.items()
+        for setting, values in own.items()
+    }
+
+
+def _of(control: str, setting: str) -> str:
+    """ "untrained, centred" and "mlm" → "untrained of mlm, centred"."""
+    base, centred = _parts(control)
+    return f"{base} of {setting}{centred}"
+
+
+def _parts(setting: str) -> tuple[str, str]:
+    """ "mlm, centred by bible" → "mlm" and ", centred by bible"."""
+    base, centred, by = setting.partition(CENTRED)
+    return base, centred + by
+
+
+def _values(rows: Sequence[results_lib.Row], seen: set[str]) -> dict[Cell, list[float]]:
+    """P@1 by cosine, the mean over languages and directions with English; one value per seed."""
+    values: dict[Cell, dict[tuple, Sequence[float]]] = {}
     for row in rows:
         a, b = row.languages if len(row.languages) == 2 else (None, None)
-        counts = row.metric == "p@1" and row.similarity == "cosine"
-        if not counts or row.step != last or PIVOT not in (a, b) or results_lib.MACRO in (a, b):
+        counts = row.metric in METRICS and row.similarity == "cosine"
+        if not counts or PIVOT not in (a, b) or results_lib.MACRO in (a, b):
             continue
-        language = b if a == PIVOT else a
-        part = "seen" if language in seen else "unseen"
+        part = "seen" if (b if a == PIVOT else a) in seen else "unseen"
         family = re.split(r"[_/]", row.data)[0]
-        centred = "|center:language_mean|" in row.signature
-        values.setdefault((centred, f"{family}, {part}", row.layer), []).append(row.value)
-    return values
+        center = re.search(r"\|center:([^|]*)|$", row.signature)[1] or "none"  # of lexical ones
+        centred = {"none": "", "test_mean": CENTRED}.get(center, f"{CENTRED} by {center}")
+        cell = Cell((row.model or "") + centred, f"{family}, {part}", row.layer, row.metric)
+        # Lexical controls of chosen languages are there beside those of all.
+        values.setdefault(cell, {})[row.data, row.languages] = row.seeds or (row.value,)
+    return {cell: np.mean([*own.values()], axis=0).tolist() for cell, own in values.items()}
 
 
-def chosen_layers(cells: Mapping[Cell, Sequence[float]], data: str) -> dict[str, int]:
+def chosen_layers(cells: Cells, data: str) -> dict[str, int | None]:
     """The layer of each setting with the best mean over seeds on some data, as in "bible".
+
+    The untrained model's is chosen likewise; what has no layers has None.
 
     Raises:
       UserError: there are no results of that data.
     """
-    best: dict[str, tuple[float, int]] = {}
+    best: dict[str, tuple[float, int | None]] = {}
     for cell, values in cells.items():
-        if cell.data.split(",")[0] == data:
+        if cell.data.split(",")[0] == data and cell.metric == "p@1":
             scored = (float(np.mean(values)), cell.layer)
             best[cell.setting] = max(best.get(cell.setting, scored), scored)
     if missing := {cell.setting for cell in cells} - set(best):
@@ -94,20 +145,88 @@ def chosen_layers(cells: Mapping[Cell, Sequence[float]], data: str) -> dict[str,
     return {setting: layer for setting, (_, layer) in best.items()}
 
 
-def report(cells: Mapping[Cell, Sequence[float]], layers: Mapping[str, int]) -> str:
-    """A table: settings down, data across, with a legend.
+def report(cells: Cells, layers: Mapping[str, int | None]) -> str:
+    """A table for each metric: settings down, data across; then what is above what.
 
     Args:
       cells: from `collect`.
       layers: which one to show of each setting.
     """
-    data = sorted({cell.data for cell in cells})
+    parts = []
+    for metric, title in METRICS.items():
+        data = sorted({cell.data for cell in cells if cell.metric == metric})
+        shown = {
+            (setting, name): cells[Cell(setting, name, layer, metric)]
+            for setting, layer in layers.items()
+            for name in data
+            if Cell(setting, name, layer, metric) in cells
+        }
+        if shown:
+            parts += [f"{title}\n{_table(shown, layers, data)}", _orders(shown, data)]
+    return "\n\n".join([*parts, wrapped(LEGEND)])
+
+
+def _table(
+    shown: Mapping[tuple[str, str], Sequence[float]],
+    layers: Mapping[str, int | None],
+    data: Sequence[str],
+) -> str:
     rows = [("setting", "layer", *data, "seeds")]
     for setting, layer in layers.items():
-        seeds = [cells.get(Cell(setting, name, layer), ()) for name in data]
-        rows.append((setting, str(layer), *map(_spread, seeds), str(max(map(len, seeds)))))
-    legend = "mean ± standard deviation over seeds; layer: 0 = embeddings; seen: in training"
-    return f"{table(rows, in_blocks=True)}\n{legend}"
+        own = [shown.get((setting, name), ()) for name in data]
+        cells = [
+            _spread(values) + _difference(setting, name, shown)
+            for values, name in zip(own, data, strict=True)
+        ]
+        seeds = max(map(len, own))
+        rows.append((setting, "-" if layer is None else str(layer), *cells, str(seeds)))
+    return table(rows, in_blocks=True)
+
+
+def _difference(setting: str, data: str, shown: Mapping[tuple[str, str], Sequence[float]]) -> str:
+    """How far above its untrained model, as in " (+2.1)"; "" for a control."""
+    if _is_control(setting):
+        return ""
+    base, centred = _parts(setting)
+    general = UNTRAINED + centred
+    names = [name for name in (_of(general, base), general) if (name, data) in shown]
+    if not names or (setting, data) not in shown:
+        return ""
+    values, other = shown[setting, data], shown[names[0], data]
+    if not _apart((setting, values), (names[0], other)):
+        return " (≈)"
+    return f" ({100 * (np.mean(values) - np.mean(other)):+.1f})"
+
+
+def _orders(shown: Mapping[tuple[str, str], Sequence[float]], data: Sequence[str]) -> str:
+    """For each data the settings from the best to the worst."""
+    lines = []
+    for name in data:
+        own = [(setting, values) for (setting, of), values in shown.items() if of == name]
+        own.sort(key=lambda item: -float(np.mean(item[1])))
+        text = own[0][0]
+        for better, worse in itertools.pairwise(own):
+            text += f" {'>' if _apart(better, worse) else '≈'} {worse[0]}"
+        lines.append(wrapped(f"{name}: {text}"))
+    return "\n".join(lines)
+
+
+def _apart(a: tuple[str, Sequence[float]], b: tuple[str, Sequence[float]]) -> bool:
+    """Whether mean ± standard deviation of two settings do not overlap."""
+    spreads = [_deviation(*a), _deviation(*b)]
+    distance = abs(np.mean(a[1]) - np.mean(b[1]))
+    return None not in spreads and bool(distance > sum(spreads))
+
+
+def _deviation(setting: str, values: Sequence[float]) -> float | None:
+    """Over seeds; 0 of what has none, None of what has too few."""
+    if len(values) > 1:
+        return float(np.std(values, ddof=1))
+    return 0.0 if _is_control(setting) else None
+
+
+def _is_control(setting: str) -> bool:
+    return _parts(setting)[0].split(" of ")[0] in CONTROLS
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -117,7 +236,10 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
-    """Draws accuracy by layer, a panel per data and a line per setting, with the seeds' range."""
+    """Draws accuracy by layer, a panel per data and a line per setting, with the seeds' range.
+
+    Controls are grey: the untrained model by layer, what has no layers as a dotted line.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -127,21 +249,30 @@ def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
 
     data = sorted({c.data for c in cells})
     settings = list(dict.fromkeys(c.setting for c in cells))
-    base = list(dict.fromkeys(s.removesuffix(", centred") for s in settings))
+    base = list(dict.fromkeys(_parts(s)[0] for s in settings if not _is_control(s)))
+    every = sorted({c.layer for c in cells if c.layer is not None})
     figure, axes = plt.subplots(1, len(data), figsize=(4 * len(data), 3.6), squeeze=False)
     for axis, name in zip(axes[0], data, strict=True):
         for setting in settings:
-            points = sorted((c.layer, v) for c, v in cells.items() if c[:2] == (setting, name))
-            layers = [layer for layer, _ in points]
-            values = [100 * np.array(v) for _, v in points]
-            colour = COLOURS[base.index(setting.removesuffix(", centred")) % len(COLOURS)]
-            style = "--" if setting.endswith(", centred") else "-"
+            own = {
+                c.layer: 100 * np.array(v)
+                for c, v in cells.items()
+                if c == (setting, name, c.layer, "p@1")
+            }
+            layers = sorted(own) if None not in own else every
+            values = [own.get(layer, own.get(None)) for layer in layers]
+            name_of, centred = _parts(setting)
+            style = "--" if centred == CENTRED else "-." if centred else "-"
+            if _is_control(setting):
+                colour, style = "0.6", ":" if None in own else style
+            else:
+                colour = COLOURS[base.index(name_of) % len(COLOURS)]
             axis.plot(layers, [v.mean() for v in values], style, color=colour, label=setting)
             low, high = [v.min() for v in values], [v.max() for v in values]
             axis.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set_title(name)
         axis.set_xlabel("layer (0 = embeddings)")
-        axis.set_xticks(layers)
+        axis.set_xticks(every)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("P@1 with English (%)")
     figure.tight_layout()
@@ -163,13 +294,11 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     cli.check_paths(args, "runs", "plot")
     cells = collect(args.runs, args.seen.split(","))
-    print(f"P@1 by cosine between a language and {PIVOT}, mean of both directions, in %")
-    settings = dict.fromkeys(cell.setting for cell in cells)
     if args.choose_on:
         layers = chosen_layers(cells, args.choose_on)
     else:
-        layers = dict.fromkeys(settings, args.layer)
-    print(report(cells, {setting: layers[setting] for setting in settings}))
+        layers = {c.setting: None if c.layer is None else args.layer for c in cells}
+    print(report(cells, {c.setting: layers[c.setting] for c in cells}))
     if args.plot:
         plot(cells, args.plot)
         print(f"\nwrote {args.plot}")

@@ -30,6 +30,9 @@ class EvaluateConfig(Settings):
     model_dir: LocalPath | Annotated[Sequence[LocalPath], Len(1)] = gin.REQUIRED
     cache: Cache = gin.REQUIRED
     evaluations: Evaluations = gin.REQUIRED
+    # Measure what results must be seen beside, too: the untrained model of the same shape, and the
+    # baselines that need no model.
+    controls: bool = True
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     @property

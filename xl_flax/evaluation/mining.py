@@ -2,23 +2,23 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, NamedTuple
 
 import gin
 import numpy as np
 from annotated_types import Interval
 
-from xl_flax.checkpoints.description import Description
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
-from xl_flax.evaluation import report
-from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation import report_pairs as report
+from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
+from xl_flax.evaluation.pairs import Embedded, PairEvaluation
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, ratio_margins
 from xl_flax.evaluation.search import unit
-from xl_flax.evaluation.sentences import SentenceEvaluation, centred
+from xl_flax.evaluation.sentences import Space
 
 K = NEIGHBOURS["margin"]
 
@@ -41,7 +41,7 @@ class Scores(NamedTuple):
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class BitextMining(SentenceEvaluation):
+class BitextMining(PairEvaluation):
     """Precision, recall and F1 of mining, after BUCC (Zweigenbaum et al. 2018).
 
     Of an aligned mixture a hash of the sentence's number makes a dev and a test half. In each, a
@@ -53,56 +53,52 @@ class BitextMining(SentenceEvaluation):
 
     gold: Annotated[float, Interval(gt=0, le=1)] = 0.5  # share whose translation is there
 
-    def signatures(self, description: Description, context: Context) -> list[str]:
-        """One per mixture and layer.
+    def signed(self, spaces: Sequence[Space], context: Context) -> list[str]:
+        """One per mixture and space.
 
         Raises:
           UserError: the tasks are not aligned, a setting is wrong, or a pair has too few sentences
             or none with a translation.
         """
-        for spec in self.datasets:
+        for spec in self.mixtures(context):
             self._halves(spec, context)
         return [
-            self._template(specs, layer, description, context).keywords["signature"]
-            for specs in self.scopes
-            for layer in self.encoding(description).layers
+            self._template(specs, space, context).keywords["signature"]
+            for specs in self.scopes(context)
+            for space in spaces
         ]
 
-    def __call__(self, subject: Subject, context: Context) -> list[Result]:
-        """Evaluates one subject.
+    def score(self, embedded: Iterable[Embedded], context: Context) -> list[Result]:
+        """The results.
 
         Returns:
-          Per mixture, layer and pair of languages: "precision" (n = pairs mined), "recall" and "f1"
+          Per mixture, space and pair of languages: "precision" (n = pairs mined), "recall" and "f1"
           (n = right pairs) on test, "dev_f1", and the "threshold" that was tuned; their unweighted
           means over pairs (but for the threshold) as ("macro",), over all mixtures too if there
           are several.
-
-        Raises:
-          NotFiniteError: embeddings are NaN or infinite.
-          UserError: as `signatures`.
         """
-        description = subject.description
         results: list[Result] = []
-        by_layer: dict[int, list[Result]] = {}
-        for spec, layer, vectors in self.vectors(subject, context):
-            template = self._template([spec], layer, description, context)
+        by_space: dict[Space, list[Result]] = {}
+        for spec, space, vectors in embedded:
+            template = self._template([spec], space, context)
+            center = self.center is True and space.model is None
             pairs = []
             for pair, dev_test in self._halves(spec, context).items():
-                pairs += _score_pair(pair, dev_test, vectors, self.center, template)
-            by_layer.setdefault(layer, []).extend(pairs)
+                pairs += _score_pair(pair, dev_test, vectors(*pair), center, template)
+            by_space.setdefault(space, []).extend(pairs)
             results += pairs + _means(pairs, template)
-        if len(self.datasets) > 1:
-            for layer, pairs in by_layer.items():
-                results += _means(pairs, self._template(self.datasets, layer, description, context))
+        if len(sets := self.mixtures(context)) > 1:
+            for space, pairs in by_space.items():
+                results += _means(pairs, self._template(sets, space, context))
         return results
 
     def table(self, results: Sequence[Result]) -> str:
         """Macro F1 by layer, then the pairs in the layer that is best on the dev half."""
-        return report.mining(results)
+        return noted(self.center, report.mining(results))
 
     def details(self, results: Sequence[Result]) -> str:
         """All pairs, where they are many."""
-        return report.mining_details(results)
+        return noted(self.center, report.mining_details(results))
 
     def _halves(
         self, spec: DatasetSpec, context: Context
@@ -135,7 +131,7 @@ class BitextMining(SentenceEvaluation):
         return pairs
 
     def _template(
-        self, specs: Sequence[DatasetSpec], layer: int, description: Description, context: Context
+        self, specs: Sequence[DatasetSpec], space: Space, context: Context
     ) -> functools.partial:
         how = {
             "similarity": "ratio_margin",
@@ -147,7 +143,7 @@ class BitextMining(SentenceEvaluation):
             "pivot": self.pivot or "none",
             "threshold": "dev",
         }
-        return self.result_template("mining", specs, layer, description, context, **how)
+        return self.result_template("mining", specs, space, context, **how)
 
 
 class Half(NamedTuple):
@@ -253,13 +249,13 @@ def evaluate_pairs(right: np.ndarray, gold: int) -> Scores:
 def _score_pair(
     pair: tuple[str, str],
     dev_test: tuple[Half, Half],
-    vectors: dict[str, np.ndarray],
+    vectors: tuple[np.ndarray, np.ndarray],
     center: bool,
     template: Callable[..., Result],
 ) -> list[Result]:
     mined, right = [], []
     for half in dev_test:
-        x, y = vectors[pair[0]][half.x], vectors[pair[1]][half.y]
+        x, y = vectors[0][half.x], vectors[1][half.y]
         if center:
             x, y = centred(x), centred(y)
         pairs = mine(unit(x), unit(y))

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import statistics
 import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ from xl_flax.files.write import write_atomically
 
 FILE = "results.jsonl"
 MACRO = "macro"  # stands for the languages in an unweighted mean over all of them
+UNTRAINED = "untrained"  # the model of results of a checkpoint's shape before training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +48,24 @@ class Result:
     similarity: str | None = None
     # Share of unknown pieces in the text of each of `languages`, "macro": of the worst of all.
     unknown: tuple[float, ...] | None = None
+    # None: of a checkpoint. Else of a control: `UNTRAINED`, "tf-idf", "length".
+    model: str | None = None
+    seeds: tuple[float, ...] | None = None  # of what `value` is the mean over random starts
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over random starts; None of what has only one."""
+        return None if self.seeds is None else statistics.stdev(self.seeds)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The checkpoint that results are about."""
+    """The checkpoint that results are about, or the control."""
 
-    checkpoint: str  # its folder, seen from the folder of the results
+    checkpoint: str  # its folder, seen from the folder of the results; of a control, its name
     step: int
-    # Of its parameters: those of another training have another one.
+    # Of its parameters: those of another training have another one. Of a control, see
+    # `xl_flax.evaluation.controls`.
     id: str | None = dataclasses.field(default=None, kw_only=True)
 
 
@@ -100,19 +111,21 @@ def signature(method: str, **settings: Any) -> str:
     return "|".join([*parts, f"version:{xl_flax.__version__}"])
 
 
-def read(path: str, step: int | None = None) -> list[Row]:
+def of_model(sign: str, model: str) -> str:
+    """The signature of the same measurement of a control, as in "untrained*3#0f3a"."""
+    how, _, version = sign.rpartition("|version:")
+    return f"{how}|model:{model}|version:{version}"
+
+
+def read(path: str) -> list[Row]:
     """The lines of a results file; [] if there is none.
 
     Measurements of which lines are missing are left out, which is said.
 
-    Args:
-      path: the file.
-      step: of the checkpoint in question; None: of all.
-
     Raises:
       UserError: a line is damaged, or the file is something else.
     """
-    rows = [row for row in _read_all(path) if step in (None, row.step)]
+    rows = list(_read_all(path))
     there = collections.Counter(map(_measurement, rows))
     complete = [row for row in rows if row.lines in (None, there[_measurement(row)])]
     for _, at, sign in sorted(there.keys() - set(map(_measurement, complete)), key=str):
@@ -126,7 +139,7 @@ def done(rows: Iterable[Row], source: Source) -> set[str]:
 
 
 def write(path: str, source: Source, results: Sequence[Result]) -> None:
-    """Adds results to a file; what it holds for this step and these signatures is replaced.
+    """Adds results to a file; what it holds for this checkpoint and these signatures is replaced.
 
     The file is replaced as a whole and atomically, so a kill leaves the old or the new one; of
     several processes one waits for the other.
@@ -138,7 +151,8 @@ def write(path: str, source: Source, results: Sequence[Result]) -> None:
         rows = [
             as_read
             for row, as_read in _read_all(path).items()
-            if not (row.step == source.step and row.signature in lines)
+            if row.signature not in lines
+            or (row.checkpoint, row.step) != (source.checkpoint, source.step)
         ]
         for result in results:
             row = dataclasses.asdict(result) | dataclasses.asdict(source)

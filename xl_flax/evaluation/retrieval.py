@@ -2,21 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import gin
 import numpy as np
 from annotated_types import Len, doc
 
-from xl_flax.checkpoints.description import Description
 from xl_flax.data.prepare import DatasetSpec
-from xl_flax.evaluation import report
-from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation import report_pairs as report
+from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
+from xl_flax.evaluation.pairs import Embedded, PairEvaluation
 from xl_flax.evaluation.results import MACRO, Result
-from xl_flax.evaluation.scores import NEIGHBOURS, Similarity, precision_at_1
-from xl_flax.evaluation.sentences import SentenceEvaluation, centred
+from xl_flax.evaluation.scores import NEIGHBOURS, Similarity, found_at_1
+from xl_flax.evaluation.sentences import Space
+from xl_flax.evaluation.unshared import share_a_string
 
 # Of the languages of a result; XTREME's Tatoeba scores are those of ("eng", other) by this.
 DIRECTION = "query>searched"
@@ -27,61 +28,65 @@ Similarities = Annotated[
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class SentenceRetrieval(SentenceEvaluation):
+class SentenceRetrieval(PairEvaluation):
     """P@1 of nearest-neighbour search between pairs of languages of a mixture.
 
     The candidates are all sentences of the other language (as in Tatoeba: Artetxe and Schwenk,
     2019, doi:10.1162/tacl_a_00288). A query whose best candidates tie gets the share of them that
     is right, so an encoder that maps everything to one point scores 1/n and not 1. By "margin",
     also LASER's xSIM error rate, 100 · (1 - P@1).
+
+    "p@1_unshared" is the same without the queries whose translation shares a digit or a string of
+    four letters or digits, which stay candidates: numerals and names are found without knowing a
+    language.
     """
 
     similarity: Similarities = ("cosine",)  # each is scored, of one embedding
 
-    def signatures(self, description: Description, context: Context) -> list[str]:
-        """One per mixture, layer and similarity.
+    def signed(self, spaces: Sequence[Space], context: Context) -> list[str]:
+        """One per mixture, space and similarity.
 
         Raises:
           UserError: the tasks are not aligned, or a mixture lacks the pivot.
         """
-        for spec in self.datasets:
+        for spec in self.mixtures(context):
             self.pairs(spec, self.texts(spec, context))
         return [
-            self._template(specs, layer, similarity, description, context).keywords["signature"]
-            for specs in self.scopes
-            for layer in self.encoding(description).layers
+            self._template(specs, space, similarity, context).keywords["signature"]
+            for specs in self.scopes(context)
+            for space in spaces
             for similarity in self.similarity
         ]
 
-    def __call__(self, subject: Subject, context: Context) -> list[Result]:
-        """Evaluates one subject.
+    def score(self, embedded: Iterable[Embedded], context: Context) -> list[Result]:
+        """The results.
 
         Returns:
-          Per mixture, layer and similarity: "p@1" of each ordered pair (query language, language
+          Per mixture, space and similarity: "p@1" of each ordered pair (query language, language
           searched), "p@1_mean" of its two directions, and means over ordered pairs: of all as
           ("macro",), and by language as (language, "macro") where it is the query's and ("macro",
-          language) where it is searched. By margin, all of them also as "xsim". The means come
-          over all mixtures, too, if there are several.
-
-        Raises:
-          NotFiniteError: embeddings are NaN or infinite.
-          UserError: as `signatures`.
+          language) where it is searched. By margin, all of them also as "xsim". And
+          "p@1_unshared" of the pairs that have such queries, n of them, with the same means. The
+          means come over all mixtures, too, if there are several.
         """
-        description = subject.description
-        self.signatures(description, context)  # checks the settings before anything is encoded
         results: list[Result] = []
-        all_pairs: dict[tuple[int, Similarity], list[Result]] = {}
-        for spec, layer, vectors in self.vectors(subject, context):
-            if self.center:
-                vectors = {language: centred(x) for language, x in vectors.items()}
-            for similarity in self.similarity:
-                template = self._template([spec], layer, similarity, description, context)
-                pairs = _pairs(vectors, self.pairs(spec, vectors), similarity, template)
-                all_pairs.setdefault((layer, similarity), []).extend(pairs)
-                results += pairs + _means(pairs, template)
-        if len(self.datasets) > 1:
-            for (layer, similarity), pairs in all_pairs.items():
-                template = self._template(self.datasets, layer, similarity, description, context)
+        all_pairs: dict[tuple[Space, Similarity], list[Result]] = {}
+        for spec, space, vectors in embedded:
+            templates = {s: self._template([spec], space, s, context) for s in self.similarity}
+            own: dict[Similarity, list[Result]] = {}
+            for pair, shared_N in self._shared(spec, context).items():
+                x, y = vectors(*pair)
+                if self.center is True and space.model is None:
+                    x, y = centred(x), centred(y)
+                for similarity, template in templates.items():
+                    found = found_at_1(x, y, similarity)
+                    own.setdefault(similarity, []).extend(_pair(pair, found, shared_N, template))
+            for similarity, pairs in own.items():
+                all_pairs.setdefault((space, similarity), []).extend(pairs)
+                results += pairs + _means(pairs, templates[similarity])
+        if len(sets := self.mixtures(context)) > 1:
+            for (space, similarity), pairs in all_pairs.items():
+                template = self._template(sets, space, similarity, context)
                 results += _means(pairs, template)
         return results + [
             dataclasses.replace(r, metric="xsim", value=100 * (1 - r.value))
@@ -89,20 +94,26 @@ class SentenceRetrieval(SentenceEvaluation):
             if (r.metric, r.similarity) == ("p@1", "margin")
         ]
 
+    def _shared(self, spec: DatasetSpec, context: Context) -> dict[tuple[str, str], np.ndarray]:
+        """For each pair of languages, bool[N], which sentences share a string."""
+        texts = self.texts(spec, context)
+        pairs = tuple(self.pairs(spec, texts))
+        count = functools.partial(share_a_string, texts, pairs, context.vocabulary)
+        return context.once(("shared", spec, pairs), count)
+
     def table(self, results: Sequence[Result]) -> str:
         """The mean by layer, then languages or pairs in the best layer."""
-        return report.retrieval(results)
+        return noted(self.center, report.retrieval(results))
 
     def details(self, results: Sequence[Result]) -> str:
         """All pairs in the best layer, where they are too many for the table."""
-        return report.retrieval_details(results)
+        return noted(self.center, report.retrieval_details(results))
 
     def _template(
         self,
         specs: Sequence[DatasetSpec],
-        layer: int,
+        space: Space,
         similarity: Similarity,
-        description: Description,
         context: Context,
     ) -> functools.partial:
         how = {
@@ -111,38 +122,39 @@ class SentenceRetrieval(SentenceEvaluation):
             "k": NEIGHBOURS[similarity] or "none",
             "candidates": "one_language",
         } | ({"pivot": self.pivot} if self.pivot else {})
-        template = self.result_template("retrieval", specs, layer, description, context, **how)
+        template = self.result_template("retrieval", specs, space, context, **how)
         return functools.partial(template, similarity=similarity)
 
 
-def _pairs(
-    vectors: dict[str, np.ndarray],
-    pairs: Sequence[tuple[str, str]],
-    similarity: Similarity,
+def _pair(
+    pair: tuple[str, str],
+    found: tuple[np.ndarray, np.ndarray],
+    shared_N: np.ndarray,
     template: Callable[..., Result],
 ) -> list[Result]:
-    results = []
-    for a, b in pairs:
-        forward, backward = precision_at_1(vectors[a], vectors[b], similarity)
-        n, mean = len(vectors[a]), (forward + backward) / 2
-        results += [
-            template(languages=(a, b), metric="p@1", value=forward, n=n),
-            template(languages=(b, a), metric="p@1", value=backward, n=n),
-            template(languages=(a, b), metric="p@1_mean", value=mean, n=2 * n),
-        ]
+    """Both directions of a pair, of which `found_at_1` gave these."""
+    n, mean = len(shared_N), float(np.mean(found))
+    results = [template(languages=pair, metric="p@1_mean", value=mean, n=2 * n)]
+    for languages, found_N in zip((pair, pair[::-1]), found, strict=True):
+        for metric, own in (("p@1", found_N), ("p@1_unshared", found_N[~shared_N])):
+            if own.size:
+                value = float(own.mean())
+                results.append(
+                    template(languages=languages, metric=metric, value=value, n=own.size)
+                )
     return results
 
 
 def _means(pairs: Sequence[Result], template: Callable[..., Result]) -> list[Result]:
     """Unweighted means over ordered pairs: of all, and by the language on either side."""
-    values: dict[tuple[str, ...], list[float]] = {}
+    values: dict[tuple[str, tuple[str, ...]], list[float]] = {}
     for result in pairs:
-        if result.metric == "p@1":
+        if result.metric in ("p@1", "p@1_unshared"):
             query, searched = result.languages
             for languages in ((query, MACRO), (MACRO, searched), (MACRO,)):
-                values.setdefault(languages, []).append(result.value)
+                values.setdefault((result.metric, languages), []).append(result.value)
     return [
-        template(languages=languages, metric="p@1", value=float(np.mean(own)), n=len(own))
-        for languages, own in sorted(values.items())
+        template(languages=languages, metric=metric, value=float(np.mean(own)), n=len(own))
+        for (metric, languages), own in sorted(values.items())
         if len(own) > 1
     ]

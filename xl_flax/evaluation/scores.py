@@ -16,10 +16,10 @@ BLOCK = 4096  # sentences on each side whose similarities exist at once: 64 MiB
 TIE = 1e-6  # similarities closer than float32 can tell apart count as equal
 
 
-def precision_at_1(
+def found_at_1(
     x_NxD: np.ndarray, y_NxD: np.ndarray, similarity: Similarity = "cosine"
-) -> tuple[float, float]:
-    """P@1 where row i of one side belongs to row i of the other.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows find their own row of the other side first: their mean is P@1.
 
     "cosine": the candidate of the largest cosine. "csls": of the largest 2 cos(x, y) - r(x) - r(y),
     where r is the mean cosine to the 10 nearest of the other side (Conneau, Lample et al. 2018,
@@ -29,10 +29,12 @@ def precision_at_1(
     Similarities are computed in blocks: memory grows with N, not with N².
 
     Returns:
-      Queries x searched in y, and queries y searched in x. A right candidate that ties with k
-      others for the first place counts 1 / (k + 1): the expected value of breaking ties at random.
+      float64[N] of the queries x searched in y, and of the queries y searched in x: 1 if the right
+      candidate is the best, 0 if another is better. If it ties with k others for the first place
+      1 / (k + 1), the expected value of breaking ties at random.
 
     Raises:
+      NotFiniteError: vectors are NaN or infinite.
       UserError: `similarity` is unknown, or there are fewer sentences than neighbours to average.
     """
     if similarity not in get_args(Similarity):
@@ -79,16 +81,16 @@ def ratio_margins(
     )
 
 
-def _share_of_best(candidates: tuple[np.ndarray, np.ndarray]) -> float:
-    """The mean over rows of: is candidate i = row i the best, or which share of the best is it?"""
+def _share_of_best(candidates: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """float64[N], of each row: is candidate i = row i the best, or which share of the best?"""
     score_Nxk, index_Nxk = candidates
     best_Nxk = score_Nxk >= score_Nxk.max(axis=1, keepdims=True) - TIE
     right_Nxk = index_Nxk == np.arange(len(index_Nxk))[:, None]
-    return float(((best_Nxk & right_Nxk).sum(axis=1) / best_Nxk.sum(axis=1)).mean())
+    return (best_Nxk & right_Nxk).sum(axis=1) / best_Nxk.sum(axis=1)
 
 
 def _blockwise(x_NxD: np.ndarray, y_NxD: np.ndarray, penalty_2xN: np.ndarray) -> tuple:
-    """P@1 both ways by cos(x, y) - penalty(x) - penalty(y), among all candidates."""
+    """As `found_at_1`, by cos(x, y) - penalty(x) - penalty(y), among all candidates."""
     x_penalty_N, y_penalty_N = penalty_2xN
     x_NxD, y_NxD = jnp.asarray(x_NxD), jnp.asarray(y_NxD)
     gold_N = jnp.einsum("nd,nd->n", x_NxD, y_NxD, precision="highest") - x_penalty_N - y_penalty_N
@@ -104,7 +106,7 @@ def _blockwise(x_NxD: np.ndarray, y_NxD: np.ndarray, penalty_2xN: np.ndarray) ->
             counts[0, :, rows] += np.asarray(forward)
             counts[1, :, columns] += np.asarray(backward)
     above, tied = counts[:, 0], counts[:, 1]
-    return tuple(map(float, np.where(above == 0, 1 / np.maximum(tied, 1), 0.0).mean(axis=1)))
+    return tuple(np.where(above == 0, 1 / np.maximum(tied, 1), 0.0))
 
 
 @jax.jit

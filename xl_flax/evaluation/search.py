@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from xl_flax.errors import UserError
+from xl_flax.evaluation.base import NotFiniteError
 
 # The pass over all similarities in `nearest_both`.
 SMALL = 32768  # sentences on a side, below which two searches with faiss are as fast
@@ -19,9 +20,17 @@ Neighbours = tuple[np.ndarray, np.ndarray]  # cosines float32[Q, k], descending;
 
 
 def unit(x_NxD: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32; zeros stay zeros."""
+    """Rows of length 1, float32; zeros stay zeros.
+
+    Raises:
+      NotFiniteError: a row has no finite length, so no neighbours either.
+    """
     x_NxD = np.asarray(x_NxD, np.float32)
-    return x_NxD / np.maximum(np.linalg.norm(x_NxD, axis=1, keepdims=True), 1e-30)
+    with np.errstate(over="ignore"):
+        length_Nx1 = np.linalg.norm(x_NxD, axis=1, keepdims=True)
+    if bad := int((~np.isfinite(length_Nx1)).sum()):
+        raise NotFiniteError(f"{bad:,} of {len(x_NxD):,} vectors are NaN or infinite")
+    return x_NxD / np.maximum(length_Nx1, 1e-30)
 
 
 def nearest(x_QxD: np.ndarray, y_CxD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import gin
 import numpy as np
@@ -17,10 +17,12 @@ from xl_flax.data.layout import Layout, Length
 from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
+from xl_flax.evaluation import centring
 from xl_flax.evaluation.base import Evaluation, NotFiniteError, Subject
+from xl_flax.evaluation.centring import Center
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.embed import Encoding, embed, make_pool
-from xl_flax.evaluation.results import MACRO, Result, signature
+from xl_flax.evaluation.results import MACRO, Result, of_model, signature
 from xl_flax.models.heads import HEADS
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.pooling import Pooling
@@ -33,12 +35,23 @@ Layers = Annotated[
 ]
 
 
+class Space(NamedTuple):
+    """Where sentences are vectors: a layer of a model, or a baseline that needs none."""
+
+    length: int  # longest input, special tokens included
+    layer: int | None = None
+    pooling: Pooling | None = None
+    head: str | None = None
+    model: str | None = None  # as `Result.model`; None: the checkpoint
+
+
 @dataclasses.dataclass(frozen=True)
 class SentenceEvaluation(Evaluation):
     """An evaluation on mixtures of which example i of every task is the same sentence.
 
     Those that inherit from it take the embeddings of all layers asked for from `vectors`, and make
-    their results with `result_template`.
+    their results with `result_template`. Those that compare pairs of languages inherit from
+    `xl_flax.evaluation.pairs.PairEvaluation`.
     """
 
     # Its name, or several (one per pair: Tatoeba), each on its own; of phases, all that they name.
@@ -50,20 +63,35 @@ class SentenceEvaluation(Evaluation):
     pooling: Pooling = "mean"  # without special tokens; or "mean_all", with them; or "cls"
     head: Name | None = None  # a trained sentence head, with its own layer and pooling
     pivot: Name | None = None  # only pairs with this language, as in "eng"; None: all pairs
-    center: bool = False  # subtract each language's mean first (Libovický et al. 2020)
+    # Take away each language's mean first: see `centring`. Languages without training text in the
+    # mixture that it may name are left out.
+    center: Center = False
     length: Length = 128  # longest input, special tokens included; longer ones are cut, and counted
 
     @property
     def datasets(self) -> list[DatasetSpec]:
-        """The mixtures of sentences."""
-        layout = Layout(self.length)
-        return [DatasetSpec(name, self.split, layout) for name in mixture_names(self.mixture)]
+        """The mixtures of sentences, and the training text of means."""
+        return self._test_sets + centring.training_text(self.center, self.length)
 
-    @property
-    def scopes(self) -> list[list[DatasetSpec]]:
+    def mixtures(self, context: Context) -> list[DatasetSpec]:
+        """Those of sentences, without those of which means leave fewer than two languages.
+
+        Raises:
+          UserError: none is left.
+        """
+        kept = [spec for spec in self._test_sets if len(self.texts(spec, context)) > 1]
+        if not kept:
+            known = ", ".join(self._with_means(context) or ["none"])
+            self.fail(
+                f"center = {self.center!r}: fewer than two languages of any mixture have training "
+                f"text there; it has {known}"
+            )
+        return kept
+
+    def scopes(self, context: Context) -> list[list[DatasetSpec]]:
         """What results are about: each mixture, and all of them if there are several."""
-        each = [[spec] for spec in self.datasets]
-        return each if len(each) == 1 else [*each, self.datasets]
+        every = self.mixtures(context)
+        return [[spec] for spec in every] + ([every] if len(every) > 1 else [])
 
     def texts(self, spec: DatasetSpec, context: Context) -> dict[str, list[np.ndarray]]:
         """The sentences of the chosen languages, as of `Context.aligned`.
@@ -72,16 +100,22 @@ class SentenceEvaluation(Evaluation):
           UserError: the tasks are not aligned, the mixture lacks a language, or one is chosen.
         """
         every = context.aligned(spec)
-        if self.languages is None:
-            return every
-        name = f"{type(self).__name__}.languages = {list(self.languages)!r}"
-        if missing := [x for x in self.languages if x not in every]:
-            raise UserError(
-                f"{name}: {spec.mixture} has no {', '.join(missing)}; it has {', '.join(every)}"
-            )
-        if len(set(self.languages)) < 2:
-            raise UserError(f"{name}: two or more are needed; there are {', '.join(every)}")
-        return {language: every[language] for language in every if language in self.languages}
+        if self.languages is not None:
+            name = f"{type(self).__name__}.languages = {list(self.languages)!r}"
+            if missing := [x for x in self.languages if x not in every]:
+                raise UserError(
+                    f"{name}: {spec.mixture} has no {', '.join(missing)}; it has {', '.join(every)}"
+                )
+            if len(set(self.languages)) < 2:
+                raise UserError(f"{name}: two or more are needed; there are {', '.join(every)}")
+            every = {language: own for language, own in every.items() if language in self.languages}
+        if isinstance(self.center, str):
+            known = self._with_means(context)
+            if lacking := [language for language in every if language not in known]:
+                say = functools.partial(_report_left_out, spec, lacking, self.center)
+                context.once(("left out", spec, self.center, tuple(lacking)), say)
+            every = {language: own for language, own in every.items() if language in known}
+        return every
 
     def pairs(self, spec: DatasetSpec, languages: Collection[str]) -> list[tuple[str, str]]:
         """Pairs of a mixture's languages, each once; with a pivot those that it is part of.
@@ -116,52 +150,52 @@ class SentenceEvaluation(Evaluation):
             )
         return Encoding(tuple(sorted({i % (last + 1) for i in self.layers})), self.pooling)
 
+    def spaces(self, description: Description) -> list[Space]:
+        """One for each layer of a model that is asked for.
+
+        Raises:
+          UserError: as `encoding`.
+        """
+        encoding, length = self.encoding(description), self._length(description)
+        return [Space(length, i, encoding.pooling, encoding.head) for i in encoding.layers]
+
+    def untrained(self, description: Description) -> Description:
+        """The encoder, with the head that is read."""
+        heads = {} if self.head is None else {self.head: description.heads[self.head]}
+        return dataclasses.replace(description, heads=heads)
+
     def vectors(
         self, subject: Subject, context: Context
-    ) -> Iterator[tuple[DatasetSpec, int, dict[str, np.ndarray]]]:
-        """Yields (mixture, layer, language -> float32[N, D]), all layers of one mixture in turn.
+    ) -> Iterator[tuple[DatasetSpec, Space, dict[str, np.ndarray]]]:
+        """Yields (mixture, space, language -> float32[N, D]), all layers of one mixture in turn.
 
         Raises:
           NotFiniteError: embeddings are NaN or infinite.
           UserError: the tasks are not aligned, or a setting is wrong.
         """
         description = subject.description
-        encoding, length = self.encoding(description), self._length(description)
-        pool = context.once(
-            ("pool", subject.graph, encoding),
-            lambda: make_pool(subject.graph, encoding, context.partitioning),
-        )
-        for spec in self.datasets:
+        spaces = self.spaces(description)
+        sets = self.mixtures(context)
+        means = self._means(subject, context, sets)
+        for spec in sets:
             sentences = self.texts(spec, context)
-            report = functools.partial(_report_lengths, spec, sentences, length)
-            context.once(("lengths", spec, tuple(sentences), length), report)
-            rows = language_rows(list(sentences), description.all_languages)
-            encode = functools.partial(
-                embed,
-                pool,
-                subject.params,
-                list(itertools.chain.from_iterable(sentences.values())),
-                context.vocabulary.special,
-                length,
-                context.partitioning,
-                None if context.training else f"encoding {spec.mixture}",
-                np.repeat(rows, [len(s) for s in sentences.values()]),
-            )
-            embedded = context.once_per_subject(
-                subject.key, ("sentences", spec, tuple(sentences), encoding, length), encode
-            )
+            report = functools.partial(_report_lengths, spec, sentences, self._length(description))
+            context.once(("lengths", spec, tuple(sentences), self._length(description)), report)
+            embedded = self._embed(subject, context, spec, sentences)
             parts = np.split(embedded, len(sentences), axis=1)
-            for i, layer in enumerate(encoding.layers):
+            for i, space in enumerate(spaces):
                 vectors = {name: part[i] for name, part in zip(sentences, parts, strict=True)}
-                check_finite(vectors, f"{spec.mixture}, layer {layer}, step {description.step}")
-                yield spec, layer, vectors
+                vectors = {name: x - means[name][i] if means else x for name, x in vectors.items()}
+                check_finite(
+                    vectors, f"{spec.mixture}, layer {space.layer}, step {description.step}"
+                )
+                yield spec, space, vectors
 
     def result_template(
         self,
         task: str,
         specs: Sequence[DatasetSpec],
-        layer: int,
-        description: Description,
+        space: Space,
         context: Context,
         **how: Any,
     ) -> functools.partial:
@@ -171,29 +205,83 @@ class SentenceEvaluation(Evaluation):
         """
         examples = [self.texts(spec, context) for spec in specs]
         languages = sorted({language for e in examples for language in e})
-        pooling = self.encoding(description).pooling
+        chosen = self.languages is not None or isinstance(self.center, str)
+        embedding = {
+            "layer": space.layer,
+            "pooling": space.pooling,
+            "head": space.head or "none",
+        } | centring.signed(self.center)
         sign = signature(
             task,
             data=_data_name(specs),
-            languages=len(languages) if self.languages is None else ",".join(languages),
+            languages=",".join(languages) if chosen else len(languages),
             n=sum(len(next(iter(e.values()))) for e in examples),
-            layer=layer,
-            pooling=pooling,
-            head=self.head or "none",
-            center="language_mean" if self.center else "none",
+            **(embedding if space.model is None else {}),
             **how,
-            length=self._length(description),
+            length=space.length,
         )
+        if space.model is not None:
+            sign = of_model(sign, f"{space.model}#{context.vocabulary.fingerprint[:12]}")
         return functools.partial(
             _result,
             self._unknown(specs, context),
             task=task,
             data=_data_name(specs),
             signature=sign,
-            layer=layer,
-            pooling=pooling,
-            head=self.head,
+            layer=space.layer,
+            pooling=space.pooling,
+            head=space.head,
+            model=space.model,
         )
+
+    @property
+    def _test_sets(self) -> list[DatasetSpec]:
+        layout = Layout(self.length)
+        return [DatasetSpec(name, self.split, layout) for name in mixture_names(self.mixture)]
+
+    def _with_means(self, context: Context) -> dict[str, list[np.ndarray]]:
+        """The training text of each language, of which its mean is made."""
+        (spec,) = centring.training_text(self.center, self.length)
+        return centring.sample(spec, context)
+
+    def _means(
+        self, subject: Subject, context: Context, sets: Sequence[DatasetSpec]
+    ) -> dict[str, np.ndarray]:
+        """Language -> float32[Layers, D], means of training text; {} if none are asked for."""
+        if not isinstance(self.center, str):
+            return {}
+        (spec,) = centring.training_text(self.center, self.length)
+        texts = self._with_means(context)
+        languages = dict.fromkeys(x for own in sets for x in self.texts(own, context))
+        return {
+            language: self._embed(subject, context, spec, {language: texts[language]}).mean(axis=1)
+            for language in languages
+        }
+
+    def _embed(
+        self, subject: Subject, context: Context, spec: DatasetSpec, texts: dict
+    ) -> np.ndarray:
+        """Embeds all sentences, language after language: float32[Layers, sentences, D]."""
+        description = subject.description
+        encoding, length = self.encoding(description), self._length(description)
+        pool = context.once(
+            ("pool", subject.graph, encoding),
+            lambda: make_pool(subject.graph, encoding, context.partitioning),
+        )
+        rows = language_rows(list(texts), description.all_languages)
+        encode = functools.partial(
+            embed,
+            pool,
+            subject.params,
+            list(itertools.chain.from_iterable(texts.values())),
+            context.vocabulary.special,
+            length,
+            context.partitioning,
+            None if context.training else f"encoding {spec.mixture}",
+            np.repeat(rows, [len(own) for own in texts.values()]),
+        )
+        key = ("sentences", spec, tuple(texts), encoding, length)
+        return context.once_per_subject(subject.key, key, encode)
 
     def _unknown(self, specs: Sequence[DatasetSpec], context: Context) -> dict[str, float]:
         """The share of unknown pieces by language, and that of the worst."""
@@ -233,6 +321,16 @@ def _result(unknown: dict[str, float], *, languages: Sequence[str], **about: Any
     return Result(languages=tuple(languages), unknown=shares, **about)
 
 
+def _report_left_out(spec: DatasetSpec, languages: Sequence[str], center: str) -> None:
+    """Says which languages have no mean."""
+    print(
+        wrapped(
+            f"{spec.mixture}: left out, for they have no training text in {center}: "
+            + ", ".join(languages)
+        )
+    )
+
+
 def _report_lengths(spec: DatasetSpec, texts: dict[str, list[np.ndarray]], length: int) -> None:
     """Says how many sentences are cut to `length` tokens or are empty, by language."""
     sizes = {language: np.array([len(s) for s in own]) for language, own in texts.items()}
@@ -254,14 +352,6 @@ def _data_name(specs: Sequence[DatasetSpec]) -> str:
         digest = hashlib.sha256("\n".join(spec.mixture for spec in specs).encode()).hexdigest()
         name += f"+{len(specs) - 1}#{digest[:6]}"
     return f"{name}/{specs[0].split}"
-
-
-def centred(x_NxD: np.ndarray) -> np.ndarray:
-    """Without their mean, so that what is common to a language falls away.
-
-    Libovický, Rosa and Fraser, 2020 (arXiv:2004.05160).
-    """
-    return x_NxD - x_NxD.mean(axis=0)
 
 
 def check_finite(vectors: dict[str, Any], where: str) -> None:

@@ -50,8 +50,17 @@ def abstract(build: Callable[[], nnx.Module]) -> Abstract:
 
 def create(build: Callable[[], nnx.Module], partitioning: Partitioning) -> dict[str, Any]:
     """Runs a constructor under jit, so that each device makes only its own share."""
-    shardings = abstract(build).shardings(partitioning)
-    return jax.jit(lambda: nnx.to_pure_dict(nnx.split(build())[1]), out_shardings=shardings)()
+    return creator(lambda _: build(), partitioning)(0)
+
+
+def creator(
+    build: Callable[[int], nnx.Module], partitioning: Partitioning
+) -> Callable[[int], dict[str, Any]]:
+    """The same as a function of a constructor's seed, which is compiled once for all seeds."""
+    shardings = abstract(lambda: build(0)).shardings(partitioning)
+    return jax.jit(
+        lambda seed: nnx.to_pure_dict(nnx.split(build(seed))[1]), out_shardings=shardings
+    )
 
 
 def flat(tree: dict[str, Any], is_leaf: Callable[[Any], bool] | None = None) -> Iterator:

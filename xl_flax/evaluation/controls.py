@@ -1,0 +1,158 @@
+"""Controls: what a number must be seen beside, measured once and kept.
+
+A model that was never trained, and sentences as bags of pieces, find translations, too: by names,
+numerals and lengths. An evaluation says which controls it has (`Evaluation.untrained`,
+`Evaluation.baselines`). They do not depend on a checkpoint but on the data, the vocabulary and the
+model's shape, so their results lie in CACHE_DIR/controls/results.jsonl and are measured again only
+when one of these is another. From there they are copied beside the results of every checkpoint.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xl_flax.checkpoints.description import RUNTIME_FIELDS, Description
+from xl_flax.data.manifest import Cache
+from xl_flax.evaluation import results as results_lib
+from xl_flax.evaluation.base import Baseline, Evaluation, Subject
+from xl_flax.evaluation.context import Context
+from xl_flax.evaluation.results import UNTRAINED, Result, Source
+from xl_flax.models.heads import full_settings
+
+SEEDS = (0, 1, 2)
+# Those of `RUNTIME_FIELDS` that parameters begin with.
+_STARTS = {"init_std", "scale_residual_init"}
+
+
+class Measured(NamedTuple):
+    """The results of one control, as `results.write` takes them."""
+
+    source: Source
+    results: list[Result]
+
+
+class _Control(NamedTuple):
+    evaluation: Evaluation
+    source: Source
+    signatures: list[str]
+    what: Description | Baseline  # of an untrained model its description
+
+
+def kept_path(cache: Cache) -> str:
+    """The file in which the results of controls are kept."""
+    return str(Path(cache.directory) / "controls" / results_lib.FILE)
+
+
+def measure(
+    evaluations: Sequence[Evaluation], description: Description, context: Context, kept: str
+) -> list[list[Measured]]:
+    """The controls of each evaluation: those that are kept, and those measured now.
+
+    Args:
+      evaluations: of one model.
+      description: its.
+      context: with all that the evaluations read.
+      kept: a results file, see `kept_path`; it is not written here.
+    """
+    planned = [_planned(evaluation, description, context) for evaluation in evaluations]
+    rows = results_lib.read(kept)
+    lacking = [
+        control
+        for controls in planned
+        for control in controls
+        if not results_lib.done(rows, control.source).issuperset(control.signatures)
+    ]
+    measured = _untrained([c for c in lacking if isinstance(c.what, Description)], context)
+    for control in lacking:
+        if isinstance(control.what, Baseline):
+            measured[tuple(control.signatures)] = control.what.measure()
+
+    def result(control: _Control) -> Measured:
+        own = measured.get(tuple(control.signatures))
+        if own is None:
+            there = [row for row in rows if results_lib.same(row, control.source)]
+            own = results_lib.from_rows(there, control.signatures)
+        return Measured(control.source, own)
+
+    return [list(map(result, controls)) for controls in planned]
+
+
+def add(path: str, measured: Iterable[Measured]) -> None:
+    """Writes the results that a file lacks."""
+    rows = results_lib.read(path)
+    for source, results in measured:
+        if not {result.signature for result in results} <= results_lib.done(rows, source):
+            results_lib.write(path, source, results)
+
+
+def shape(description: Description) -> str:
+    """A digest of all that the parameters follow from before training, but for the seed."""
+    encoder = {
+        name: value
+        for name, value in description.encoder.to_dict().items()
+        if name in _STARTS or name not in RUNTIME_FIELDS
+    }
+    heads = {name: full_settings(name, own) for name, own in description.heads.items()}
+    languages = description.all_languages if description.encoder.languages else None
+    return _digest([encoder, heads, languages, description.vocabulary])
+
+
+def _planned(evaluation: Evaluation, description: Description, context: Context) -> list[_Control]:
+    controls = []
+    marks = sorted(
+        manifest.mark
+        for spec in {*evaluation.datasets}
+        for manifest in context.caches[spec].manifests.values()
+    )
+    model = evaluation.untrained(description)
+    if model is not None:
+        digest = shape(model)
+        source = Source(UNTRAINED, 0, id=_digest([digest, marks]))
+        signs = [_signature(sign, digest) for sign in evaluation.signatures(model, context)]
+        controls.append(_Control(evaluation, source, signs, model))
+    for baseline in evaluation.baselines(description, context):
+        source = Source(baseline.name, 0, id=_digest([context.vocabulary.fingerprint, marks]))
+        controls.append(_Control(evaluation, source, baseline.signatures, baseline))
+    return controls
+
+
+def _untrained(
+    lacking: Sequence[_Control], context: Context
+) -> dict[tuple[str, ...], list[Result]]:
+    """Means over seeds, by signatures; of one model at a time all that is evaluated."""
+    by_shape = collections.defaultdict(list)
+    for control in lacking:
+        by_shape[shape(control.what)].append(control)
+    measured = {}
+    for digest, controls in by_shape.items():
+        runs = collections.defaultdict(list)
+        for subject in Subject.untrained(controls[0].what, SEEDS, context.partitioning):
+            for control in controls:
+                runs[tuple(control.signatures)].append(control.evaluation(subject, context))
+        for signs, results in runs.items():
+            measured[signs] = [_mean(own, digest) for own in zip(*results, strict=True)]
+    return measured
+
+
+def _mean(results: Sequence[Result], digest: str) -> Result:
+    values = tuple(result.value for result in results)
+    return dataclasses.replace(
+        results[0],
+        value=statistics.fmean(values),
+        signature=_signature(results[0].signature, digest),
+        model=UNTRAINED,
+        seeds=values,
+    )
+
+
+def _signature(sign: str, digest: str) -> str:
+    return results_lib.of_model(sign, f"{UNTRAINED}*{len(SEEDS)}#{digest}")
+
+
+def _digest(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
