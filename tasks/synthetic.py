@@ -1,7 +1,9 @@
 """The synthetic family: one seqio task per language, and their mixtures.
 
-``synthetic_<language>`` has a training and a validation split of its own (no two languages share a
-meaning) and a test split in which line i is a translation of line i of every other language.
+``synthetic_<language>`` has text of its own to train on and to validate with, and a test split in
+which line i is a translation of line i of every other language. No two languages share the meaning
+of a training sentence, and no meaning to validate with or to test stands in any training text of
+synthetic languages, be it parallel or labelled (xl_flax/data/synthetic/splits.py).
 
 - ``synthetic``: all nine languages.
 - ``synthetic_core``: a base language and what the literature varies, one factor each: another

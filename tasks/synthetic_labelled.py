@@ -63,7 +63,7 @@ def inference(language: Language, split: str, index: int) -> dict[str, Any]:
 def tagged(language: Language, split: str, index: int) -> dict[str, Any]:
     """A sentence, a line for each word: the word, a tab and its part of speech."""
     make = parallel_sentence if split == "test" else corpus_sentence
-    sentence = make(language, f"pos-{split}", index)
+    sentence = make(language, split, index, corpus="pos")
     words = zip(sentence.words, sentence.upos, strict=True)
     return {"text": "\n".join(map("\t".join, words))}
 

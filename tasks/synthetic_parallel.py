@@ -5,14 +5,12 @@ tasks/synthetic.py), and `synthetic_multiway`, every sentence in all five; mixtu
 `synthetic_pairs`, all ten pairs.
 
 The split "test" is the text that retrieval is scored on, the "test" of the tasks of one language.
-No sentence of "train" reads like one of "validation" or "test" in any of its languages, nor one of
-"validation" like one of "test". That takes leaving some out, as meanings do recur: of 500 sentences
-to test, 28 would be among 20,000 to train.
+No meaning of one split is in another, nor in the training text of one language
+(xl_flax/data/synthetic/splits.py).
 """
 
-import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -21,9 +19,6 @@ from tasks import parallel, text
 from tasks.synthetic import CHUNK, CORE, SIZES
 from xl_flax.data.synthetic.generator import parallel_sentence
 from xl_flax.data.synthetic.language import FAMILY, Language
-
-SEEDS = {"train": "pairs-train", "validation": "pairs-validation", "test": "test"}
-HELD_OUT = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
 
 
 def source(languages: Sequence[Language], sizes: Mapping[str, int] = SIZES) -> seqio.DataSource:
@@ -36,13 +31,12 @@ def source(languages: Sequence[Language], sizes: Mapping[str, int] = SIZES) -> s
     languages, sizes = tuple(languages), {**SIZES, **sizes}
 
     def dataset_fn(split: str, shuffle_files: bool = False, seed: int | None = None):
-        del shuffle_files, seed  # the sentences follow from the languages and the split alone
-        sentences = functools.partial(translations, languages, split, sizes)
+        del shuffle_files, seed  # the sentences follow from the split and their index alone
 
         def chunks():
-            left = sentences()
-            while chunk := list(itertools.islice(left, CHUNK)):
-                yield {"text": chunk}
+            for start in range(0, sizes[split], CHUNK):
+                indices = range(start, min(start + CHUNK, sizes[split]))
+                yield {"text": [translations(languages, split, index) for index in indices]}
 
         signature = {"text": tf.TensorSpec((None, len(languages)), tf.string)}
         return tf.data.Dataset.from_generator(chunks, output_signature=signature).unbatch()
@@ -50,24 +44,9 @@ def source(languages: Sequence[Language], sizes: Mapping[str, int] = SIZES) -> s
     return seqio.FunctionDataSource(dataset_fn, splits=tuple(sizes), num_input_examples=sizes)
 
 
-def translations(
-    languages: Sequence[Language], split: str, sizes: Mapping[str, int]
-) -> Iterator[tuple[str, ...]]:
-    """Yields the sentences of a split, those left out that another split holds out."""
-    held_out, corpora = [], []
-    for language in languages:
-        corpora.append(_texts(language, SEEDS[split], itertools.count()))
-        held_out.append(set())
-        for other in HELD_OUT[split]:
-            held_out[-1].update(_texts(language, SEEDS[other], range(sizes[other])))
-    sentences = zip(*corpora, strict=True)
-    fresh = (each for each in sentences if not any(map(set.__contains__, held_out, each)))
-    return itertools.islice(fresh, sizes[split])
-
-
-def _texts(language: Language, seed: str, indices: Iterable[int]) -> Iterator[str]:
-    for index in indices:
-        yield parallel_sentence(language, seed, index).text
+def translations(languages: Sequence[Language], split: str, index: int) -> list[str]:
+    """A sentence in each of the languages."""
+    return [parallel_sentence(language, split, index).text for language in languages]
 
 
 PAIRS = {f"synthetic_{a}_{b}": (a, b) for a, b in itertools.combinations(sorted(CORE), 2)}

@@ -183,6 +183,13 @@ def test_damaged_progress_is_named(tmp_path, text):
         read_progress(str(tmp_path))
 
 
+def other_model(partitioning, **sizes):
+    """The parameters of a model of other sizes, without values."""
+    config = dataclasses.replace(CONFIG, **sizes)
+    build = lambda: build_model(config, {"mlm": {}}, nnx.Rngs(1))  # noqa: E731
+    return params_lib.abstract(build).layout(partitioning)
+
+
 def test_parameters_are_taken_by_pattern(run, partitioning):
     fresh = params_lib.create(lambda: build(seed=1), partitioning)
     mixed, taken, _ = replace_params(fresh, run[0], "encoder/.*", ".*/up(_bias)?")
@@ -200,16 +207,36 @@ def test_parameters_are_taken_by_pattern(run, partitioning):
     ],
 )
 def test_patterns_that_take_nothing_are_refused(run, partitioning, include, exclude, message):
-    fresh = params_lib.create(build, partitioning)
     with pytest.raises(UserError, match=message):
-        replace_params(fresh, run[0], include, exclude)
+        replace_params(other_model(partitioning), run[0], include, exclude)
+
+
+def test_the_layers_of_a_shallower_model_are_stacked(run, partitioning):
+    deeper = other_model(partitioning, num_layers=6)
+    stacked, taken, _ = replace_params(deeper, run[0], ".*", "", stack=True)
+    ours, theirs = dict(params_lib.flat(stacked)), dict(params_lib.flat(run[1]))
+    layout = dict(params_lib.flat(deeper))
+    assert set(taken) == set(ours) == set(theirs)
+    for name, value in ours.items():
+        if name.startswith("encoder/layers/"):
+            copied = [theirs[name][layer] for layer in (0, 1, 0, 1, 0, 1)]
+            np.testing.assert_array_equal(value, copied)
+        else:
+            np.testing.assert_array_equal(value, theirs[name])
+        assert value.sharding == layout[name].sharding
+
+
+@pytest.mark.parametrize(("layers", "stack"), [(3, True), (1, True), (4, False)])
+def test_layers_that_cannot_be_repeated_are_refused(run, partitioning, layers, stack):
+    other = other_model(partitioning, num_layers=layers)
+    with pytest.raises(UserError, match=rf"has shape \({layers}, .* here and \(2, "):
+        replace_params(other, run[0], "encoder/.*", "", stack=stack)
 
 
 def test_a_shape_that_differs_is_named(run, partitioning):
-    wide = dataclasses.replace(CONFIG, mlp_width=64)
-    fresh = params_lib.create(lambda: build_model(wide, {"mlm": {}}, nnx.Rngs(0)), partitioning)
+    wide = other_model(partitioning, mlp_width=64)
     with pytest.raises(UserError, match=r"encoder/layers/down has shape \(2, 64, 16\) here"):
-        replace_params(fresh, run[0], "encoder/.*", "")
+        replace_params(wide, run[0], "encoder/.*", "")
 
 
 def test_a_description_does_not_differ_from_what_was_saved_of_it():

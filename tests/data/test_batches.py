@@ -1,3 +1,4 @@
+import itertools
 import os
 import socket
 import subprocess
@@ -174,13 +175,15 @@ def test_rows_are_identical_for_one_two_and_four_real_hosts(
 
 def test_the_prefetcher_reads_ahead_in_order_and_knows_what_was_consumed():
     read = []
-    with Prefetcher(lambda row: read.append(row) or row * 10, first_row=64, batch_size=32) as ahead:
-        for i in range(5):
+    sizes = lambda row: 32 if row < 128 else 64  # noqa: E731
+    expected = [64, 96, 128, 192, 256, 320, 384, 448]
+    with Prefetcher(lambda row: read.append(row) or row * 10, 64, sizes) as ahead:
+        for row, after in itertools.pairwise(expected[:6]):
             batch, waited = ahead.next()
-            assert batch == (64 + 32 * i) * 10 and waited >= 0
-            assert ahead.rows == 64 + 32 * (i + 1)
+            assert batch == row * 10 and waited >= 0
+            assert ahead.rows == after
         time.sleep(0.1)
-        assert read == [64 + 32 * i for i in range(len(read))] and len(read) <= 5 + 3
+        assert read == expected[: len(read)]
     assert not any(t.name == "prefetcher" for t in threading.enumerate())
     ahead.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -193,7 +196,7 @@ def test_an_error_in_the_thread_comes_out_of_next():
             raise UserError("no more")
         return row
 
-    ahead = Prefetcher(read, 0, 1)
+    ahead = Prefetcher(read, 0, lambda row: 1)
     assert [ahead.next()[0] for _ in range(2)] == [0, 1]
     with pytest.raises(UserError, match="no more"):
         ahead.next()
@@ -201,8 +204,8 @@ def test_an_error_in_the_thread_comes_out_of_next():
 
 
 def test_waiting_is_measured():
-    with Prefetcher(lambda row: time.sleep(0.05), 0, 1) as slow:
+    with Prefetcher(lambda row: time.sleep(0.05), 0, lambda row: 1) as slow:
         assert sum(slow.next()[1] for _ in range(4)) > 0.1
-    with Prefetcher(lambda row: row, 0, 1) as fast:
+    with Prefetcher(lambda row: row, 0, lambda row: 1) as fast:
         time.sleep(0.1)
         assert fast.next()[1] < 0.05

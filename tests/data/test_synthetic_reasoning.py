@@ -47,7 +47,7 @@ def test_pairs_mean_the_same_in_every_language_and_may_cross_languages():
     for i in range(50):
         a, b = inference_pair(ALPHA, "test", i), inference_pair(DELTA, "test", i)
         cross = inference_pair(ALPHA, "test", i, DELTA)
-        assert (a.label, a.premise.meaning_id) == (b.label, b.premise.meaning_id)
+        assert (a.label, a.premise.meaning) == (b.label, b.premise.meaning)
         assert (cross.premise, cross.hypothesis) == (a.premise, b.hypothesis)
 
 
@@ -131,4 +131,4 @@ def test_questions_may_be_asked_in_another_language():
     assert here.text == there.text
     for a, b in zip(here.questions, there.questions, strict=True):
         assert (a.answer, a.start) == (b.answer, b.start)
-        assert a.sentence.meaning_id == b.sentence.meaning_id and b.sentence.language == "delta"
+        assert a.sentence.meaning == b.sentence.meaning and b.sentence.language == "delta"

@@ -49,11 +49,27 @@ def test_every_objective_keeps_the_contract(objective):
     assert total(objective) > 0
 
 
+@pytest.mark.parametrize("sizes", [8, [(0, 4), (10, 8), (11, 6), (40, 16)]])
+def test_the_rows_that_steps_will_read_are_known_beforehand(sizes):
+    objective = MaskedLM(ROWS, sizes)
+    for start in (0, 12, 20):
+        row = start
+        for steps in range(8):
+            assert objective.row_after(start, steps) == row
+            row += objective.batch_at(row)
+
+
+def test_a_queue_has_places_for_one_size_of_batches():
+    with pytest.raises(UserError, match=r"MomentumContrastive\.batch_size = \[.*: must be a whole"):
+        MomentumContrastive(ROWS, [(0, 8), (80, 16)], queue_size=64)
+
+
 @pytest.mark.parametrize("objective", ALL, ids=lambda o: o.name)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"batch_size": 0}, r"batch_size = 0: must be a whole number"),
+        ({"batch_size": [(0, 8), (0, 16)]}, r"batch_size = \[.*: must be a whole number"),
         ({"microbatches": 0.5}, r"microbatches = 0\.5: must be a whole number"),
         ({"weight": 0}, r"weight = 0: .* leave the objective out"),
         ({"name": "step"}, r"name = 'step': must be letters"),
@@ -98,10 +114,15 @@ def test_flops_count_the_momentum_encoder_once():
     assert total(momentum, True) == pytest.approx(whole * 5 / 3)
 
 
-def test_flops_count_the_slots_of_the_highest_rate():
-    low, high = (MaskedLM(**COMMON, rate=rate) for rate in (0.1, 0.4))
-    assert total(low) < total(high)
-    assert total(MaskedLM(**COMMON, rate=[(0, 0.4), (10, 0.1)])) == total(high)
+@pytest.mark.parametrize("settings", [{}, {"whole_words": True}])
+def test_flops_count_the_targets_of_the_highest_rate_not_their_slots(settings):
+    whole = sum(encoder_flops(ENCODER, LENGTH).values())
+    head = 6 * ENCODER.width * (ENCODER.vocab_size + ENCODER.width)
+    for rate in (0.1, 0.4, [(0, 0.4), (10, 0.1)]):
+        targets = rate if isinstance(rate, float) else 0.4
+        assert total(MaskedLM(**COMMON, **settings, rate=rate)) == pytest.approx(
+            whole + targets * head
+        )
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,23 @@ def test_a_learnt_scale_gets_its_gradient(pairs):
     np.testing.assert_allclose(d_learnt["log_scale"], gradient, rtol=1e-4)
 
 
+def test_a_learnt_scale_grows_to_100_and_comes_back(pairs):
+    """Above it the gradient is that at 100 if it makes the scale smaller, and 0 otherwise."""
+    batch, drawn = pairs
+    alike = drawn.copy()
+    alike[:, 1::2] = alike[:, ::2]  # translations are equal: a larger scale is always better
+    for vectors, shrinks in ((drawn, True), (alike, False)):
+        at = {}
+        for scale in (99.0, 101.0, 200.0):
+            learnt = {"log_scale": jnp.log(scale)}
+            loss, _, _, d_learnt = evaluate(vectors, batch, learn_scale=True, learnt=learnt)
+            at[scale] = loss, d_learnt["log_scale"]
+        np.testing.assert_allclose(at[101.0][0], at[200.0][0], rtol=1e-6)
+        np.testing.assert_allclose(at[101.0][1], at[200.0][1], rtol=1e-6)
+        assert (at[99.0][1] > 0) == (at[101.0][1] > 0) == shrinks
+        assert shrinks or at[101.0][1] == 0 > at[99.0][1]
+
+
 @pytest.mark.parametrize("settings", [{"margin": 0.25}, {"decoupled": True}])
 def test_many_ways_are_all_ordered_pairs(parallel_rows, settings):
     batch, _ = parallel_rows([3, 2, 3, 1, 0, 3], sides=4, words=(4, 6))
@@ -249,20 +266,38 @@ def test_places_without_a_group_count_for_nothing(parallel_rows):
 
 
 def test_copies_of_a_text_are_no_negatives(pack_rows):
-    """Of the anchor, or of its translation; a copy of something else is one."""
+    """Wherever they stand; nor are the translations of copies."""
     rng = np.random.default_rng(1)
     text = [rng.integers(5, 96, 5) for _ in range(12)]
     text[2] = text[0]  # groups 0 and 1 share their first side
     text[7] = text[5]  # groups 2 and 3 their second
-    text[9] = text[0]  # a first side as a second: no relation
+    text[9] = text[0]  # group 4 has it as its second
     batch = pack_rows([text[:6], text[6:]])
     vectors = raw_vectors(batch, 2)
     loss, *_ = evaluate(vectors, batch)
-    counts = ~np.eye(6, dtype=bool)
-    counts[0, 1] = counts[1, 0] = counts[2, 3] = counts[3, 2] = False
+    related = np.eye(6, dtype=bool)
+    for group in ([0, 1, 4], [2, 3]):
+        related[np.ix_(group, group)] = True
     x, y = np.moveaxis(sides_of(vectors, batch, 2), 1, 0)
-    np.testing.assert_allclose(loss, softmax_loss(x, y, counts), rtol=1e-5)
+    np.testing.assert_allclose(loss, softmax_loss(x, y, ~related), rtol=1e-5)
     assert abs(loss - softmax_loss(x, y)) > 1e-3
+
+
+def test_a_hard_negative_that_is_a_translation_does_not_count(pack_rows):
+    """Of the anchor in another example; the others count, those of its own example too."""
+    rng = np.random.default_rng(4)
+    text = [rng.integers(5, 96, 5) for _ in range(9)]
+    text[5] = text[1]  # the hard negative of group 1 is the translation in group 0
+    text[8] = text[0]  # that of group 2 the anchor of group 0
+    batch = pack_rows([text], sides=3)
+    vectors = raw_vectors(batch, 3)
+    loss, *_ = evaluate(vectors, batch, 3, hard_negatives=1)
+    x, y, hard = np.moveaxis(normalised(sides_of(vectors, batch, 3)), 1, 0)
+    candidates = SCALE * x @ np.concatenate([y, hard]).T
+    candidates[0, [4, 5]] = -np.inf
+    there = np.mean([log_sum_exp(s) - s[i] for i, s in enumerate(candidates)])
+    back = np.mean([log_sum_exp(s) - s[i] for i, s in enumerate(SCALE * y @ x.T)])
+    np.testing.assert_allclose(loss, (there + back) / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"decoupled": True}, {"loss_kind": "sigmoid"}])
@@ -301,6 +336,7 @@ def test_languages_and_correct_answers(parallel_rows):
         ({"loss_kind": "triplet"}, r"Contrastive\.loss_kind = 'triplet'"),
         ({"loss_kind": "sigmoid", "margin": 0.3}, "margin.*'softmax'"),
         ({"scale": 0.0}, r"Contrastive\.scale = 0"),
+        ({"scale": 101.0, "learn_scale": True}, r"Contrastive\.scale = 101\.0 .* above 100"),
         ({"hard_negatives": -1}, r"Contrastive\.hard_negatives = -1"),
         ({"microbatches": 0}, r"Contrastive\.microbatches = 0"),
         ({"microbatches": 1.5}, r"Contrastive\.microbatches = 1\.5"),

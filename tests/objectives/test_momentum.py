@@ -15,6 +15,7 @@ from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 from xl_flax.objectives.base import Inputs
 from xl_flax.objectives.momentum import MomentumContrastive
+from xl_flax.ops.segments import text_hashes
 
 ROWS, GROUPS, W, SCALE = 4, 2, 6, 3.0
 PLACES = ROWS * GROUPS
@@ -56,7 +57,12 @@ def draw(seed=0, batches=2):
     vectors = {name: normal(ROWS, 2 * GROUPS, W) for name in ("queries", "keys")}
     filled = rng.random((PLACES, 3)) < 0.7
     filled[:, batches:] = False
-    carried = {"queue": normal(PLACES, 3, W), "filled": filled, "batches": jnp.int32(batches)}
+    carried = {
+        "queue": normal(PLACES, 3, W),
+        "keys": rng.integers(-(2**31), 2**31, (PLACES, 3, 2), dtype=np.int32),
+        "filled": filled,
+        "batches": jnp.int32(batches),
+    }
     return vectors, carried
 
 
@@ -111,6 +117,22 @@ def test_equals_the_direct_formula(batch, query):
     assert sums["count"] == len(expected) and sums["pairs"] == VALID.sum()
     np.testing.assert_allclose(sums["language_loss"].sum(), total, rtol=1e-5)
     np.testing.assert_array_equal(entering["filled"], VALID)
+
+
+def test_a_copy_in_the_queue_is_no_negative(batch):
+    """Nor is the translation of a copy: the keys are those of both texts."""
+    vectors, carried = draw(batches=3)
+    keys = compare(vectors, carried, batch)[2]["keys"]
+    np.testing.assert_array_equal(keys, text_hashes(batch, GROUPS, 2).reshape(-1, 2))
+    carried["filled"][:2] = True
+    carried["keys"][0, :, 0] = keys[0, 1]  # the first example's second text, as a first one
+    carried["keys"][1, :, 1] = keys[0, 1]
+    total, *_ = compare(vectors, carried, batch, query="first")
+    everything = direct(vectors, carried, np.zeros(PLACES, int))
+    carried["filled"][:2] = False
+    expected = direct(vectors, carried, np.zeros(PLACES, int))[0] + sum(everything[1:])
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    assert abs(expected - sum(everything)) > 1e-3
 
 
 def test_the_side_that_asks_depends_on_the_row_only(parallel_rows):
@@ -169,6 +191,7 @@ def test_vectors_enter_in_place_of_the_oldest():
         "encoder": {"a": jnp.full(3, 2.0)},
         "head": {},
         "queue": jnp.zeros((PLACES, 3, W)),
+        "keys": jnp.zeros((PLACES, 3, 2), jnp.int32),
         "filled": jnp.zeros((PLACES, 3), bool),
         "batches": jnp.int32(0),
     }
@@ -177,6 +200,7 @@ def test_vectors_enter_in_place_of_the_oldest():
         params = {"encoder": {"a": jnp.full(3, float(step))}, "heads": {"momentum": {}, "mlm": 0}}
         entering = {
             "queue": rng.normal(size=(PLACES, W)).astype(np.float32),
+            "keys": rng.integers(0, 99, (PLACES, 2), dtype=np.int32),
             "filled": rng.random(PLACES) < 0.5,
         }
         carried = update_state(carried, params, entering)

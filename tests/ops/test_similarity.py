@@ -19,18 +19,17 @@ def draw(n, m, d, keys, seed, share=0.8):
     """Vectors, scale, bias, keys and validity of a problem."""
     rng = np.random.default_rng(seed)
     x, y = (rng.normal(size=(size, d)).astype(np.float32) for size in (n, m))
-    x_keys, y_keys = (
-        rng.integers(0, 2 * max(n, m), (size, keys)).astype(np.int32) for size in (n, m)
+    x_keys, y_keys = (  # a vector y has one key more than x
+        rng.integers(0, 4 * max(n, m), (size, count)).astype(np.int32)
+        for size, count in ((n, keys), (m, keys + 1))
     )
     x_valid, y_valid = (rng.random(size) < share for size in (n, m))
     return x, y, np.float32(1.7), np.float32(-0.4), x_keys, y_keys, x_valid, y_valid
 
 
 def counts_of(x_keys, y_keys, x_valid, y_valid):
-    shared = np.zeros((len(x_valid), len(y_valid)), bool)
-    for h in range(x_keys.shape[1]):
-        shared |= x_keys[:, None, h] == y_keys[None, :, h]
-    return x_valid[:, None] & y_valid & ~shared
+    shared = [[bool(set(x) & set(y)) for y in y_keys.tolist()] for x in x_keys.tolist()]
+    return x_valid[:, None] & y_valid & ~np.array(shared)
 
 
 def plain(x, y, scale, bias, *masks):

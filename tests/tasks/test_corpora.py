@@ -37,6 +37,20 @@ def test_the_same_verses_are_held_out_in_every_language(data_dir):
         assert {t[2:] for t in texts("bible_spa", name)} == held & set(verses[100:])
 
 
+def test_no_training_verse_repeats_a_held_out_one(data_dir):
+    verses = [f"MAT.{c}.{v}" for c in range(1, 29) for v in range(1, 31)]
+    by_split = {s: [v for v in verses if bible.verse_split(v) == s] for s in bible.SPLITS}
+    said = {name: f"E {name}" for name in verses}
+    copies, kept = by_split["train"][:3], by_split["train"][3:]
+    said[copies[0]], said[copies[1]] = (said[by_split[s][0]] for s in bible.SPLITS[1:])
+    said[by_split["test"][1]], said[copies[2]] = "And he said: Amen.", " “and he said,  Amen!”"
+    said[kept[1]] = said[kept[0]]  # repetitions within the training text stay
+    write(data_dir / "bible/eng.tsv", "".join(f"{n}\t{t}\n" for n, t in said.items()))
+    assert texts("bible_eng", "train") == [said[name] for name in kept]
+    for split in ("validation", "test"):
+        assert texts("bible_eng", split) == [said[name] for name in by_split[split]]
+
+
 def test_verses_that_a_translation_lacks_are_left_out(data_dir):
     write(data_dir / "bible/zho.tsv", "GEN.1.1\t起初\nGEN.1.2\ta\nGEN.1.3\t\n")
     verses = [
@@ -123,8 +137,11 @@ def test_the_real_files_have_the_sizes_they_are_known_for(monkeypatch):
     assert counts("sib200") == [(701, 99, 204)] * 26
     sizes = {code: counts(f"tatoeba_{code}") for code in tatoeba.CODES.split()}
     assert len(sizes) == 36 and sizes["amh"] == [(168,)] * 2 and sizes["deu"] == [(1000,)] * 2
-    spanish = seqio.TaskRegistry.get("bible_spa")
-    assert sum(spanish.num_input_examples(s) for s in bible.SPLITS) == 6949
+    for language, train in {"eng": 28467, "mlg": 6661, "zho": 28431}.items():
+        file = str(REAL / f"bible/{language}.tsv")
+        verses = {split: list(bible.read_verses(file, split)) for split in bible.SPLITS}
+        held_out = {verse.strip() for split in bible.SPLITS[1:] for verse in verses[split]}
+        assert len(verses["train"]) == train and held_out.isdisjoint(verses["train"])
     mixture = seqio.MixtureRegistry.get("bible_0.3")
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
-    assert rates["bible_eng"] / rates["bible_spa"] == pytest.approx((28606 / 6675) ** 0.3)
+    assert rates["bible_eng"] / rates["bible_spa"] == pytest.approx((28467 / 6675) ** 0.3)

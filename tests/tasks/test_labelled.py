@@ -308,7 +308,7 @@ def test_the_synthetic_languages_have_labels(vocabulary):
     task = seqio.TaskRegistry.get("synthetic_pos_alpha")
     assert task_features(task)["label"].labels == synthetic_labelled.UPOS
     (batch, _) = next(examples(task, "train"))
-    sentence = corpus_sentence(FAMILY["alpha"], "pos-train", 3)
+    sentence = corpus_sentence(FAMILY["alpha"], "train", 3, corpus="pos")
     (labels,) = batch[3].features["label"]
     assert [synthetic_labelled.UPOS[i] for i in labels[labels >= 0]] == list(sentence.upos)
     assert gin.query_parameter("run_vocabulary.path")

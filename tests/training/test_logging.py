@@ -9,8 +9,10 @@ import types
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 from xl_flax.objectives.base import Mean
+from xl_flax.objectives.mlm import MaskedLM
 from xl_flax.training.feeds import Feed
 from xl_flax.training.logging import METRICS_FILE, Logger, console_line, earlier_lines
 
@@ -109,24 +111,22 @@ def test_a_full_disk_is_an_error_and_no_thread_hangs_or_dies(small_disk, capfd):
     assert capfd.readouterr().err == ""
 
 
-def feed(rows=0, **metrics):
-    """A feed of batches of 16 rows whose mixture changes at row 40, whose phase at row 64."""
+def feed(**metrics):
     made = Feed.__new__(Feed)
-    made.rows = rows
-    made.objective = types.SimpleNamespace(
-        metrics={"loss": Mean("loss")} | metrics,
-        batch_size=16,
-        phase_at=lambda row: 0.15 if row < 64 else 0.3,
-        rows=types.SimpleNamespace(phases=[(0, "a"), (40, "b")]),
-    )
+    made.objective = types.SimpleNamespace(metrics={"loss": Mean("loss")} | metrics)
     return made
 
 
 def test_changes_are_those_of_the_batch_that_has_them_first():
-    changes = {rows: feed(rows).changes() for rows in range(0, 96, 16)}
+    rows, sizes = Rows([(0, "a"), (40, "b")], 64), [(0, 16), (65, 32)]
+    made, changes = feed(), {}
+    made.objective = MaskedLM(rows, sizes, rate=[(0, 0.15), (64, 0.3)])
+    for made.rows in (0, 16, 32, 48, 64, 80, 112, 144):
+        changes[made.rows] = made.changes()
     assert {rows: change for rows, change in changes.items() if change} == {
         32: {"mixture": "b"},
         64: {"phase": 0.3},
+        80: {"batch_size": 32},
     }
 
 

@@ -13,7 +13,7 @@ from run_folders import flip, lines_of, saved, steps_of
 
 from xl_flax import cli
 from xl_flax.checkpoints.load import find_checkpoints, load_model
-from xl_flax.checkpoints.manager import read_best
+from xl_flax.checkpoints.manager import read_best, read_progress
 from xl_flax.errors import UserError
 from xl_flax.evaluation.base import Evaluation
 from xl_flax.evaluation.results import MACRO, Result
@@ -69,6 +69,17 @@ def test_a_window_of_steps_can_be_profiled(configure):
     train(config)
     found = [name for _, _, names in os.walk(f"{config.model_dir}/profile") for name in names]
     assert any(name.endswith(".xplane.pb") for name in found)
+
+
+def test_batches_may_grow(configure):
+    for steps in (2, 4):  # the second time it resumes, where batches have grown already
+        config = configure(STEPS=steps, BATCH_SIZE=[(0, 8), (10, 16)])
+        train(config)
+    assert read_progress(find_checkpoints(config.model_dir)[-1]).rows == {"mlm": 8 + 8 + 16 + 16}
+    lines = lines_of(config.model_dir)
+    assert [(line["step"], line["phases"]) for line in lines if "phases" in line] == [
+        (3, {"mlm/batch_size": 16})
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from xl_flax.errors import UserError
@@ -22,6 +23,7 @@ def at(config, steps, points):
         ("cosine", (10, 55, 100), (1.0, 0.5, 0.0)),
         ("rsqrt", (10, 30, 80), (1.0, 0.5**0.5 * (20 / 30) ** 0.5, 0.3535)),
         ("wsd", (10, 80, 90, 100), (1.0, 1.0, 0.5, 0.0)),
+        ("wsd_sqrt", (10, 80, 85, 100), (1.0, 1.0, 0.5, 0.0)),
     ],
 )
 def test_schedules(schedule, points, expected):
@@ -66,7 +68,7 @@ PARAMS = {
 }
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "stable_adamw", "muon"])
 def test_weight_decay_spares_norms_and_biases(name):
     config = OptimizerConfig(name=name, learning_rate=0.1, schedule="constant", weight_decay=0.5)
     optimizer, _ = make_optimizer(config, 10, AXES)
@@ -77,10 +79,75 @@ def test_weight_decay_spares_norms_and_biases(name):
     np.testing.assert_allclose(updates["kernel"], -0.05 * PARAMS["kernel"], rtol=1e-5)
 
 
+def gradients(seed):
+    return jax.tree.map(lambda p: jax.random.normal(jax.random.key(seed), p.shape), PARAMS)
+
+
+def run(optimizer, params, grads):
+    state = optimizer.init(params)
+    for each in grads:
+        updates, state = optimizer.update(each, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def stable_adamw(weight, grads, rate, b1, b2, eps, decay):
+    """Wortsman et al. 2023, arXiv:2304.13013, algorithm 2, of one weight."""
+    m, v = np.zeros_like(weight), np.zeros_like(weight)
+    for t, g in enumerate(grads, 1):
+        b1_t, b2_t = b1 * (1 - b1 ** (t - 1)) / (1 - b1**t), b2 * (1 - b2 ** (t - 1)) / (1 - b2**t)
+        m, v = b1_t * m + (1 - b1_t) * g, b2_t * v + (1 - b2_t) * g**2
+        eta = rate / max(1, np.sqrt(np.mean(g**2 / np.maximum(v, eps**2))))
+        weight = weight - eta * decay * weight - eta * m / (np.sqrt(v) + eps)
+    return weight
+
+
+@pytest.mark.parametrize("rate_factors", [(), [("norm", 0.0)]])
+def test_stable_adamw_is_the_published_algorithm_of_each_layer(rate_factors):
+    settings = {"learning_rate": 0.01, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+    config = OptimizerConfig(
+        "stable_adamw", schedule="constant", rate_factors=rate_factors, **settings
+    )
+    # The gradients grow in one layer: its step is divided, that of the others is not.
+    grads = [gradients(seed) for seed in range(4)]
+    grads[3]["kernel"] = grads[3]["kernel"].at[1].multiply(100)
+    result = run(make_optimizer(config, 10, AXES)[0], PARAMS, grads)
+    own = [0.01, 0.9, 0.95, 1e-8]
+    for layer in range(3):
+        kernel = [np.float64(g["kernel"][layer]) for g in grads]
+        expected = stable_adamw(np.float64(PARAMS["kernel"][layer]), kernel, *own, 0.1)
+        np.testing.assert_allclose(result["kernel"][layer], expected, rtol=2e-5, atol=1e-6)
+    bias = stable_adamw(np.float64(PARAMS["bias"]), [np.float64(g["bias"]) for g in grads], *own, 0)
+    np.testing.assert_allclose(result["bias"], bias, rtol=2e-5)
+    assert bool(rate_factors) == np.array_equal(result["norm"], PARAMS["norm"])
+
+
+def test_what_muon_does_not_train_is_left_to_adamw():
+    settings = {"learning_rate": 0.1, "schedule": "constant", "weight_decay": 0.5}
+    grads = [gradients(seed) for seed in range(3)]
+    muon, adamw = (
+        run(make_optimizer(OptimizerConfig(name, **settings), 10, AXES)[0], PARAMS, grads)
+        for name in ("muon", "adamw")
+    )
+    for name in ("table", "norm", "qkv_bias", "bias"):
+        np.testing.assert_allclose(muon[name], adamw[name], rtol=1e-5)
+    assert not np.allclose(muon["kernel"], adamw["kernel"], rtol=1e-2)
+
+
+def test_muon_trains_the_keys_and_values_that_queries_share():
+    axes = {"kv": ("layers", "embed", None, "kv_heads", "head_dim")}
+    params = {"kv": jax.random.normal(jax.random.key(2), (3, 8, 2, 2, 2))}
+    config = OptimizerConfig("muon", learning_rate=1.0, schedule="constant", weight_decay=0.0)
+    optimizer, _ = make_optimizer(config, 10, axes)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    keys_and_values = np.moveaxis(updates["kv"], 2, 1).reshape(6, 8, 4)
+    assert all(condition(matrix) < 2.5 for matrix in keys_and_values)
+
+
 def test_muon_orthogonalises_each_layer_on_its_own():
     config = OptimizerConfig(name="muon", learning_rate=1.0, schedule="constant", weight_decay=0.0)
     optimizer, _ = make_optimizer(config, 10, AXES)
-    grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), PARAMS)
+    grads = gradients(1)
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
     qkv = np.moveaxis(updates["qkv"], 2, 1).reshape(9, 4, 4)  # each of Q, K, V is a matrix
     raw = np.moveaxis(grads["qkv"], 2, 1).reshape(9, 4, 4)

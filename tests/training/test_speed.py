@@ -17,7 +17,7 @@ ENCODER = EncoderConfig(
 
 def speed(rate):
     feed = Feed.__new__(Feed)
-    feed.rows = 0
+    feed.rows, feed.size = 0, 4
     feed.objective = MaskedLM(rows=Rows("m", 64), batch_size=4, rate=rate)
     feed.stream = types.SimpleNamespace(length=64)
     return Speed(ENCODER, {"mlm": feed}, 1)

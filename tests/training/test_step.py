@@ -204,7 +204,7 @@ def test_state_is_sharded_as_the_rules_say():
     assert all(m.sharding.shard_shape(m.shape) == (WIDTH // 2, MLP // 2) for m in moments)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "stable_adamw", "muon"])
 def test_the_optimizers_state_is_laid_out_like_its_parameters(name):
     partitioning = make_partitioning(MeshConfig(ici=(2, 2, 2)))
     build = lambda: TwoLayers(nnx.Rngs(0))  # noqa: E731

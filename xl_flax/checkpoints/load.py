@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
@@ -243,7 +244,7 @@ def load_model(
 
 
 def replace_params(
-    params: Any, path: str, include: str, exclude: str
+    params: Any, path: str, include: str, exclude: str, stack: bool = False
 ) -> tuple[Any, list[str], str]:
     """Takes the parameters whose paths match from another checkpoint.
 
@@ -252,6 +253,8 @@ def replace_params(
       path: where the checkpoint is, as in `one_checkpoint`.
       include: regular expression that a path must match as a whole.
       exclude: regular expression of paths to leave out all the same; "" for none.
+      stack: the layers of a shallower model are repeated: layer i is its layer i mod n, of n (Gong
+        et al. 2019, Efficient Training of BERT by Progressively Stacking, §3).
 
     Returns:
       The new parameters, the paths that were taken, and the checkpoint's folder.
@@ -273,29 +276,43 @@ def replace_params(
         lambda: build_model(description.encoder, description.heads, nnx.Rngs(0))
     )
     shapes = {name: leaf.shape for name, leaf in params_lib.flat(theirs.shapes)}
+    axes = dict(params_lib.flat(theirs.axes, is_leaf=lambda leaf: isinstance(leaf, tuple)))
     ours = dict(params_lib.flat(params))
     if not wanted:
         raise UserError(
             f"InitFrom.include={include!r} without {exclude!r} matches no parameter; "
             f"paths look like {next(iter(ours))}"
         )
+    times = {}
     for name in wanted:
-        if shapes.get(name) != ours[name].shape:
+        there, here = shapes.get(name), ours[name].shape
+        layers = stack and axes.get(name, ())[:1] == ("layers",)
+        times[name] = _repetitions(there, here, layers)
+        if not times[name]:
             raise UserError(
-                f"InitFrom: {name} has shape {ours[name].shape} here and "
-                f"{shapes.get(name, 'does not exist')} in {checkpoint}; exclude it, or change the "
-                "model"
+                f"InitFrom: {name} has shape {here} here and {there or 'does not exist'} in "
+                f"{checkpoint}; exclude it, or change the model"
             )
-    layout = unflatten(
-        {
-            name: jax.ShapeDtypeStruct(
-                ours[name].shape, ours[name].dtype, sharding=ours[name].sharding
-            )
-            for name in wanted
-        }
-    )
-    loaded = dict(params_lib.flat(load_params(checkpoint, layout)))
+    layout = {
+        name: jax.ShapeDtypeStruct(shapes[name], ours[name].dtype, sharding=ours[name].sharding)
+        for name in wanted
+    }
+    loaded = dict(params_lib.flat(load_params(checkpoint, unflatten(layout))))
+    for name in wanted:
+        if times[name] > 1:
+            repeat = jax.jit(jnp.tile, static_argnums=1, out_shardings=ours[name].sharding)
+            loaded[name] = repeat(loaded[name], (times[name], *(1 for _ in shapes[name][1:])))
     return unflatten(ours | loaded), wanted, checkpoint
+
+
+def _repetitions(there: tuple | None, here: tuple, layers: bool) -> int:
+    """How often an array's layers, if it has any, are repeated to have another shape; 0: no fit."""
+    if there is None or there[1:] != here[1:]:
+        return 0
+    if there == here or not layers:
+        return int(there == here)
+    times, rest = divmod(here[0], there[0])
+    return 0 if rest else times
 
 
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:

@@ -79,14 +79,20 @@ class Prefetcher:
     Args:
       read: first row -> batch, as `lambda row: global_batch(stream, row, size, sharding)`.
       first_row: of the first batch; where a restored run goes on.
-      batch_size: rows per batch.
+      batch_size: first row -> rows of the batch.
       depth: batches to hold ready.
 
     Attributes:
       rows: rows consumed, `first_row` included: what a checkpoint must remember.
     """
 
-    def __init__(self, read: Callable[[int], Any], first_row: int, batch_size: int, depth: int = 2):
+    def __init__(
+        self,
+        read: Callable[[int], Any],
+        first_row: int,
+        batch_size: Callable[[int], int],
+        depth: int = 2,
+    ):
         self.rows = first_row
         self._read, self._batch_size = read, batch_size
         self._ready: queue.Queue = queue.Queue(depth)
@@ -107,7 +113,7 @@ class Prefetcher:
         if error is not None:
             self.close()
             raise error
-        self.rows += self._batch_size
+        self.rows += self._batch_size(self.rows)
         return batch, time.perf_counter() - begin
 
     def close(self) -> None:
@@ -134,4 +140,4 @@ class Prefetcher:
             except BaseException as caught:
                 error = caught
             self._ready.put((batch, error))
-            row += self._batch_size
+            row += self._batch_size(row)

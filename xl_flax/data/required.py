@@ -32,7 +32,7 @@ def planned_rows() -> dict[str, int]:
         return {}
     planned: Counter[str] = Counter()
     for objective in objectives:
-        end = steps * objective.batch_size
+        end = objective.row_after(0, steps)
         phases = [*objective.rows.phases, (end, "")]
         for (first, name), (after, _) in itertools.pairwise(phases):
             planned[name] += max(0, min(after, end) - first)

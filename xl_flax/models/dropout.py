@@ -39,7 +39,9 @@ def _mix(x: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _dropout(x_Bx, keys, rate):
     keep = row_bits(keys, x_Bx.shape[1:]) >= jnp.uint32(math.floor(rate * 2**32))
-    return jnp.where(keep, x_Bx * jnp.asarray(1 / (1 - rate), x_Bx.dtype), 0)
+    # In float32: bfloat16 would round the factor, 1/0.9 to 1.1094, and all values with it.
+    scaled_Bx = (x_Bx.astype(jnp.float32) * (1 / (1 - rate))).astype(x_Bx.dtype)
+    return jnp.where(keep, scaled_Bx, 0)
 
 
 # Backward makes the same bits again instead of keeping a mask.

@@ -1,4 +1,10 @@
-"""FLOPs of an encoder and of the MLM head, per token of a row."""
+"""FLOPs of an encoder and of the MLM head, per token of a row.
+
+They are those that the model needs, as for PaLM's MFU (Chowdhery et al. 2022, arXiv:2204.02311,
+appendix B), not those that the hardware carries out: what `remat` computes again, or what slots
+without a target cost, is not counted. Padding counts as text does (the log's `fill` says how much
+of the rows is text), and attention counts as if texts in a row saw one another.
+"""
 
 from collections.abc import Sequence
 
@@ -29,20 +35,18 @@ def encoder_flops(
     }
 
 
-def mlm_head_flops(config: EncoderConfig, length: int, slots: int) -> dict[str, float]:
+def mlm_head_flops(config: EncoderConfig, targets: float) -> dict[str, float]:
     """FLOPs of the MLM head's forward and backward pass, per token of a row, by part.
 
-    6 · width · vocabulary for the projection of each prediction slot, and 6 · width² for its dense
-    layer.
+    6 · width · vocabulary for the projection of each target, and 6 · width² for its dense layer.
 
     Args:
       config: of the encoder.
-      length: tokens of a row.
-      slots: of a row, that is tokens whose prediction is computed.
+      targets: share of the tokens that are predicted.
     """
     return {
-        "projection": 6.0 * config.width * config.vocab_size * slots / length,
-        "head": 6.0 * config.head_dense * config.width**2 * slots / length,
+        "projection": 6.0 * config.width * config.vocab_size * targets,
+        "head": 6.0 * config.head_dense * config.width**2 * targets,
     }
 
 

@@ -29,7 +29,7 @@ from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.flops import encoder_flops
 from xl_flax.models.heads import HeadSettings, Model
-from xl_flax.settings import Count, Settings
+from xl_flax.settings import PHASES, Count, Phases, Settings
 
 Batch = dict[str, jax.Array]
 
@@ -48,6 +48,11 @@ Weight = Annotated[
         "a finite number other than 0, which would compute a loss for nothing: leave the objective "
         "out"
     ),
+]
+
+BatchSizes = Annotated[
+    Count | Phases[Count],
+    doc(f"a whole number, at least 1, or {PHASES.format('such a number')}"),
 ]
 
 
@@ -96,7 +101,9 @@ class Objective(Settings):
     """
 
     rows: Rows = gin.REQUIRED  # what it reads
-    batch_size: Count = gin.REQUIRED  # rows per step, on all devices together
+    batch_size: BatchSizes = gin.REQUIRED
+    """Rows per step, on all devices together, or phases [(first row, rows per step), ...] at
+    absolute row counts. A batch has the size of its first row; each size compiles its own step."""
     microbatches: Count = 1
     """Parts in which a batch is computed one after the other, for activations that do not fit. A
     comparison encodes each part twice, first for the vectors, then for the gradient (Gao et al.
@@ -108,6 +115,28 @@ class Objective(Settings):
     metrics: ClassVar[Mapping[str, Mean]] = {"loss": Mean("loss")}
     # Fields that may change when a run goes on from a checkpoint.
     free_fields: ClassVar[frozenset[str]] = frozenset({"batch_size", "microbatches", "name"})
+
+    # ---- Its batches
+
+    @property
+    def batch_phases(self) -> list[tuple[int, int]]:
+        """The batch size as phases [(first row, rows per step), ...]."""
+        if isinstance(self.batch_size, int):
+            return [(0, self.batch_size)]
+        return [(first, size) for first, size in self.batch_size]
+
+    def batch_at(self, row: int) -> int:
+        """Rows of a batch that begins at this row of the stream."""
+        return [size for first, size in self.batch_phases if first <= row][-1]
+
+    def row_after(self, row: int, steps: int) -> int:
+        """The first row that is not read yet, so many steps after a batch began at `row`."""
+        ends = [first for first, _ in self.batch_phases[1:]]
+        for end in ends:
+            size = self.batch_at(row)
+            taken = min(steps, max(0, -(-(end - row) // size)))
+            row, steps = row + taken * size, steps - taken
+        return row + steps * self.batch_at(row)
 
     # ---- The loss
 

@@ -6,6 +6,7 @@ texts.
 
 import dataclasses
 import itertools
+import math
 from typing import Annotated, Any, Literal
 
 import gin
@@ -19,9 +20,10 @@ from xl_flax.errors import UserError
 from xl_flax.models.heads import Model
 from xl_flax.objectives import sentences
 from xl_flax.objectives.base import Batch, Inputs, LogName, Loss
-from xl_flax.ops.segments import text_hashes
 from xl_flax.ops.similarity import log_sum_exps, softplus_sums
 from xl_flax.settings import Finite, Natural
+
+LARGEST_SCALE = 100.0  # of a softmax that learns it (Radford et al. 2021, CLIP, §2.5)
 
 
 @gin.configurable
@@ -35,14 +37,18 @@ class Contrastive(sentences.SentenceObjective):
     al. 2023, SigLIP, algorithm 1). Examples of more than two translations give the mean over
     all ordered pairs of texts (Fazili and Goswami 2026, arXiv:2602.21543).
 
-    Sentences with the same tokens as an anchor, or as its translation, are not among its negatives.
+    Two sentences are no negatives of each other where their examples have a text in common, in
+    whatever language and place: with "eng_fin" and "ces_eng" of one verse in a batch, all four
+    texts mean the same.
 
     Raises:
       UserError: a setting without a meaning.
     """
 
     loss_kind: Literal["softmax", "sigmoid"] = "softmax"
-    learn_scale: bool = False  # start at `scale` and train it
+    learn_scale: bool = False
+    """Start at `scale` and train it: up to 100, as CLIP does; a sigmoid's, which is always learnt,
+    without a limit, as SigLIP does."""
     # Taken from the cosine of translations (LaBSE: 0.3).
     margin: Annotated[float, Interval(ge=0, le=2)] = 0.0
     bias: Finite = -10.0  # initial value of the sigmoid's learnt bias
@@ -50,13 +56,17 @@ class Contrastive(sentences.SentenceObjective):
     """Leave the translation out of the denominator (Yeh et al. 2022, decoupled contrastive)."""
     hard_negatives: Natural = 0
     """The last so many texts of an example are hard negatives of the second one: candidates for the
-    anchors of the first."""
+    anchors of the first, but for those that are a text of the anchor's own example."""
     name: LogName = "contrastive"
 
     def __post_init__(self):
         super().__post_init__()
         if self.loss_kind == "sigmoid" and (self.margin or self.decoupled or self.hard_negatives):
             self.fail("margin, decoupled and hard_negatives belong to loss_kind = 'softmax'")
+        if self.loss_kind == "softmax" and self.learn_scale and self.scale > LARGEST_SCALE:
+            self.fail(
+                f"scale = {self.scale} begins above {LARGEST_SCALE:.0f}, a learnt one's limit"
+            )
 
     def head_settings(self) -> dict[str, Any]:
         """With what is learnt of the similarities."""
@@ -70,9 +80,10 @@ class Contrastive(sentences.SentenceObjective):
         """Raises UserError if there are no translations, or a batch has no negatives."""
         num_texts = 2 + self.hard_negatives if self.hard_negatives else None
         sentences.check_parallel(self.name, stream, num_texts)
-        if self.batch_size * stream.examples_per_row < 2:
+        rows = min(size for _, size in self.batch_phases)
+        if rows * stream.examples_per_row < 2:
             raise UserError(
-                f"objective {self.name!r}: a batch of {self.batch_size} row with at most "
+                f"objective {self.name!r}: a batch of {rows} row with at most "
                 f"{stream.examples_per_row} example has no negatives; raise batch_size or "
                 "Rows.length"
             )
@@ -85,23 +96,23 @@ class Contrastive(sentences.SentenceObjective):
         """The losses of all anchors; sums as of `sentences.sentence_sums`."""
         examples, num_texts = inputs.stream.examples_per_row, inputs.stream.num_texts
         head = model.heads[self.name]
-        scale = self.scale if head.log_scale is None else jnp.exp(head.log_scale[...])
+        scale = self._scale(head)
         valid_N = sentences.valid_examples(batch, inputs)
-        texts_NxK = text_hashes(batch, examples, num_texts).reshape(-1, num_texts)
+        texts_NxK = sentences.text_keys(batch, inputs)
         vectors_KxNxW = jnp.moveaxis(inputs.encoded.reshape(len(valid_N), num_texts, -1), 1, 0)
         translations = num_texts - self.hard_negatives
+        keys_NxK = texts_NxK[:, :translations]  # a vector has those of all that mean the same
         pairs = np.array(list(itertools.combinations(range(translations), 2)))
 
         def pair_loss(carry, pair):
             a, b = pair
             x, y = vectors_KxNxW[a], vectors_KxNxW[b]
-            keys = jnp.stack([jnp.arange(len(x)), texts_NxK[:, a], texts_NxK[:, b]], axis=1)
             if self.loss_kind == "sigmoid":
-                loss, correct = _sigmoid(x, y, scale, head.bias[...], keys, valid_N)
+                loss, correct = _sigmoid(x, y, scale, head.bias[...], keys_NxK, valid_N)
             else:
                 extra = vectors_KxNxW[translations:].reshape(-1, x.shape[1])
-                extra_keys = texts_NxK[:, translations:].T.reshape(-1)
-                loss, correct = self._softmax(x, y, scale, keys, valid_N, extra, extra_keys)
+                extra_keys = texts_NxK[:, translations:].T.reshape(-1, 1)
+                loss, correct = self._softmax(x, y, scale, keys_NxK, valid_N, extra, extra_keys)
             return carry, (loss, correct)  # each [2, N], anchors of text a and of text b
 
         _, (loss_Px2xN, correct_Px2xN) = jax.lax.scan(pair_loss, None, pairs)
@@ -112,15 +123,21 @@ class Contrastive(sentences.SentenceObjective):
         )
         return Loss(loss_Px2xN.sum(), sums)
 
+    def _scale(self, head):
+        """The factor of similarities, fixed or learnt."""
+        if head.log_scale is None:
+            return self.scale
+        learnt = head.log_scale[...]
+        return jnp.exp(learnt if self.loss_kind == "sigmoid" else _limited(learnt))
+
     def _softmax(self, x, y, scale, keys, valid, extra, extra_keys):
         """Losses and correct answers [2, N] of both directions."""
         near = log_sum_exps(x, y, scale, keys, keys, valid, valid)
         positive = scale * (jnp.sum(x * y, axis=1) - self.margin)
         rows, row_max = near.rows, near.row_max
         if len(extra):
-            mine, theirs = keys[:, 2:], extra_keys[:, None]  # not the translation itself
             every = jnp.tile(valid, len(extra) // len(x))
-            more = log_sum_exps(x, extra, scale, mine, theirs, valid, every)
+            more = log_sum_exps(x, extra, scale, keys, extra_keys, valid, every)
             rows, row_max = jnp.logaddexp(rows, more.rows), jnp.maximum(row_max, more.row_max)
         negatives = jnp.stack([rows, near.columns])
         largest = jnp.stack([row_max, near.column_max])
@@ -130,6 +147,18 @@ class Contrastive(sentences.SentenceObjective):
         loss = negatives - positive if self.decoupled else jax.nn.softplus(negatives - positive)
         correct = counts & (positive + scale * self.margin > largest)
         return jnp.where(counts, loss, 0.0), correct.astype(jnp.float32)
+
+
+@jax.custom_vjp
+def _limited(log_scale):
+    """At most log 100; from there on only a gradient that makes it smaller has an effect."""
+    return jnp.minimum(log_scale, math.log(LARGEST_SCALE))
+
+
+_limited.defvjp(
+    lambda log_scale: (_limited(log_scale), log_scale < math.log(LARGEST_SCALE)),
+    lambda below, gradient: (jnp.where(below | (gradient > 0), gradient, 0.0),),
+)
 
 
 def _sigmoid(x, y, scale, bias, keys, valid):

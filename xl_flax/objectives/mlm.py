@@ -236,7 +236,7 @@ class MaskedLM(Objective):
     ) -> tuple[Slots, jax.Array]:
         """Chooses the tokens to predict, and hides them: slots and int32[B, L]."""
         buffers, rate, length = inputs.buffers, inputs.phase, batch["tokens"].shape[1]
-        count = slot_count(rate, length)
+        count = slot_count(rate, length, self.whole_words)
 
         def mask_row(mask_key, corrupt_key, tokens_L, segments_L, languages_L):
             chosen = select_slots(
@@ -284,9 +284,10 @@ class MaskedLM(Objective):
         rows, length, _ = hidden_BxLxD.shape
         # How many blocks of rows lie on different devices, and how much of the logits on one.
         local_rows, local_vocab = local_shape(("batch", "vocab"), (rows, table_VxD.shape[0]))
-        # Two standard deviations above the mean: seldom is another chunk needed for a few slots.
-        expected = inputs.phase * length * local_rows
-        expected = min(expected + 2 * math.sqrt(expected), at_BxK.shape[1] * local_rows)
+        # A row's number is a token, or half a word, from its mean. Two such deviations above the
+        # mean of all rows: seldom is another chunk needed for a few slots.
+        expected = inputs.phase * length * local_rows + 2 * math.sqrt(local_rows)
+        expected = min(expected, at_BxK.shape[1] * local_rows)
         return linear_cross_entropy(
             constrain(head.features(hidden_BxKxD), ("batch", None, None)),
             table_VxD,
@@ -298,10 +299,10 @@ class MaskedLM(Objective):
         )
 
     def flops(self, encoder: EncoderConfig, stream: Stream, two_passes: bool) -> dict[str, float]:
-        """One pass through the encoder, and the head on the slots of the highest rate."""
+        """One pass through the encoder, and the head on the targets of the highest rate."""
         del two_passes
-        slots = slot_count(max(rate for _, rate in self.phases), stream.length)
-        return encoder_flops(encoder, stream.length) | mlm_head_flops(encoder, stream.length, slots)
+        targets = max(rate for _, rate in self.phases)
+        return encoder_flops(encoder, stream.length) | mlm_head_flops(encoder, targets)
 
     def description(self) -> dict[str, Any]:
         """As of every objective, with the rate as phases."""

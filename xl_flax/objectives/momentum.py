@@ -34,10 +34,13 @@ class MomentumContrastive(sentences.SentenceObjective):
     one projection, products that are not normalised). Keys come from an encoder whose parameters
     follow the trained ones: θ_k ← m θ_k + (1 - m) θ_q.
 
+    A vector of the queue is no negative where its example and the query's have a text in common.
+
     Raises:
       UserError: a setting without a meaning.
     """
 
+    batch_size: Count = gin.REQUIRED  # one size for the whole run
     queue_size: Count = gin.REQUIRED
     """Vectors in the queue; rounded down to whole batches, each with a place for every example."""
     momentum: Fraction = 0.999
@@ -70,8 +73,8 @@ class MomentumContrastive(sentences.SentenceObjective):
         """The momentum encoder, and an empty queue.
 
         Returns:
-          encoder, head: copies of parameters; queue float32[N, Q, W], filled bool[N, Q]; batches
-          int32[], how many have entered.
+          encoder, head: copies of parameters; queue float32[N, Q, W], keys int32[N, Q, 2] (of the
+          vectors' examples), filled bool[N, Q]; batches int32[], how many have entered.
         """
         count = self.batch_size * stream.examples_per_row
         size = self.queue_size // count
@@ -82,6 +85,7 @@ class MomentumContrastive(sentences.SentenceObjective):
             "encoder": jax.tree.map(jnp.copy, params["encoder"]),
             "head": jax.tree.map(jnp.copy, head),
             "queue": jnp.zeros((count, size, width)),
+            "keys": jnp.zeros((count, size, 2), jnp.int32),
             "filled": jnp.zeros((count, size), bool),
             "batches": jnp.zeros((), jnp.int32),
         }
@@ -92,6 +96,7 @@ class MomentumContrastive(sentences.SentenceObjective):
             "encoder": axes["encoder"],
             "head": axes["heads"][self.name],
             "queue": ("batch", None, None),
+            "keys": ("batch", None, None),
             "filled": ("batch", None),
             "batches": (),
         }
@@ -134,15 +139,16 @@ class MomentumContrastive(sentences.SentenceObjective):
             return jnp.where(text_N[:, None] == 1, vectors_2xNxW[1], vectors_2xNxW[0])
 
         queue_MxW = state["queue"].reshape(-1, state["queue"].shape[-1])
+        queue_keys_Mx2 = state["keys"].reshape(-1, 2)
         filled_M = state["filled"].reshape(-1)
-        no_keys = lambda n: jnp.zeros((n, 0), jnp.int32)  # noqa: E731
+        text_keys_Nx2 = sentences.text_keys(batch, inputs)
 
         def anchor_losses(query_NxW: jax.Array, key_NxW: jax.Array) -> tuple[jax.Array, ...]:
             positive = self.scale * jnp.sum(query_NxW * key_NxW, axis=1)
             # The queue stays where it is and the few queries travel: they are y.
             reduced = log_sum_exps(
                 *(queue_MxW, query_NxW, self.scale),
-                *(no_keys(len(queue_MxW)), no_keys(len(query_NxW))),
+                *(queue_keys_Mx2, text_keys_Nx2),
                 *(filled_M, valid_N),
             )
             counts = valid_N & jnp.isfinite(reduced.columns)  # nothing queued: nothing to learn
@@ -161,7 +167,11 @@ class MomentumContrastive(sentences.SentenceObjective):
         sums = sentences.sentence_sums(
             *(batch, inputs, valid_N), *(loss_DxN, counts_DxN, correct_DxN, language_DxN)
         )
-        entering = {"queue": take(keys, 1 - query_text_N), "filled": valid_N}
+        entering = {
+            "queue": take(keys, 1 - query_text_N),
+            "keys": text_keys_Nx2,
+            "filled": valid_N,
+        }
         return Loss(loss_DxN.sum(), sums, jax.lax.stop_gradient(entering))
 
     def update_state(self, state: dict[str, Any], params: Any, update: Any) -> dict[str, Any]:
@@ -171,11 +181,10 @@ class MomentumContrastive(sentences.SentenceObjective):
             return self.momentum * slow + (1 - self.momentum) * fast
 
         place = state["batches"] % state["queue"].shape[1]
-        return {
+        entered = {name: state[name].at[:, place].set(new) for name, new in update.items()}
+        return entered | {
             "encoder": jax.tree.map(follow, state["encoder"], params["encoder"]),
             "head": jax.tree.map(follow, state["head"], params["heads"][self.name]),
-            "queue": state["queue"].at[:, place].set(update["queue"]),
-            "filled": state["filled"].at[:, place].set(update["filled"]),
             "batches": state["batches"] + 1,
         }
 

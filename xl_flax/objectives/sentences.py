@@ -20,7 +20,7 @@ from xl_flax.models.heads import HeadSettings, Model
 from xl_flax.objectives.base import Batch, Inputs, Mean, Objective, encoding_flops, row_keys
 from xl_flax.ops.languages import language_rows, language_sums
 from xl_flax.ops.pooling import Pooling, pool
-from xl_flax.ops.segments import present_examples, token_languages
+from xl_flax.ops.segments import present_examples, text_hashes, token_languages
 from xl_flax.settings import Count, LayerNumber, Positive
 
 
@@ -125,6 +125,13 @@ def valid_examples(batch: Batch, inputs: Inputs) -> jax.Array:
     return present_examples(
         batch["segment_ids"], stream.examples_per_row, stream.num_texts
     ).reshape(-1)
+
+
+def text_keys(batch: Batch, inputs: Inputs) -> jax.Array:
+    """Hashes of the K texts of each example, int32[N, K]: all that its texts share with copies."""
+    stream = inputs.stream
+    hashes_RxExK = text_hashes(batch, stream.examples_per_row, stream.num_texts)
+    return hashes_RxExK.reshape(-1, stream.num_texts)
 
 
 def sentence_sums(

@@ -5,7 +5,7 @@ share of the gradients are computed while its logits are there. This is the idea
 (Wijmans et al., 2024) and Liger (Hsu et al., 2024), with two savings of its own:
 
 * Slots without a target are sorted behind the others, and chunks of nothing but them are not
-  computed. A masked-LM head has a quarter more slots than targets.
+  computed. Rows of a masked LM leave slots empty: those with padding, or with whole words masked.
 * exp(logits - max) is the only array of the logits' size that outlives a fusion. The gradients are
   products with it; the normaliser and the weights go into the small factors, and the targets' share
   is a gather and a scatter of rows.

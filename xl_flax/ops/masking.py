@@ -3,14 +3,16 @@
 One row at a time, from that row's key alone; `jax.vmap` gives the batch. What is masked is
 therefore the same on every mesh, in every microbatch, and whatever rows stand beside it.
 
-A row has a fixed number of slots for its masked tokens, a quarter more than it needs on average
-(`slot_count`). Where chance selects more, some selected words, drawn at random wherever they
-stand, are not masked after all: nothing is masked that is not predicted, and every position
-remains equally likely. They are counted as overflow.
+A row has `rate` of its tokens masked, rounded up or down by chance, as in RoBERTa's and XLM-R's
+code (fairseq, mask_tokens_dataset.py), and a fixed number of slots for them (`slot_count`). Whole
+words are chosen so that this stays true to within a word. Where a word longer than eight pieces
+finds too few slots, it is not masked after all: nothing is masked that is not predicted. Its tokens
+are counted as overflow.
 
 Shapes: L tokens of a row, K slots, V vocabulary.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -25,9 +27,13 @@ class Slots(NamedTuple):
     overflow: jax.Array  # int32[]: tokens selected beyond the slots
 
 
-def slot_count(rate: float, length: int) -> int:
-    """Slots of a row: 1.25 · rate · length, rounded up to a multiple of 8, at most `length`."""
-    return min(length, int(-(-round(1.25 * rate * length, 6) // 8) * 8))
+def slot_count(rate: float, length: int, whole_words: bool = False) -> int:
+    """Slots of a row: rate · length, and 8 more for whole words, up to a multiple of 8.
+
+    That is enough for every row, if no word has more than 8 pieces.
+    """
+    needed = math.ceil(round(rate * length, 6)) + (8 if whole_words else 0)
+    return min(length, -(-needed // 8) * 8)
 
 
 def select_slots(
@@ -40,6 +46,11 @@ def select_slots(
     word_starts_V: jax.Array | None = None,
 ) -> Slots:
     """Selects each token, or each word, with probability `rate`.
+
+    The words are laid on a circle in random order, each as long as it has pieces, and an arc of
+    `rate` of the circle begins at a random place. Selected are the words whose middle lies in it.
+    So each word has the same chance, however long it is, while the number of tokens hardly varies
+    (systematic sampling: Madow 1949, Annals of Mathematical Statistics 20, 333-354).
 
     Args:
       key: the row's key.
@@ -55,27 +66,39 @@ def select_slots(
     length = tokens_L.shape[0]
     index_L = jnp.arange(length)
     special_L = special_V[tokens_L]
-    lot_L = jax.random.uniform(key, (length,))
+    ordinary_L = (segment_ids_L != 0) & ~special_L
+    order_key, arc_key = jax.random.split(key)
+    lot_L = jax.random.uniform(order_key, (length,))
     if word_starts_V is not None:
         inside_L = ~(word_starts_V[tokens_L] | special_L | jnp.roll(special_L, 1))
         inside_L &= (segment_ids_L == jnp.roll(segment_ids_L, 1)) & (index_L > 0)
-        start_L = jax.lax.cummax(jnp.where(inside_L, 0, index_L))
-        lot_L = lot_L[start_L]
-    selected_L = (segment_ids_L != 0) & ~special_L & (lot_L < rate)
+        word_L = jax.lax.cummax(jnp.where(inside_L, 0, index_L))  # where each token's word begins
+        lot_L = lot_L[word_L]
 
-    # The K selected tokens with the smallest lots; equal lots, those of one word, stay together.
-    lot_L = jnp.where(selected_L, lot_L, jnp.inf)
-    by_lot_L = jnp.argsort(lot_L, stable=True)
-    ranked_L = lot_L[by_lot_L]
-    fits = ranked_L < jnp.inf
-    if slots < length:
-        # The first token without a slot takes the rest of its word with it.
-        fits &= (index_L < slots) & (ranked_L < ranked_L[slots])
-    positions_K = jnp.sort(jnp.where(fits, by_lot_L, length)[:slots]).astype(jnp.int32)
+    # The circle: ordinary tokens by lot. Pieces of a word have the same lot and stay together.
+    circle_L = jnp.argsort(jnp.where(ordinary_L, lot_L, jnp.inf), stable=True)
+    begin_L, end_L = index_L, index_L + 1  # of each token's word, on the circle
+    if word_starts_V is not None:
+        word_L = word_L[circle_L]
+        first_L = (word_L != jnp.roll(word_L, 1)) | (index_L == 0)
+        begin_L = jax.lax.cummax(jnp.where(first_L, index_L, 0))
+        last_L = jnp.roll(first_L, -1)
+        end_L = jax.lax.cummin(jnp.where(last_L, index_L + 1, length), reverse=True)
+    count = ordinary_L.sum()
+    around = jnp.maximum(count, 1).astype(jnp.float32)
+    arc = around * jax.random.uniform(arc_key)
+    middle_L = jnp.mod((begin_L + end_L) / 2 - arc, around)  # from the beginning of the arc
+    selected_L = (index_L < count) & (middle_L < rate * around)
+
+    # Words are selected from the beginning of the arc to its end, without a gap.
+    half_L = (end_L - begin_L) / 2
+    first = jnp.min(jnp.where(selected_L, middle_L - half_L, jnp.inf))
+    fits_L = selected_L & (middle_L + half_L - first < slots + 0.5)
+    positions_K = jnp.sort(jnp.where(fits_L, circle_L, length))[:slots].astype(jnp.int32)
     return Slots(
         positions_K,
         positions_K < length,
-        selected_L.sum(dtype=jnp.int32) - fits.sum(dtype=jnp.int32),
+        selected_L.sum(dtype=jnp.int32) - fits_L.sum(dtype=jnp.int32),
     )
 
 

@@ -5,11 +5,12 @@ and reduced block by block, forward and again backward. Memory therefore grows w
 vectors and not with its square; one gather, small reductions and, backward, one reduce-scatter
 cross the mesh, and none of them lies inside the loop.
 
-Which pairs count: both vectors are valid, and they share none of their keys. Vectors that must not
-be told apart (a sentence and its translation, or a copy of it) share one.
+Which pairs count: both vectors are valid, and their sets of keys have nothing in common. Vectors
+that must not be told apart (a sentence and its translation, or a copy of one of them) share a key,
+in whatever place.
 
-Shapes: N vectors x, M vectors y, D features, H keys of a vector; on one device n, m of them; block
-of C.
+Shapes: N vectors x, M vectors y, D features, G keys of an x, H of a y; on one device n, m of them;
+block of C.
 """
 
 import functools
@@ -40,7 +41,7 @@ def log_sum_exps(
     x_NxD: jax.Array,
     y_MxD: jax.Array,
     scale: jax.Array | float,
-    x_keys_NxH: jax.Array,
+    x_keys_NxG: jax.Array,
     y_keys_MxH: jax.Array,
     x_valid_N: jax.Array,
     y_valid_M: jax.Array,
@@ -52,7 +53,7 @@ def log_sum_exps(
       x_NxD: float32 vectors, sharded along the batch.
       y_MxD: float32 vectors, sharded along the batch.
       scale: factor of all similarities; has a gradient, as x and y have.
-      x_keys_NxH: int32; a pair with an equal key in the same place does not count.
+      x_keys_NxG: int32; a pair of which any two keys are equal does not count.
       y_keys_MxH: int32.
       x_valid_N: bool.
       y_valid_M: bool.
@@ -60,7 +61,7 @@ def log_sum_exps(
     """
     scale = jnp.asarray(scale, jnp.float32)
     return LogSumExps(
-        *_log_sum_exps(x_NxD, y_MxD, scale, x_keys_NxH, y_keys_MxH, x_valid_N, y_valid_M, block)
+        *_log_sum_exps(x_NxD, y_MxD, scale, x_keys_NxG, y_keys_MxH, x_valid_N, y_valid_M, block)
     )
 
 
@@ -129,7 +130,7 @@ def softplus_sums(
     y_MxD: jax.Array,
     scale: jax.Array | float,
     bias: jax.Array | float,
-    x_keys_NxH: jax.Array,
+    x_keys_NxG: jax.Array,
     y_keys_MxH: jax.Array,
     x_valid_N: jax.Array,
     y_valid_M: jax.Array,
@@ -144,7 +145,7 @@ def softplus_sums(
     """
     scale, bias = jnp.asarray(scale, jnp.float32), jnp.asarray(bias, jnp.float32)
     return _softplus_sums(
-        x_NxD, y_MxD, scale, bias, x_keys_NxH, y_keys_MxH, x_valid_N, y_valid_M, block
+        x_NxD, y_MxD, scale, bias, x_keys_NxG, y_keys_MxH, x_valid_N, y_valid_M, block
     )
 
 
@@ -212,8 +213,10 @@ def _blocks(rows, block, y, keys, valid, *more):
 
 
 def _counts(x_keys, y_keys, x_valid, y_valid):
-    shared = (x_keys[:, None] == y_keys[None]).any(axis=-1)
-    return x_valid[:, None] & y_valid[None] & ~shared
+    counts = x_valid[:, None] & y_valid[None]
+    for key in x_keys.T:  # one after the other: nothing of [n, C, G, H] is ever made
+        counts &= (key[:, None, None] != y_keys[None]).all(axis=-1)
+    return counts
 
 
 def _dot(x, y):

@@ -55,6 +55,7 @@ class InitFrom(Settings):
     checkpoint: LocalPath = gin.REQUIRED  # a run's folder, perhaps with ":best"; or a checkpoint
     include: Pattern = ".*"  # regular expression over paths such as encoder/layers/up
     exclude: Pattern = ""  # of the included ones, those to drop; they keep their fresh values
+    stack: bool = False  # repeat the layers of a shallower model (progressive stacking)
 
 
 @gin.configurable

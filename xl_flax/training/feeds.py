@@ -21,6 +21,7 @@ class Feed:
       stream: its rows.
       buffers: its constant arrays, a copy on each device.
       rows: how many it has consumed, which a checkpoint remembers.
+      size: rows of the batch that it gave last.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Feed:
         partitioning: Partitioning,
     ):
         objective.check(stream)
-        self.objective, self.stream, self.rows = objective, stream, 0
+        self.objective, self.stream, self.rows, self.size = objective, stream, 0, 0
         buffers = objective.buffers(vocabulary, stream, languages)
         self.buffers = jax.device_put(buffers, partitioning.sharding(()))
         self._sharding = partitioning.sharding(("batch",))
@@ -43,17 +44,26 @@ class Feed:
         return self.objective.phase_at(self.rows)
 
     def changes(self) -> dict[str, Any]:
-        """What begins with the next batch: "mixture", "phase" or neither, and its new value.
+        """What begins with the next batch: "batch_size", "mixture", "phase" or none; its new value.
 
-        A batch has the phase of its first row, but may hold rows of two mixtures.
+        A batch has the size and the phase of its first row, but may hold rows of two mixtures.
         """
-        size, changes = self.objective.batch_size, {}
+        size, changes = self.objective.batch_at(self.rows), {}
+        before = self._row_before()
+        if self.objective.batch_at(before) != size:
+            changes["batch_size"] = size
         for first, mixture in self.objective.rows.phases[1:]:
             if self.rows <= first < self.rows + size:
                 changes["mixture"] = mixture
-        if self.objective.phase_at(max(self.rows - size, 0)) != self.phase():
+        if self.objective.phase_at(before) != self.phase():
             changes["phase"] = self.phase()
         return changes
+
+    def _row_before(self) -> int:
+        """The row at which the batch before the next one began; 0 if there was none."""
+        sizes = [size for _, size in self.objective.batch_phases]
+        rows = [self.rows - size for size in sizes if size <= self.rows]
+        return next((r for r in rows if r + self.objective.batch_at(r) == self.rows), 0)
 
     def first_batch(self) -> Batch:
         """The batch at which the stream begins, read here and now."""
@@ -61,15 +71,16 @@ class Feed:
 
     def start(self) -> None:
         """Begins to read batches ahead, from `rows` on."""
-        self._prefetcher = Prefetcher(self._read, self.rows, self.objective.batch_size)
+        self._prefetcher = Prefetcher(self._read, self.rows, self.objective.batch_at)
 
     def _read(self, row: int) -> Batch:
-        return global_batch(self.stream, row, self.objective.batch_size, self._sharding)
+        return global_batch(self.stream, row, self.objective.batch_at(row), self._sharding)
 
     def next(self) -> tuple[Batch, float]:
         """The next batch, and the seconds spent waiting for it."""
         batch, waited = self._prefetcher.next()
-        self.rows += self.objective.batch_size
+        self.size = self.objective.batch_at(self.rows)
+        self.rows += self.size
         return batch, waited
 
     def close(self) -> None:

@@ -258,7 +258,7 @@ def _tables(setup: Setup, steps: int) -> list[str]:
     """What each objective reads in so many more steps, and how large the model is."""
     tables = []
     for name, feed in setup.feeds.items():
-        rows = feed.rows + steps * feed.objective.batch_size
+        rows = feed.objective.row_after(feed.rows, steps)
         head = f"{name}: {rows:,} rows of {feed.stream.length} tokens from"
         tables.append(f"{head}\n{feed.stream.table(rows)}")
     return [*tables, params_lib.summary(*setup.parameters)]

@@ -89,7 +89,8 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
     objectives = sorted(config.objectives, key=lambda objective: objective.name)
     for objective in objectives:
         parts = config.accumulate * objective.microbatches
-        check_batch(objective.name, objective.batch_size, parts, partitioning)
+        for _, size in objective.batch_phases:
+            check_batch(objective.name, size, parts, partitioning)
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
     check_early(config, vocabulary.fingerprint)

@@ -18,11 +18,10 @@ class Speed:
 
     def __init__(self, encoder: EncoderConfig, feeds: Mapping[str, Feed], accumulate: int) -> None:
         self._encoder, self._feeds, self._accumulate = encoder, feeds, accumulate
-        self._tokens_per_step = sum(_tokens(feed) for feed in feeds.values())
         self._known: dict[tuple[str, Hashable], dict[str, float]] = {}  # by objective and phase
         self._peak = peak_flops(jax.devices()[0])
         self._start: float | None = None
-        self._steps, self._flops = 0, 0.0
+        self._steps, self._tokens, self._flops = 0, 0, 0.0
         self._waited = 0.0
         self.seconds_per_step = 0.0
 
@@ -57,14 +56,16 @@ class Speed:
         self._waited += seconds
 
     def stepped(self, phases: Sequence[Hashable]) -> None:
-        """Counts a step, in which the objectives had these phases."""
+        """Counts the step of the batches given last, in which the objectives had these phases."""
         # The first step compiles: the clock starts after it.
         if self._start is None:
             self._start, self._waited = time.perf_counter(), 0.0
             return
         self._steps += 1
         for (name, feed), phase in zip(self._feeds.items(), phases, strict=True):
-            self._flops += _tokens(feed) * sum(self._parts(name, phase).values())
+            tokens = feed.size * feed.stream.length
+            self._tokens += tokens
+            self._flops += tokens * sum(self._parts(name, phase).values())
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -78,9 +79,10 @@ class Speed:
         """Values since the last call."""
         now = time.perf_counter()
         elapsed = max(now - (self._start or now), 1e-9)
-        tokens, flops = self._steps * self._tokens_per_step, self._flops
+        tokens, flops = self._tokens, self._flops
         steps, waited = self._steps, self._waited
-        self._start, self._steps, self._flops, self._waited = now, 0, 0.0, 0.0
+        self._start, self._steps, self._waited = now, 0, 0.0
+        self._tokens, self._flops = 0, 0.0
         self.seconds_per_step = elapsed / max(steps, 1)
         values = {
             "tokens_per_second": tokens / elapsed,
@@ -94,8 +96,3 @@ class Speed:
                 values["model_tflops_per_second"] * 1e12 / (self._peak * jax.device_count())
             )
         return values
-
-
-def _tokens(feed: Feed) -> int:
-    """Tokens of a batch."""
-    return feed.objective.batch_size * feed.stream.length

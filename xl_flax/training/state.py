@@ -210,7 +210,7 @@ def init_from(params: Any, config: InitFrom, description: Description) -> tuple[
         language table for other languages.
     """
     params, taken, checkpoint = replace_params(
-        params, config.checkpoint, config.include, config.exclude
+        params, config.checkpoint, config.include, config.exclude, config.stack
     )
     tables = [name for name in taken if name in TOKEN_TABLES]
     source = read_description(checkpoint)
@@ -228,6 +228,8 @@ def init_from(params: Any, config: InitFrom, description: Description) -> tuple[
         )
     total = len(jax.tree.leaves(params))
     said = f"took {len(taken)} of {total} parameter arrays from {checkpoint}"
+    if config.stack:
+        said += f", whose {source.encoder.num_layers} layers are repeated"
     if left := sorted(source.heads.keys() - description.heads.keys()):
         said += f"; its heads {', '.join(left)} are left behind: no objective here has them"
     return params, said

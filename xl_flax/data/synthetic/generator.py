@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import hashlib
 import random
 from collections import defaultdict
 
 from xl_flax.data.synthetic.language import AFFIXES, Language, ending, lexicon
 from xl_flax.data.synthetic.meaning import Meaning, draw_meaning
+from xl_flax.data.synthetic.splits import belongs, key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Sentence:
     """A sentence and its gold annotation; the per-word fields have one entry per word."""
 
     language: str
-    meaning_id: int  # equal for translations
+    meaning: Meaning  # equal for translations
     text: str
     words: tuple[str, ...]
     offsets: tuple[tuple[int, int], ...]  # text[start:end] is the word
@@ -26,37 +26,53 @@ class Sentence:
     entities: tuple[tuple[int, int, str], ...]  # (first word, one past the last, PER | LOC | ORG)
 
 
-def key(*parts: object) -> int:
-    """A 63-bit hash of the parts, the same on every machine."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+def corpus_sentence(language: Language, split: str, index: int, corpus: str = "text") -> Sentence:
+    """Sentence ``index`` of a split of the language's own text.
+
+    In "train", no other language of the family has it; no sentence of one split is in another.
+
+    Args:
+      language: of the sentence.
+      split: "train", "validation" or "test".
+      index: any number; the sentence follows from it.
+      corpus: another name draws other sentences.
+    """
+    rng = random.Random(key(corpus, language.name, split, index))
+    knobs = {
+        "domain": language.domain,
+        "modifiers": language.modifiers,
+        "exponent": language.zipf_exponent,
+    }
+    return render(_draw(rng, split, language.name, **knobs), language)
 
 
-def corpus_sentence(language: Language, seed: object, index: int) -> Sentence:
-    """Sentence ``index`` of the language's own corpus ``seed``: no other language has it."""
-    id = key("corpus", language.name, seed, index)
-    return render(
-        draw_meaning(
-            random.Random(id),
-            id=id,
-            domain=language.domain,
-            modifiers=language.modifiers,
-            exponent=language.zipf_exponent,
-        ),
-        language,
-    )
+def parallel_sentence(
+    language: Language, split: str, index: int, corpus: str = "parallel"
+) -> Sentence:
+    """Sentence ``index`` of a split of parallel text: the same meaning in every language.
+
+    The arguments are those of `corpus_sentence`; none of its sentences is in another split of this.
+    """
+    return render(_parallel_meaning(corpus, split, index), language)
 
 
-def parallel_sentence(language: Language, seed: object, index: int) -> Sentence:
-    """Sentence ``index`` of a parallel corpus: the same meaning in every language."""
-    id = key("parallel", seed, index)
+@functools.lru_cache(maxsize=1024)  # languages take turns
+def _parallel_meaning(corpus: str, split: str, index: int) -> Meaning:
     # a little longer than most corpora, so that two sentences are seldom equal
-    return render(draw_meaning(random.Random(id), id=id, modifiers=0.5), language)
+    rng = random.Random(key(corpus, split, index))
+    return _draw(rng, split, "", modifiers=0.5)
+
+
+def _draw(rng: random.Random, split: str, owner: str, **knobs) -> Meaning:
+    while True:
+        meaning = draw_meaning(rng, **knobs)
+        if belongs([meaning], split, owner):
+            return meaning
 
 
 def align(a: Sentence, b: Sentence) -> list[tuple[int, int]]:
     """Word pairs of two translations, those that share a node of the meaning."""
-    if a.meaning_id != b.meaning_id:
+    if a.meaning != b.meaning:
         raise ValueError("align needs two translations; these sentences differ in meaning.")
     where = defaultdict(list)
     for j, nodes in enumerate(b.nodes):
@@ -65,9 +81,8 @@ def align(a: Sentence, b: Sentence) -> list[tuple[int, int]]:
     return sorted({(i, j) for i, nodes in enumerate(a.nodes) for n in nodes for j in where[n]})
 
 
-def render(meaning: Meaning, language: Language) -> Sentence:
+def render(nodes: Meaning, language: Language) -> Sentence:
     """The meaning said in the language."""
-    nodes = meaning.nodes
     children = [[] for _ in nodes]
     for i, node in enumerate(nodes):
         if node.head >= 0:
@@ -93,7 +108,7 @@ def render(meaning: Meaning, language: Language) -> Sentence:
         offsets.append((start, end))
     return Sentence(
         language=language.name,
-        meaning_id=meaning.id,
+        meaning=nodes,
         text=language.separator.join(forms),
         words=tuple(forms),
         offsets=tuple(offsets),

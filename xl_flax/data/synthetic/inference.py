@@ -13,9 +13,10 @@ import dataclasses
 import random
 
 from xl_flax.data.synthetic import meaning
-from xl_flax.data.synthetic.generator import Sentence, key, render
+from xl_flax.data.synthetic.generator import Sentence, render
 from xl_flax.data.synthetic.language import Language
 from xl_flax.data.synthetic.people import Person, deed, draw_people
+from xl_flax.data.synthetic.splits import belongs, key
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -30,18 +31,28 @@ class InferencePair:
 
 
 def inference_pair(
-    language: Language, seed: object, index: int, hypothesis_language: Language | None = None
+    language: Language, split: str, index: int, hypothesis_language: Language | None = None
 ) -> InferencePair:
-    """Pair ``index`` of the corpus ``seed``, the same meanings in every language.
+    """Pair ``index`` of a split, the same meanings in every language.
+
+    No sentence of one split, be it premise or hypothesis, is in another.
 
     Args:
       language: of the premise.
-      seed: any value with a stable ``str``, e.g. a split's name.
+      split: "train", "validation" or "test".
       index: of the pair.
       hypothesis_language: of the hypothesis; the premise's by default.
     """
-    id = key("inference", seed, index)
-    rng = random.Random(id)
+    rng = random.Random(key("inference", split, index))
+    while True:
+        premise, hypothesis, label = _draw_pair(rng)
+        if belongs([premise], split) and belongs([hypothesis], split):
+            break
+    said = render(hypothesis, hypothesis_language or language)
+    return InferencePair(premise=render(premise, language), hypothesis=said, label=label)
+
+
+def _draw_pair(rng: random.Random) -> tuple[meaning.Meaning, meaning.Meaning, str]:
     people = draw_people(rng, 4)
     verbs = rng.sample(meaning.VERBS["social"], 2)
     deeds = [(people[0], verbs[0], people[1]), (people[2], verbs[1], people[3])]
@@ -67,11 +78,7 @@ def inference_pair(
     if rng.random() < 0.5:
         other = dataclasses.replace(other, adjective="")
     deed(hypothesis, subject, verb, other, negated=negated)
-    return InferencePair(
-        premise=render(premise.meaning(id), language),
-        hypothesis=render(hypothesis.meaning(id + 1), hypothesis_language or language),
-        label=label,
-    )
+    return premise.meaning(), hypothesis.meaning(), label
 
 
 def _parties(deeds, verb: str) -> tuple[Person, Person]:

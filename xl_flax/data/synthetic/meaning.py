@@ -6,6 +6,7 @@ its own, every noun its own adjectives, and temporal adverbs decide the tense, a
 frequencies. A concept is therefore recognisable by its company, in whatever language it is said.
 """
 
+import bisect
 import functools
 import random
 from typing import NamedTuple
@@ -42,11 +43,8 @@ class Node(NamedTuple):
     entity: str = ""  # type of the named entity that this node heads
 
 
-class Meaning(NamedTuple):
-    """A sentence before it has words: the same for all of its translations."""
-
-    id: int
-    nodes: tuple[Node, ...]
+Meaning = tuple[Node, ...]
+"""A sentence before it has words: the same for all of its translations."""
 
 
 class Weighted(NamedTuple):
@@ -57,7 +55,8 @@ class Weighted(NamedTuple):
 
     def draw(self, rng: random.Random) -> str:
         """One item."""
-        return rng.choices(self.items, cum_weights=self.cumulative)[0]
+        # rng.choices does the same in twice the time
+        return self.items[bisect.bisect(self.cumulative, rng.random() * self.cumulative[-1])]
 
 
 def zipf(items, exponent: float) -> Weighted:
@@ -179,9 +178,9 @@ class Tree:
         if tense != "present":
             self.add(f"tense/{tense}", "AUX", verb, "aux")
 
-    def meaning(self, id: int = 0) -> Meaning:
+    def meaning(self) -> Meaning:
         """What has been put together."""
-        return Meaning(id, tuple(self.nodes))
+        return tuple(self.nodes)
 
 
 def _noun_phrase(rng, world, tree, concept, head, relation, modifiers) -> int:
@@ -235,7 +234,6 @@ def _clause(rng, world, tree, topic: Weighted, modifiers: float, head: int, rela
 def draw_meaning(
     rng: random.Random,
     *,
-    id: int = 0,
     domain: tuple[int, ...] = tuple(range(NUM_TOPICS)),
     modifiers: float = 0.4,
     exponent: float = 1.0,
@@ -244,7 +242,6 @@ def draw_meaning(
 
     Args:
       rng: the source of all choices.
-      id: what the meaning is to be known by.
       domain: the topics (0 … NUM_TOPICS-1) to draw from.
       modifiers: probability of each optional phrase, which sets the sentence's length.
       exponent: of the Zipfian frequencies.
@@ -256,4 +253,4 @@ def draw_meaning(
     if rng.random() < 0.3 * modifiers:
         second = _clause(rng, world, tree, topic, modifiers / 2, verb, "conj")
         tree.add("and", "CCONJ", second, "cc")
-    return tree.meaning(id)
+    return tree.meaning()

@@ -10,9 +10,10 @@ import itertools
 import random
 
 from xl_flax.data.synthetic import meaning
-from xl_flax.data.synthetic.generator import Sentence, key, render
+from xl_flax.data.synthetic.generator import Sentence, render
 from xl_flax.data.synthetic.language import Language
 from xl_flax.data.synthetic.people import Person, deed, draw_people
+from xl_flax.data.synthetic.splits import belongs, key
 
 NUM_PEOPLE = 4
 
@@ -38,25 +39,27 @@ class Passage:
 
 
 def passage(
-    language: Language, seed: object, index: int, question_language: Language | None = None
+    language: Language, split: str, index: int, question_language: Language | None = None
 ) -> Passage:
-    """Passage ``index`` of the corpus ``seed``, the same meanings in every language.
+    """Passage ``index`` of a split, the same meanings in every language; no split has another's.
 
     Args:
       language: of the passage and the answers.
-      seed: any value with a stable ``str``, e.g. a split's name.
+      split: "train", "validation" or "test".
       index: of the passage.
       question_language: of the questions; the passage's by default.
     """
-    id = key("passage", seed, index)
-    rng = random.Random(id)
-    people = draw_people(rng, NUM_PEOPLE)
-    facts = _chain(rng, people) + _stays(rng, people)
+    rng = random.Random(key("passage", split, index))
+    while True:
+        people = draw_people(rng, NUM_PEOPLE)
+        facts = _chain(rng, people) + _stays(rng, people)
+        if belongs([tree.meaning() for tree, _ in facts], split):
+            break
     rng.shuffle(facts)
 
     sentences, starts, end = [], [], -1
-    for i, (tree, _) in enumerate(facts):
-        sentences.append(render(tree.meaning(id + i), language))
+    for tree, _ in facts:
+        sentences.append(render(tree.meaning(), language))
         starts.append(end + 1)
         end = starts[-1] + len(sentences[-1].text)
     text = " ".join(s.text for s in sentences)
@@ -65,10 +68,9 @@ def passage(
         for tree, node in asked:
             start, end = _span(sentences[i], node)
             start, end = starts[i] + start, starts[i] + end
-            meaning_of_question = tree.meaning(id + len(facts) + len(questions))
             questions.append(
                 Question(
-                    sentence=render(meaning_of_question, question_language or language),
+                    sentence=render(tree.meaning(), question_language or language),
                     answer=text[start:end],
                     start=start,
                     end=end,
