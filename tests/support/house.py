@@ -51,6 +51,7 @@ MaskedAccuracy.length = 16
 MaskedAccuracy.rows_per_task = 4
 SentenceRetrieval.mixture = 'all'
 SentenceRetrieval.length = 16
+EvaluateConfig.controls = False
 """
 RUN = ["--gin_file=run.gin"]
 MORE = [*RUN, f"--gin.STEPS={STEPS + 2}"]
