@@ -51,7 +51,13 @@ def contrasts(microbatches=1):
     return (
         Contrastive(**common, scale=10.0, margin=0.2, learn_scale=True, projection="linear"),
         MomentumContrastive(
-            **common, queue_size=2 * ROWS * GROUPS, momentum=0.9, weight=0.5, width=8
+            **common,
+            queue_size=2 * ROWS,
+            momentum=0.9,
+            weight=0.5,
+            width=8,
+            mask_rate=0.3,
+            mixup=True,
         ),
     )
 
