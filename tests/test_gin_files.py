@@ -90,6 +90,33 @@ def test_the_quickstart_takes_phases():
     }
 
 
+def test_infoxlm_is_what_its_official_code_trains():
+    """The command in infoxlm/README.md of microsoft/unilm, and src-infoxlm."""
+    load(os.path.join(cli.ROOT, "gin", "runs", "infoxlm_base.gin"))
+    config = TrainConfig()
+    mlm, tlm, xlco = config.objectives
+    assert (xlco.query, xlco.mask_rate, xlco.mixup, xlco.wait_full) == ("random", 0.15, True, True)
+    assert (xlco.layer, xlco.projection, xlco.pooling, xlco.normalise) == (
+        8,
+        "linear",
+        "cls",
+        False,
+    )
+    assert (xlco.queue_size, xlco.momentum, 1 / xlco.scale) == (131_072, 0.9999, 0.25)
+    assert not xlco.normalise
+    assert not (tlm.double_separator or tlm.reset_positions)
+    assert mlm.rate == tlm.rate == 0.15
+    encoder = vars(config.encoder)
+    assert not any(value for name, value in encoder.items() if name.endswith("dropout"))
+    optimizer = config.optimizer
+    assert (config.steps, optimizer.warmup_steps, optimizer.schedule) == (200_000, 10_000, "linear")
+    assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.clip_norm) == (2e-4, 0.01, 1)
+    assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.98, 1e-6)
+    # One sum over all targets and examples: XlCo's 2,048 count as much as 2,048 tokens.
+    targets = mlm.batch_size * mlm.rows.length * mlm.rate
+    assert xlco.weight / mlm.weight == pytest.approx(2048 / targets, rel=0.01)
+
+
 @pytest.mark.parametrize("path", files("meshes"), ids=os.path.basename)
 def test_a_mesh_goes_with_any_run(path):
     cli.load_gin([files("runs")[0], path], SET)

@@ -218,6 +218,10 @@ def test_vectors_enter_in_place_of_the_oldest():
 
 # ---- With an encoder
 
+VOCABULARY = types.SimpleNamespace(
+    special=types.SimpleNamespace(mask=4, sep=3, pad=0), special_mask=lambda: np.arange(96) < 5
+)
+
 
 def small_model(**settings):
     config = EncoderConfig(
@@ -259,6 +263,47 @@ def test_keys_come_from_the_follower_and_have_no_gradient(batch):
     assert lengths[there].std() > 1e-3 and not lengths[~there].any()  # they are not normalised
 
 
+def test_mixed_and_masked_rows_are_what_is_compared(batch, monkeypatch):
+    """A place holds two pairs; tokens are hidden from both encoders, and not from the hashes."""
+    seen = []
+    monkeypatch.setattr(
+        "xl_flax.objectives.sentences.sentence_vectors",
+        lambda model, name, batch, inputs, examples: seen.append((batch, examples)) or examples,
+    )
+    graph, params = small_model(projection=None)
+    rates, rows = (0.0, 0.5), {}
+    for rate in rates:
+        momentum = objective(mixup=True, mask_rate=rate, projection=None)
+        buffers = jax.device_put(momentum.buffers(VOCABULARY, STREAM, LANGUAGES))
+        carried = momentum.init_state(nnx.to_pure_dict(params), STREAM)
+        inputs = Inputs(KEY, STREAM, buffers, state=carried)
+        momentum.encode(nnx.merge(graph, params), batch, inputs)
+        (rows[rate], places), (other, _) = seen[-2:]
+        assert places == 1 and rows[rate]["tokens"] is other["tokens"]
+    plain, masked = (np.asarray(rows[rate]["tokens"]) for rate in rates)
+    ordinary, hidden = plain >= 5, plain != masked
+    assert not hidden[~ordinary].any() and 0.3 < hidden[ordinary].mean() < 0.6
+    assert (masked[hidden] == 4).mean() > 0.7
+    np.testing.assert_array_equal(np.asarray(rows[0.0]["segment_ids"]).max(axis=1), [2, 2, 0, 2])
+
+    # As many losses as rows, with the hashes of what was not masked.
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    vectors = {name: normal(ROWS, 2, W) for name in ("queries", "keys")}
+    queue = {
+        "queue": normal(ROWS, 6, W),
+        "keys": rng.integers(-(2**31), 2**31, (ROWS, 6, 4), dtype=np.int32),
+        "filled": np.ones((ROWS, 6), bool), "batches": jnp.int32(6),
+    }  # fmt: skip
+    inputs = Inputs(KEY, STREAM, buffers, state=queue, encoded=vectors)
+    _, sums, entering = momentum.loss(None, batch, inputs)
+    np.testing.assert_array_equal(entering["filled"], [True, True, False, True])
+    assert sums["pairs"] == sums["count"] == 3
+    hashes = np.sort(text_hashes(batch, GROUPS, 2).reshape(ROWS, 4), axis=1)
+    np.testing.assert_array_equal(np.sort(entering["keys"], axis=1)[[0, 3]], hashes[[0, 3]])
+    assert set(entering["keys"][1].tolist()) == set(hashes[1].tolist()) - {0}
+
+
 # ---- Bad input
 
 
@@ -281,6 +326,14 @@ def test_a_queue_smaller_than_the_batch_is_named():
     with pytest.raises(UserError, match=r"'momentum': queue_size = 7 .* 4 rows × 2 = 8 pairs"):
         objective(queue_size=7).check(stream())
     objective(queue_size=8).check(stream())
+
+
+def test_rows_with_one_pair_cannot_be_mixed():
+    one = types.SimpleNamespace(**vars(stream()) | {"examples_per_row": 1, "length": 28})
+    with pytest.raises(UserError, match=r"'momentum': mixup .* 28 tokens has place for one"):
+        objective(mixup=True).check(one)
+    with pytest.raises(UserError, match=r"queue_size = 3 .* 4 rows × 1 = 4 pairs"):
+        objective(mixup=True, queue_size=3).check(stream())
 
 
 @pytest.mark.parametrize("sides", [1, 3])

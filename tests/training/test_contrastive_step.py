@@ -51,7 +51,13 @@ def contrasts(microbatches=1):
     return (
         Contrastive(**common, scale=10.0, margin=0.2, learn_scale=True, projection="linear"),
         MomentumContrastive(
-            **common, queue_size=2 * ROWS * GROUPS, momentum=0.9, weight=0.5, width=8
+            **common,
+            queue_size=2 * ROWS,
+            momentum=0.9,
+            weight=0.5,
+            width=8,
+            mask_rate=0.3,
+            mixup=True,
         ),
     )
 
@@ -166,9 +172,8 @@ def check(got, expected, tolerance=1e-4):
 def test_the_queue_and_the_follower_move():
     state, history, _ = run()
     carried = state.objectives["momentum"]
-    assert carried["batches"] == STEPS and carried["queue"].shape == (ROWS * GROUPS, 2, 8)
-    # Rows 0, 5, … hold one pair only.
-    assert carried["filled"].sum() == 2 * (ROWS * GROUPS - 7)
+    assert carried["batches"] == STEPS and carried["queue"].shape == (ROWS, 2, 8)
+    assert carried["filled"].all() and carried["keys"].shape == (ROWS, 2, 4)
     filled = np.asarray(carried["queue"])[np.asarray(carried["filled"])]
     np.testing.assert_allclose(np.linalg.norm(filled, axis=-1), 1, rtol=1e-4)
     assert history[0]["momentum"]["loss"] == 0 < history[1]["momentum"]["loss"]
@@ -194,8 +199,8 @@ def test_every_mesh_gives_the_same_run(ici, microbatches):
 def test_the_queue_lies_as_the_batch_and_the_follower_as_its_parameters():
     state, *_ = run((2, 2, 2))
     carried = state.objectives["momentum"]
-    for name in ("queue", "filled"):
-        assert carried[name].sharding.shard_shape(carried[name].shape)[0] == ROWS * GROUPS / 4
+    for name in ("queue", "keys", "filled"):
+        assert carried[name].sharding.shard_shape(carried[name].shape)[0] == ROWS / 4
     shardings = (
         [leaf.sharding for leaf in jax.tree.leaves(tree)]
         for tree in (carried["encoder"], state.params["encoder"])

@@ -20,6 +20,7 @@ from xl_flax.errors import UserError
 from xl_flax.models.heads import Model
 from xl_flax.objectives import sentences
 from xl_flax.objectives.base import Batch, Inputs, LogName, Loss
+from xl_flax.ops.segments import present_examples, text_hashes
 from xl_flax.ops.similarity import log_sum_exps, softplus_sums
 from xl_flax.settings import Finite, Natural
 
@@ -90,15 +91,16 @@ class Contrastive(sentences.SentenceObjective):
 
     def encode(self, model: Model, batch: Batch, inputs: Inputs) -> jax.Array:
         """The sentence vectors of some rows, float32[R, E · K, W]."""
-        return sentences.sentence_vectors(model, self.name, batch, inputs)
+        examples = inputs.stream.examples_per_row
+        return sentences.sentence_vectors(model, self.name, batch, inputs, examples)
 
     def loss(self, model: Model, batch: Batch, inputs: Inputs) -> Loss:
         """The losses of all anchors; sums as of `sentences.sentence_sums`."""
         examples, num_texts = inputs.stream.examples_per_row, inputs.stream.num_texts
         head = model.heads[self.name]
         scale = self._scale(head)
-        valid_N = sentences.valid_examples(batch, inputs)
-        texts_NxK = sentences.text_keys(batch, inputs)
+        valid_N = present_examples(batch["segment_ids"], examples, num_texts).reshape(-1)
+        texts_NxK = text_hashes(batch, examples, num_texts).reshape(-1, num_texts)
         vectors_KxNxW = jnp.moveaxis(inputs.encoded.reshape(len(valid_N), num_texts, -1), 1, 0)
         translations = num_texts - self.hard_negatives
         keys_NxK = texts_NxK[:, :translations]  # a vector has those of all that mean the same

@@ -21,13 +21,13 @@ from xl_flax.models.config import EncoderConfig
 from xl_flax.models.flops import encoder_flops, mlm_head_flops
 from xl_flax.models.heads import MLM_HEAD, HeadSettings, Model, mlm_prediction
 from xl_flax.objectives.base import Batch, Inputs, LogName, Loss, Mean, Objective, row_keys
+from xl_flax.objectives.masking import mask_buffers, mask_rows
 from xl_flax.ops.cross_entropy import SlotLoss, chunk_size, linear_cross_entropy
 from xl_flax.ops.languages import language_rows, language_sums
-from xl_flax.ops.masking import Slots, corrupt, select_slots, slot_count
 from xl_flax.parallel.rules import constrain, local_shape
 from xl_flax.settings import PHASES, Phases, Positive, Rate, Share
 
-MASK_SITE, CORRUPT_SITE, DROPOUT_SITE = range(3)  # what a row's key is folded with
+DROPOUT_SITE = 2  # what a row's key is folded with, beside those of masking
 
 Rates = Annotated[
     Rate | Phases[Rate],
@@ -103,44 +103,18 @@ class MaskedLM(Objective):
     def buffers(
         self, vocabulary: Vocabulary, stream: Stream, languages: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Constant arrays of the loss.
-
-        Returns:
-          special bool[V]; mask_id int32[]; random_ids int32[n] and random_ranges
-          int32[languages, 2], the part of `random_ids` for each language of the stream;
-          language_rows int32, their rows in the encoder's language table; word_starts bool[V] with
-          `whole_words`.
+        """Those of `mask_buffers`, and the rows of the encoder's language table.
 
         Raises:
           UserError: a language without a token to draw.
         """
-        special = np.asarray(vocabulary.special_mask())
-        if self.same_language_random:
-            unigrams = stream.unigrams()
-            ids = [np.asarray(unigrams[language][0]) for language in stream.languages]
-            ids = [own[~special[own]] for own in ids]
-            ends = np.cumsum([0, *map(len, ids)])
-            ranges = np.stack([ends[:-1], ends[1:]], axis=1)
-        else:
-            ids = [np.flatnonzero(~special)]
-            ranges = np.tile([0, len(ids[0])], (len(stream.languages), 1))
-        for language, (begin, end) in zip(stream.languages, ranges, strict=True):
-            if begin == end:
-                raise UserError(
-                    f"language {language!r} has only special tokens, none to put in place of "
-                    f"others; check its data, or set {type(self).__name__}.same_language_random = "
-                    "False"
-                )
-        buffers = {
-            "special": special,
-            "mask_id": np.int32(vocabulary.special.mask),
-            "random_ids": np.concatenate(ids).astype(np.int32),
-            "random_ranges": ranges.astype(np.int32),
-            "language_rows": language_rows(stream.languages, languages),
-        }
-        if self.whole_words:
-            buffers["word_starts"] = np.asarray(vocabulary.word_starts())
-        return buffers
+        mask = mask_buffers(
+            vocabulary,
+            stream,
+            same_language_random=self.same_language_random,
+            whole_words=self.whole_words,
+        )
+        return mask | {"language_rows": language_rows(stream.languages, languages)}
 
     # ---- Hooks for objectives that differ in one point
 
@@ -191,13 +165,17 @@ class MaskedLM(Objective):
         batch = self.encoder_inputs(batch, keys_B, inputs)
         shape = batch["tokens"].shape
         languages_BxL = jnp.broadcast_to(batch["token_languages"], shape)
-        chosen, corrupted_BxL = self._mask(batch, languages_BxL, keys_B, inputs)
+        chosen, corrupted_BxL = mask_rows(
+            *(keys_B, batch, languages_BxL, inputs.buffers),
+            *(inputs.phase, self.mask, self.random),
+        )
+        dropout_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, DROPOUT_SITE)
         hidden_BxLxD = model.encoder(
             corrupted_BxL,
             segment_ids=batch["segment_ids"],
             positions=batch["positions"],
             languages=inputs.buffers["language_rows"][languages_BxL],
-            dropout_keys=_fold_in(keys_B, DROPOUT_SITE) if inputs.train else None,
+            dropout_keys=dropout_keys_B if inputs.train else None,
         )
         # Only the slots meet the head. Empty ones read the row's last token and weigh nothing.
         at_BxK = jnp.minimum(chosen.positions_K, shape[1] - 1)
@@ -230,44 +208,6 @@ class MaskedLM(Objective):
             ),
         }
         return Loss(result.total, sums)
-
-    def _mask(
-        self, batch: Batch, languages_BxL: jax.Array, keys_B: jax.Array, inputs: Inputs
-    ) -> tuple[Slots, jax.Array]:
-        """Chooses the tokens to predict, and hides them: slots and int32[B, L]."""
-        buffers, rate, length = inputs.buffers, inputs.phase, batch["tokens"].shape[1]
-        count = slot_count(rate, length, self.whole_words)
-
-        def mask_row(mask_key, corrupt_key, tokens_L, segments_L, languages_L):
-            chosen = select_slots(
-                mask_key,
-                tokens_L,
-                segments_L,
-                buffers["special"],
-                rate,
-                count,
-                buffers["word_starts"] if self.whole_words else None,
-            )
-            at_K = jnp.minimum(chosen.positions_K, length - 1)
-            corrupted_L = corrupt(
-                corrupt_key,
-                tokens_L,
-                chosen.positions_K,
-                buffers["mask_id"],
-                self.mask,
-                self.random,
-                buffers["random_ids"],
-                buffers["random_ranges"][languages_L[at_K]],
-            )
-            return chosen, corrupted_L
-
-        return jax.vmap(mask_row)(
-            _fold_in(keys_B, MASK_SITE),
-            _fold_in(keys_B, CORRUPT_SITE),
-            batch["tokens"],
-            batch["segment_ids"],
-            languages_BxL,
-        )
 
     def _predict(
         self,
@@ -307,7 +247,3 @@ class MaskedLM(Objective):
     def description(self) -> dict[str, Any]:
         """As of every objective, with the rate as phases."""
         return super().description() | {"rate": [list(phase) for phase in self.phases]}
-
-
-def _fold_in(keys_B: jax.Array, site: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys_B, site)

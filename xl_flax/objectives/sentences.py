@@ -20,7 +20,7 @@ from xl_flax.models.heads import HeadSettings, Model
 from xl_flax.objectives.base import Batch, Inputs, Mean, Objective, encoding_flops, row_keys
 from xl_flax.ops.languages import language_rows, language_sums
 from xl_flax.ops.pooling import Pooling, pool
-from xl_flax.ops.segments import present_examples, text_hashes, token_languages
+from xl_flax.ops.segments import token_languages
 from xl_flax.settings import Count, LayerNumber, Positive
 
 
@@ -95,7 +95,9 @@ def check_parallel(name: str, stream: Stream, num_texts: int | None = None) -> N
         )
 
 
-def sentence_vectors(model: Model, head: str, batch: Batch, inputs: Inputs) -> jax.Array:
+def sentence_vectors(
+    model: Model, head: str, batch: Batch, inputs: Inputs, examples: int
+) -> jax.Array:
     """The vectors float32[R, E · K, W] that a sentence head makes of packed rows.
 
     Args:
@@ -104,6 +106,7 @@ def sentence_vectors(model: Model, head: str, batch: Batch, inputs: Inputs) -> j
       batch: tokens, segment_ids, positions int32[R, L]; languages int32[R, K]; row_id int32[R].
       inputs: of the objective; dropout follows from its key and the rows' ids, so that no mesh
         changes it.
+      examples: E, places of a row.
     """
     module = model.heads[head]
     languages_RxL = token_languages(batch["segment_ids"], batch["languages"])
@@ -115,23 +118,8 @@ def sentence_vectors(model: Model, head: str, batch: Batch, inputs: Inputs) -> j
         dropout_keys=row_keys(inputs.key, batch["row_id"]) if inputs.train else None,
         layers=(module.layer,),
     )
-    texts = inputs.stream.examples_per_row * inputs.stream.num_texts
+    texts = examples * inputs.stream.num_texts
     return module(pool(hidden_RxLxD, batch["segment_ids"], texts, module.pooling))
-
-
-def valid_examples(batch: Batch, inputs: Inputs) -> jax.Array:
-    """Which places of the batch hold an example, bool[N]."""
-    stream = inputs.stream
-    return present_examples(
-        batch["segment_ids"], stream.examples_per_row, stream.num_texts
-    ).reshape(-1)
-
-
-def text_keys(batch: Batch, inputs: Inputs) -> jax.Array:
-    """Hashes of the K texts of each example, int32[N, K]: all that its texts share with copies."""
-    stream = inputs.stream
-    hashes_RxExK = text_hashes(batch, stream.examples_per_row, stream.num_texts)
-    return hashes_RxExK.reshape(-1, stream.num_texts)
 
 
 def sentence_sums(

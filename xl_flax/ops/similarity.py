@@ -14,6 +14,7 @@ block of C.
 """
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -214,8 +215,8 @@ def _blocks(rows, block, y, keys, valid, *more):
 
 def _counts(x_keys, y_keys, x_valid, y_valid):
     counts = x_valid[:, None] & y_valid[None]
-    for key in x_keys.T:  # one after the other: nothing of [n, C, G, H] is ever made
-        counts &= (key[:, None, None] != y_keys[None]).all(axis=-1)
+    for mine, theirs in itertools.product(x_keys.T, y_keys.T):  # which compilers vectorise
+        counts &= mine[:, None] != theirs
     return counts
 
 
