@@ -71,8 +71,9 @@ def test_what_a_run_sets_has_an_effect(path):
         value = gin.query_parameter(f"%{name}")
         if not isinstance(value, (int, str, list)):
             continue  # another macro
-        other = {int: 1, str: "x", list: ["x"]}[type(value)]
-        gin.parse_config(f"{name} = {value + other!r}")
+        phases = isinstance(value, list) and isinstance(value[0], tuple)
+        other = value[:1] if phases else value + {int: 1, str: "x", list: ["x"]}[type(value)]
+        gin.parse_config(f"{name} = {other!r}")
         assert built() != before, f"{name} is ignored"
         if name == "VOCAB_SIZE":
             assert TrainConfig().encoder.vocab_size == VocabularyConfig().size == value + 1

@@ -4,7 +4,7 @@ import pytest
 import seqio
 import tensorflow_datasets as tfds
 
-from tasks import text, wikipedia
+from tasks import mixtures, text, wikipedia
 from xl_flax.errors import UserError
 
 ARTICLES = [{"title": f"Titel {i}", "text": f"Artikel {i}\n\nhat zwei Teile"} for i in range(200)]
@@ -67,3 +67,10 @@ def test_tfds_knows_every_language_of_the_table():
     known = tfds.builder_cls("wikipedia").builder_configs
     assert [c for c in wikipedia.LANGUAGES if f"{wikipedia.DUMP}.{c}" not in known] == []
     assert wikipedia.VERSION in map(str, [tfds.builder_cls("wikipedia").VERSION])
+
+
+def test_languages_join_as_in_mmbert():
+    stages = [mixtures.FIRST.split(), mixtures.SECOND.split(), list(wikipedia.LANGUAGES)]
+    for stage, count in zip(stages, (60, 85, 93), strict=True):
+        assert len(stage) == len(set(stage)) == count
+    assert set(stages[0]) < set(stages[1]) < set(stages[2])

@@ -39,7 +39,7 @@ class OptimizerConfig(Settings):
     """The optimizer and its schedule."""
 
     # stable_adamw: steps shrink where gradients outgrow their second moment. muon: orthogonalised
-    # momentum of layers' matrices.
+    # momentum of layers' matrices, AdamW of the rest.
     name: Literal["adamw", "stable_adamw", "muon"] = "adamw"
     learning_rate: NonNegative = 1e-4  # the peak
     # After the warm-up; wsd: constant, then a decay, which with wsd_sqrt is steep at first.
@@ -50,7 +50,7 @@ class OptimizerConfig(Settings):
     b1: Fraction = 0.9
     b2: Fraction = 0.999
     eps: Positive = 1e-6
-    weight_decay: NonNegative = 0.01  # decoupled; not applied to biases and norms
+    weight_decay: NonNegative = 0.01  # a step's, times its learning rate; not of biases and norms
     clip_norm: Positive | None = 1.0  # global norm of the gradient
     rate_factors: RateFactors = ()
     """Factors of the learning rate, [(pattern, factor), ...]: a regular expression that matches the
