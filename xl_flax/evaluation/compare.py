@@ -35,7 +35,7 @@ CONTROLS = (UNTRAINED, *LEXICAL)
 LEGEND = (
     "mean ± standard deviation over seeds; in brackets the difference to the untrained model, or ≈ "
     "and no verdict where mean ± deviation overlap or there is one seed; layer: 0 = embeddings; "
-    "seen: in training"
+    "seen: in training; untrained, tf-idf and length: controls, see docs/evaluation.md"
 )
 
 

@@ -20,6 +20,7 @@ UNSHARED = "p@1_unshared"
 NO_QUERY = "unshared: without queries whose translation shares a digit or a string of four letters"
 CHOSEN = "* best on this very test, shown below: choose a layer on other text to quote it"
 ELSEWHERE = "All pairs: in the file named below"
+MEANS = "with the other languages (means)"
 PAIRS = 15  # of a mixture that get lines of their own; where there are more, languages do
 
 Pair = tuple[str, ...]
@@ -69,14 +70,14 @@ def retrieval(results: Sequence[Result]) -> str:
     shown = {s: _shown(results, best, s) for s in similarities}
     several, two = _mixtures(shown[similarities[0]])
     for data in several:
-        lines, whole = _mixture_lines(data, shown[similarities[0]])
-        texts = [_lines(lines, shown[s], f"{data}, {s}") for s in similarities]
-        if not whole:
+        lines, of = _mixture_lines(data, shown[similarities[0]])
+        texts = [_lines(lines, shown[s], f"{data} {of}, by {s}") for s in similarities]
+        if of == MEANS:
             texts[-1] += f"\n{ELSEWHERE}"
         parts += texts
     if two:
         lines = _two_language_lines(two, shown[similarities[0]])
-        parts += [_lines(lines, shown[s], f"{len(two)} mixtures, {s}") for s in similarities]
+        parts += [_lines(lines, shown[s], f"{len(two)} mixtures, by {s}") for s in similarities]
     every = [r for s in similarities for r in shown[s].results]
     parts.append("\n".join(_end(every, once(r.signature for r in _cited(every, several)))))
     return "\n\n".join(parts)
@@ -90,7 +91,7 @@ def retrieval_details(results: Sequence[Result]) -> str:
     for similarity in similarities:
         shown = _shown(results, best, similarity)
         for data in _mixtures(shown)[0]:
-            if not _mixture_lines(data, shown)[1]:
+            if _mixture_lines(data, shown)[1] == MEANS:
                 texts += [
                     _matrix(data, shown, model, metric)
                     for metric in _metrics(shown.results)
@@ -243,19 +244,21 @@ def _lines(lines: Sequence[Line], shown: Shown, title: str) -> str:
     return f"{title}, {shown.layer}: P@1 in %\n{text}\n{end}"
 
 
-def _mixture_lines(data: str, shown: Shown) -> tuple[list[Line], bool]:
-    """For each pair, or each language where there are many; and whether all pairs are shown."""
+def _mixture_lines(data: str, shown: Shown) -> tuple[list[Line], str]:
+    """For each pair, or each language where there are many; and what is shown of it."""
     pairs = once(r.languages for r in shown.results if _is_pair(r) and r.data == data)
     languages = sorted({language for pair in pairs for language in pair})
     forward = [pair for pair in pairs if pair[0] < pair[1]]
     shared = set.intersection(*map(set, pairs))
     if len(languages) > 2 and shared:
         (pivot,) = shared
-        return [Line((x,), data, ((x, pivot),), (x,)) for x in languages if x != pivot], True
+        return [
+            Line((x,), data, ((x, pivot),), (x,)) for x in languages if x != pivot
+        ], f"with {pivot}"
     if len(forward) <= PAIRS:
-        return [Line(("-".join(pair),), data, (pair,), pair) for pair in forward], True
+        return [Line(("-".join(pair),), data, (pair,), pair) for pair in forward], "by pairs"
     every = {x: tuple(pair for pair in pairs if pair[0] == x) for x in languages}
-    return [Line((x,), data, own, (x,)) for x, own in every.items()], False
+    return [Line((x,), data, own, (x,)) for x, own in every.items()], MEANS
 
 
 def _two_language_lines(mixtures: Sequence[str], shown: Shown) -> list[Line]:
