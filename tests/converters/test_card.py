@@ -52,6 +52,10 @@ def test_results_say_which_data_and_stay_a_table(tmp_path):
     results.write(path, source, made)
     another = results.Source("checkpoints/7", 7, id="of another training")
     results.write(path, another, [Result("x", "other/test", (MACRO,), "loss", 1.0, 2, "t")])
+    control = Result(
+        "retrieval", "ntrex/test", (MACRO,), "p@1", 0.2, 6, "u", model="untrained", seeds=(0.1, 0.3)
+    )
+    results.write(path, results.Source("untrained", 0, id="shape"), [control])
     (tmp_path / "run" / "config.gin").write_text(GIN)
     encoder = types.SimpleNamespace(num_layers=3, width=8, vocab_size=50, num_params=100)
     description = types.SimpleNamespace(
@@ -59,11 +63,12 @@ def test_results_say_which_data_and_stay_a_table(tmp_path):
     )
     text = card.make(str(checkpoint), description, {"model_type": "bert"}, ["a note"])
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert lines[0].count("|") == lines[1].count("|") == lines[2].replace(r"\|", "").count("|") == 7
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].replace(r"\|", "").count("|") == 8
     assert lines[2].startswith(
-        "| ntrex/test | 3 | p@1, cosine | 0.2500 | 7.1% ! | `retrieval\\|data:ntrex/"
+        "| ntrex/test | this one | 3 | p@1, cosine | 0.2500 | 7.1% ! | `retrieval\\|data:ntrex/"
     )
-    assert len(lines) == 3 and str(tmp_path) not in text and "# run, step 7" in text
+    assert lines[3].startswith("| ntrex/test | untrained |  | p@1 | 0.2000 ± 0.1414 |")
+    assert len(lines) == 4 and str(tmp_path) not in text and "# run, step 7" in text
     (checkpoint / "model").mkdir(exist_ok=True)
     (checkpoint / "model" / "config.gin").write_text("STEPS = 7")  # its own, whatever the run's is
     text = card.make(str(checkpoint), description, {"model_type": "bert"}, [])

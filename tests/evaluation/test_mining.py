@@ -137,7 +137,7 @@ def test_the_threshold_is_tuned_on_dev_only():
 
 
 class FakeContext:
-    vocabulary = types.SimpleNamespace(special=types.SimpleNamespace(unk=3))
+    vocabulary = types.SimpleNamespace(special=types.SimpleNamespace(unk=3), fingerprint="v")
 
     def __init__(self, examples):
         self.examples = examples
@@ -205,6 +205,26 @@ def test_signatures_differ_where_any_setting_does():
         for changed in settings
     ]
     assert len({sign for (sign,) in made}) == len(settings)
+
+
+def test_pieces_in_common_and_lengths_mine_without_a_model():
+    config = EncoderConfig(
+        vocab_size=50, num_layers=2, width=16, num_heads=2, mlp_width=32, max_positions=64
+    )
+    description = types.SimpleNamespace(encoder=config, heads={})
+    eng = sentences(100)
+    context = FakeContext({"deu": [s + 1 for s in eng], "eng": eng, "fra": [s[::-1] for s in eng]})
+    for center in (False, True):
+        evaluation = BitextMining("m", pivot="eng", center=center)
+        by_name = {b.name: b for b in evaluation.baselines(description, context)}
+        assert list(by_name) == ["tf-idf", "length"]
+        made = by_name["tf-idf"].measure()
+        f1 = {r.languages: r.value for r in made if r.metric == "f1"}
+        assert f1["eng", "fra"] > 0.9 and f1["deu", "eng"] < 0.5
+        (sign,) = by_name["tf-idf"].signatures
+        assert {(r.signature, r.model, r.layer) for r in made} == {(sign, "tf-idf", None)}
+        assert "|length:64|model:tf-idf#v|" in sign and "center" not in sign
+        assert {r.model for r in by_name["length"].measure()} == {"length"}
 
 
 def test_nothing_but_empty_sentences_is_an_error():

@@ -32,6 +32,14 @@ def test_results_are_appended_and_replaced_by_checkpoint_and_signature(tmp_path)
     assert not results.done(rows, Source("checkpoints/10", 10, id="of another training"))
 
 
+def test_what_shares_only_the_step_is_not_replaced(tmp_path):
+    path = str(tmp_path / "r.jsonl")
+    results.write(path, Source("checkpoints/0", 0, id="a"), [result(1.0)])
+    results.write(path, Source("untrained", 0, id="b"), [result(2.0)])
+    results.write(path, Source("untrained", 0, id="of other text"), [result(3.0)])
+    assert [r.value for r in results.read(path)] == [1.0, 3.0]
+
+
 def test_writers_at_the_same_time_lose_nothing(tmp_path):
     path = str(tmp_path / "results.jsonl")
 
@@ -142,4 +150,6 @@ def test_a_copied_folder_is_the_same_and_another_training_is_not(tmp_path):
 
 def test_a_signature_says_how(monkeypatch):
     monkeypatch.setattr(results.xl_flax, "__version__", "9")
-    assert signature("retrieval", layer=8, k=4) == "retrieval|layer:8|k:4|version:9"
+    sign = signature("retrieval", layer=8, k=4)
+    assert sign == "retrieval|layer:8|k:4|version:9"
+    assert results.of_model(sign, "tf-idf#v") == "retrieval|layer:8|k:4|model:tf-idf#v|version:9"

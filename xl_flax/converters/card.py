@@ -95,24 +95,28 @@ def without_paths(gin: str) -> str:
 
 
 def _results(checkpoint: str, step: int) -> list[str]:
-    """Means over languages, each with its signature; all else stays in the run's file."""
+    """Means over languages and their controls, with signatures; all else is in the run's file."""
     path = os.path.join(results_lib.run_folder(checkpoint), results_lib.FILE)
     source = results_lib.checkpoint_source(checkpoint, step)
-    table = [("data", "layer", "metric", "value", "unknown pieces", "signature")]
-    for row in results_lib.read(path, step):
-        if row.languages == (results_lib.MACRO,) and row.id in (None, source.id):
+    table = [("data", "model", "layer", "metric", "value", "unknown pieces", "signature")]
+    for row in sorted(results_lib.read(path), key=lambda row: row.model is not None):
+        own = row.model or (row.step == step and row.id in (None, source.id))
+        if own and row.languages == (results_lib.MACRO,):
             layer = "" if row.layer is None else str(row.layer)
             metric = row.metric + (f", {row.similarity}" if row.similarity else "")
             flag = " !" if row.unknown and row.unknown[0] > MANY_UNKNOWN else ""
             unknown = f"{row.unknown[0]:.1%}{flag}" if row.unknown else ""
-            cells = (row.data, layer, metric, f"{row.value:.4f}", unknown)
+            value = f"{row.value:.4f}" + (f" ± {row.spread:.4f}" if row.seeds else "")
+            cells = (row.data, row.model or "this one", layer, metric, value, unknown)
             table.append((*cells, f"`{row.signature}`"))
     if len(table) == 1:
         return []
     head, *lines = ("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in table)
     legend = (
-        "Means over languages. Layer 0 is the embeddings. Unknown pieces: the largest share, over "
-        "the languages, of pieces that the vocabulary lacks; ! above 5 %, where scores say little. "
-        "Two numbers may be compared if their signatures are equal."
+        "Means over languages. Models that are not this one are controls: untrained, the mean ± "
+        "standard deviation of random starts; tf-idf and length, no model at all. Layer 0 is the "
+        "embeddings. Unknown pieces: the largest share, over the languages, of pieces that the "
+        "vocabulary lacks; ! above 5 %, where scores say little. Two numbers may be compared if "
+        "their signatures are equal, and a number and its control if nothing but the model differs."
     )
     return [legend, "", head, "|" + "---|" * len(table[0]), *lines]

@@ -23,6 +23,7 @@ from xl_flax.evaluation.base import Baseline, Evaluation, Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import UNTRAINED, Result, Source
 from xl_flax.models.heads import full_settings
+from xl_flax.text_table import wrapped
 
 SEEDS = (0, 1, 2)
 # Those of `RUNTIME_FIELDS` that parameters begin with.
@@ -67,6 +68,9 @@ def measure(
         for control in controls
         if not results_lib.done(rows, control.source).issuperset(control.signatures)
     }
+    if lacking:
+        names = ", ".join(dict.fromkeys(c.source.checkpoint for c in lacking.values()))
+        print(wrapped(f"Controls ({names}) are measured once and kept in {kept}"))
     measured = _untrained([c for c in lacking.values() if isinstance(c.what, Description)], context)
     for signs, control in lacking.items():
         if isinstance(control.what, Baseline):
