@@ -4,14 +4,12 @@ import dataclasses
 import json
 import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from flax import nnx
 
-from xl_flax import convert
+from xl_flax import cli, convert
 from xl_flax.checkpoints.load import load_model, read_description
 from xl_flax.converters import tensors
 from xl_flax.errors import UserError
@@ -33,7 +31,7 @@ FLAGS = (
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, run_here, monkeypatch):
     """Runs a command with the Gin flags, tasks and text of this test."""
     (tmp_path / "letter_tasks.py").write_text(TASKS)
     rng = random.Random(0)
@@ -41,19 +39,9 @@ def run(tmp_path):
         words = ["".join(rng.choices("abcdef", k=4)) for _ in range(20)]
         lines = [" ".join(rng.choices(words, k=5)) for _ in range(80)]
         (tmp_path / f"{language}.txt").write_text("\n".join(lines))
-    root = os.getcwd()
-    paths = {"PYTHONPATH": f"{root}:{tmp_path}", "XL_FLAX_DATA_DIR": str(tmp_path)}
-    paths |= {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-
-    def run(command, *flags):
-        argv = [sys.executable, "-m", f"xl_flax.{command}", *FLAGS, *flags]
-        done = subprocess.run(
-            argv, env=os.environ | paths, capture_output=True, text=True, check=False
-        )
-        assert not done.returncode, done.stdout + done.stderr
-        return done.stdout
-
-    return run
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), cli.ROOT]))
+    monkeypatch.setenv("XL_FLAX_DATA_DIR", str(tmp_path))
+    return lambda command, *flags: run_here(command, [*FLAGS, *flags])
 
 
 @pytest.mark.slow
