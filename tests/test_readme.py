@@ -39,6 +39,7 @@ def test_a_mixture_of_ones_own_is_ten_lines_and_trains(tmp_path, run_here, monke
               "--gin.EncoderConfig.width=32",
               "--gin.OptimizerConfig.warmup_steps=0", f"--gin_search_paths={cli.ROOT}"]  # fmt: skip
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), cli.ROOT]))
+    monkeypatch.syspath_prepend(tmp_path)  # also of what builds the cache
     monkeypatch.setenv("XL_FLAX_DATA_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     # The vocabulary's command imports the module, whose tasks would stay in this process.

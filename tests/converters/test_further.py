@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import os
 import random
 
 import numpy as np
 import pytest
 from flax import nnx
 
-from xl_flax import cli, convert
+from xl_flax import convert
 from xl_flax.checkpoints.load import load_model, read_description
 from xl_flax.converters import tensors
 from xl_flax.errors import UserError
@@ -39,7 +38,7 @@ def run(tmp_path, run_here, monkeypatch):
         words = ["".join(rng.choices("abcdef", k=4)) for _ in range(20)]
         lines = [" ".join(rng.choices(words, k=5)) for _ in range(80)]
         (tmp_path / f"{language}.txt").write_text("\n".join(lines))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), cli.ROOT]))
+    monkeypatch.syspath_prepend(tmp_path)  # also of what builds the cache
     monkeypatch.setenv("XL_FLAX_DATA_DIR", str(tmp_path))
     return lambda command, *flags: run_here(command, [*FLAGS, *flags])
 
