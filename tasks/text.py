@@ -14,12 +14,14 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, get_args
 
 import seqio
 import tensorflow as tf
 import tensorflow_text as tf_text
 
 from xl_flax.data import long_texts, vocabulary
+from xl_flax.data.mixtures import TOKENS_EXPONENT
 from xl_flax.errors import UserError
 from xl_flax.files.read import check_local, check_regular
 
@@ -30,6 +32,8 @@ LINE_BYTES = 2**26  # of a line: more is no line of text
 
 # Corpora name some languages by one of their varieties; results want one name for each.
 _VARIETIES = {"arb": "ara", "cmn": "zho", "pes": "fas", "swh": "swa", "zho-CN": "zho"}
+
+Unit = Literal["examples", "tokens"]
 
 
 class RunVocabulary(seqio.Vocabulary):
@@ -354,16 +358,23 @@ def add_language_mixture(
     *,
     exponent: float = 1.0,
     rates: Mapping[str, float] | None = None,
+    by: Unit = "examples",
 ) -> seqio.Mixture:
     """Registers a mixture of tasks, by their sizes or by rates of your own.
 
     Args:
       name: the mixture's name.
       tasks: the tasks or their names.
-      exponent: a task's rate is its number of training examples to this power: 1 takes the data as
-        it is, 0 all languages alike; XLM-R trained with 0.3, mmBERT with 0.7, then 0.5, then 0.3.
+      exponent: a task's rate is its training text to this power: 1 takes the data as it is, 0 all
+        languages alike.
       rates: the rate of each task by its name, instead; only their proportions matter.
+      by: what sizes and rates are counted in; XLM-R's 0.3 is over tokens.
+
+    Raises:
+      UserError: rates that do not fit the tasks, or an unknown unit.
     """
+    if by not in get_args(Unit):
+        raise UserError(f"mixture {name!r}: by={by!r}; choose from {', '.join(get_args(Unit))}")
     names = [task if isinstance(task, str) else task.name for task in tasks]
     if rates is not None:
         if set(rates) != set(names):
@@ -371,11 +382,15 @@ def add_language_mixture(
             raise UserError(
                 f"mixture {name!r}: tasks without a rate, or rates without a task: {wrong}"
             )
-        return seqio.MixtureRegistry.add(name, [(task, rates[task]) for task in names])
-    if exponent == 0:
-        return seqio.MixtureRegistry.add(name, names, default_rate=1.0)
-    rate = functools.partial(seqio.mixing_rate_num_examples, temperature=1 / exponent)
-    return seqio.MixtureRegistry.add(name, names, default_rate=rate)
+        mixture = seqio.MixtureRegistry.add(name, [(task, rates[task]) for task in names])
+    elif exponent == 0 or by == "tokens":
+        mixture = seqio.MixtureRegistry.add(name, names, default_rate=1.0)
+    else:
+        rate = functools.partial(seqio.mixing_rate_num_examples, temperature=1 / exponent)
+        mixture = seqio.MixtureRegistry.add(name, names, default_rate=rate)
+    if by == "tokens":  # which only the cache can count
+        setattr(mixture, TOKENS_EXPONENT, 0.0 if rates else exponent)
+    return mixture
 
 
 def add_aligned_tasks(

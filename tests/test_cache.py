@@ -119,6 +119,8 @@ add("two", "yy", {{"train": {files[1]!r}, "validation": {held_out!r}}})
 seqio.MixtureRegistry.add("both", ["one", "two"], default_rate=seqio.mixing_rate_num_examples)
 seqio.MixtureRegistry.add("tempered", ["one", "two"],
     default_rate=functools.partial(seqio.mixing_rate_num_examples, temperature=2.0))
+from tasks import text
+text.add_language_mixture("by_tokens", ["one", "two"], exponent=0.3, by="tokens")
 """)
             return files
 
@@ -221,6 +223,14 @@ def test_temperature_sees_the_cached_counts(project):
     project.run("--dataset=tempered:train:32")
     rates = read_mixture(project.cache, "tempered", "train").rates
     assert rates["one"] / rates["two"] == pytest.approx(3**0.5)
+
+
+def test_rates_over_tokens_are_left_to_the_layout(project):
+    project.two_languages()
+    project.run("--dataset=by_tokens:train:32")
+    mixture = read_mixture(project.cache, "by_tokens", "train")
+    assert (mixture.rates, mixture.exponent) == ({"one": 1.0, "two": 1.0}, 0.3)
+    assert read_mixture(project.cache, "one", "train").exponent is None
 
 
 def test_held_out_examples_keep_their_order_and_their_empty_lines(project, held_out):

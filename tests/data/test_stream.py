@@ -7,6 +7,7 @@ import pytest
 from xl_flax.data import build
 from xl_flax.data.layout import Layout
 from xl_flax.data.mixing import Mixing, block_counts, block_pattern
+from xl_flax.data.mixtures import read_mixture, write_mixture
 from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 
@@ -122,6 +123,23 @@ def test_rates_are_per_example_as_seqio_means_them(
     segments = batch["segment_ids"].max(axis=1)
     examples = np.bincount(batch["languages"][:, 0], weights=segments)
     assert examples[0] == pytest.approx(examples[1], rel=0.03)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.3, 0.0])
+@pytest.mark.parametrize("packing", ["packed", "single"])
+def test_rates_over_tokens_give_tokens_in_this_proportion(
+    make_cache, tiny_vocabulary, random_examples, opened, exponent, packing
+):
+    """Whatever the lengths of the examples, and however full the rows are."""
+    texts = {"a": random_examples(0, 800, 1, 8), "b": random_examples(1, 40, 20, 60)}
+    rows = Rows("both", 64, packing=packing)
+    cache = make_cache(texts, {"both": {"a": 1, "b": 1}}, length=rows.layout)
+    mixture = read_mixture(cache, "both", "train")
+    write_mixture(cache, "train", dataclasses.replace(mixture, exponent=exponent))
+    batch = pick(opened(rows, cache, 0, tiny_vocabulary), 4000)
+    tokens = np.bincount(batch["languages"][:, 0], (batch["segment_ids"] > 0).sum(axis=1))
+    sizes = [sum(len(text) + 2 for text in texts[task]) for task in texts]
+    assert tokens[0] / tokens[1] == pytest.approx((sizes[0] / sizes[1]) ** exponent, rel=0.03)
 
 
 def test_equal_tasks_are_not_visited_in_lockstep(make_cache, tiny_vocabulary, opened):

@@ -10,6 +10,7 @@ import pytest
 import seqio
 
 from tasks import bible, local, mixtures, ntrex, sib200, tatoeba
+from xl_flax.data.mixtures import TOKENS_EXPONENT
 from xl_flax.errors import UserError
 
 REAL = Path(os.environ.get("XL_FLAX_DATA_DIR", "/nonexistent"))
@@ -122,6 +123,9 @@ def test_mixtures_exist_without_any_data(monkeypatch):
         with pytest.raises(UserError, match="XL_FLAX_DATA_DIR is not set"):
             task.num_input_examples(task.splits[0])
     assert mixtures.EXPONENTS == (0.7, 0.5, 0.3)
+    by_tokens = {n: seqio.MixtureRegistry.get(f"{n}_0.3") for n in ("wikipedia", "bible")}
+    assert getattr(by_tokens["wikipedia"], TOKENS_EXPONENT) == 0.3
+    assert not hasattr(by_tokens["bible"], TOKENS_EXPONENT)
     assert len(ntrex.FILES) == 26 and len(sib200.CODES.split()) == 26
 
 

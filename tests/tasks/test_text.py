@@ -128,6 +128,11 @@ def test_rates_of_your_own(data_dir):
         text.add_language_mixture(next(NAMES), list(rates), rates={**rates, "fra": 1})
 
 
+def test_an_unknown_unit_of_rates_is_named(data_dir):
+    with pytest.raises(UserError, match="by='characters'; choose from examples, tokens"):
+        text.add_language_mixture(next(NAMES), [], by="characters")
+
+
 def test_aligned_files_become_one_mixture(data_dir):
     (data_dir / "x.de").write_text("eins\r\nzwei\r\n")
     (data_dir / "x.en").write_text("one\ntwo\n")

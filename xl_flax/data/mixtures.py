@@ -16,6 +16,8 @@ from xl_flax.data.manifest import FORMAT, Cache, Manifest, read_json, write_json
 from xl_flax.data.records import REBUILD
 from xl_flax.errors import UserError
 
+TOKENS_EXPONENT = "tokens_exponent"  # the attribute of a seqio mixture that is `Mixture.exponent`
+
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
@@ -25,11 +27,14 @@ class Mixture:
     modules: dict[str, str]
     """Task modules and their sha256 when the rates were resolved."""
     rates: dict[str, float]
-    """Task -> rate per example, not normalised, as seqio means it."""
+    """Task -> rate, not normalised: per example, as seqio means it, or as `exponent` says."""
     examples: dict[str, int]
     """Task -> `Manifest.offered`, from which rates may have been computed."""
     excluded_languages: Sequence[str] = ()
     """Languages whose tasks were left out (`Filter.exclude_languages`)."""
+    exponent: float | None = None
+    """A task's share of the tokens is its rate times its own number of tokens to this power; None
+    if rates are per example."""
 
     def __post_init__(self):
         for task, rate in self.rates.items():
@@ -99,10 +104,17 @@ def mixture_changes(
 def row_rates(mixture: Mixture, manifests: Mapping[str, Manifest]) -> dict[str, float]:
     """Share of the rows that each task gives, f64, summing to 1.
 
-    seqio's rates are per example; a task whose examples are longer fills more rows with as many of
-    them, so a rate is multiplied by rows per example.
+    A task whose rows are fuller, or hold fewer examples because these are longer, fills more or
+    fewer rows with as many examples or tokens; so a rate is multiplied by rows per unit.
     """
-    rates = {t: r * manifests[t].rows / manifests[t].examples for t, r in mixture.rates.items()}
+
+    def rows(task: str) -> float:
+        manifest = manifests[task]
+        if mixture.exponent is None:
+            return manifest.rows / manifest.examples
+        return manifest.tokens**mixture.exponent * manifest.rows / manifest.tokens
+
+    rates = {task: rate * rows(task) for task, rate in mixture.rates.items()}
     total = np.sum(list(rates.values()))
     return {task: rate / total for task, rate in rates.items()}
 

@@ -14,7 +14,7 @@ from xl_flax.data.features import Example
 from xl_flax.data.filtering import Hashes, are_translations, hash_each_text
 from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, read_manifest
-from xl_flax.data.mixtures import Mixture, check_alike
+from xl_flax.data.mixtures import TOKENS_EXPONENT, Mixture, check_alike
 from xl_flax.data.prepare import room_for
 from xl_flax.data.records import ids_dtype
 from xl_flax.data.seqio_tasks import (
@@ -147,7 +147,8 @@ def resolve_mixture(
 ) -> Mixture:
     """Tasks and rates of a mixture whose tasks have been cached.
 
-    seqio's functions of rates ask a task how many examples it has; the cache knows.
+    seqio's functions of rates ask a task how many examples it has; the cache knows. How many tokens
+    it has depends on the layout, so rates over tokens are left to `row_rates`.
     """
     provider = seqio.get_mixture_or_task(name)
     tasks = split_tasks(provider, split)
@@ -177,4 +178,5 @@ def resolve_mixture(
         rates={task: rates[task] for task in kept},
         examples={task: examples[task] for task in kept},
         excluded_languages=left_out,
+        exponent=getattr(provider, TOKENS_EXPONENT, None),
     )

@@ -328,8 +328,9 @@ class VocabularyConfig(settings.Settings):
     size: Annotated[int, Ge(6), Lt(settings.LIMIT)] = gin.REQUIRED
     style: Literal["xlmr", "bert"] = "xlmr"  # names and ids of the special pieces
     split: settings.Name = "train"
-    # Languages are sampled in proportion to examples**exponent; XLM-R took 0.3 (Conneau et al.
-    # 2020, section 3.1), multilingual BERT 0.7.
+    # Languages are sampled in proportion to examples**exponent, in lines of text, as XLM samples
+    # sentences (Lample and Conneau 2019, section 3.1): one with longer lines has more characters.
+    # XLM-R took 0.3 (Conneau et al. 2020, section 3.1), multilingual BERT 0.7.
     exponent: settings.Share = 0.3
     max_sentences: settings.Count = 1_000_000  # most lines of text that SentencePiece sees
     model_type: Literal["unigram", "bpe"] = "unigram"

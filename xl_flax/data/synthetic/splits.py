@@ -7,8 +7,8 @@ of the rest to itself; the last tenth is for parallel text, and for languages ou
 Whoever draws a meaning of another part draws again.
 
 Words and lengths keep their frequencies in this. What changes is how often whole sentences recur: a
-common one is said in one corpus only, but more often there. Of 20,000 training sentences, 25 to 28 %
-stand there more than once (8 % if drawn freely), the most frequent one 60 to 270 times (20).
+common one is said in one corpus only, but more often there. Of 20,000 training sentences, 25 to
+28 % stand there more than once (8 % if drawn freely), the most frequent one 60 to 270 times (20).
 """
 
 import hashlib
