@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Four settings × three seeds on the Bible: what TLM and contrast add to MLM (docs/parallel.md).
+# SETTINGS=dual adds a fifth, the dual encoder of gin/runs/dual_bible.gin.
 #
 #   XL_FLAX_DATA_DIR=… bash launch/parallel.sh
 #
@@ -24,7 +25,8 @@ run() {
     contrastive) own+=(--gin.TrainConfig.objectives='[@MaskedLM(), @Contrastive()]' --gin.BATCH_SIZE=32) ;;
     all) own+=(--gin.TrainConfig.objectives='[@MaskedLM(), @TranslationLM(), @Contrastive()]'
       --gin.BATCH_SIZE=32 --gin.TLM_BATCH_SIZE=16 --gin.CONTRASTIVE_BATCH_SIZE=16) ;;
-    *) echo "error: no setting $setting; there are mlm, tlm, contrastive and all" >&2; exit 2 ;;
+    dual) own+=(--gin_file=gin/runs/dual_bible.gin) ;;
+    *) echo "error: no setting $setting; there are mlm, tlm, contrastive, all and dual" >&2; exit 2 ;;
   esac
   echo "== $setting, seed $seed"
   python -m xl_flax.train "${gin[@]}" "${own[@]}"
@@ -36,5 +38,6 @@ for seed in ${SEEDS:-0 1 2}; do
     run "$setting" "$seed"
   done
 done
-python -m xl_flax.evaluation.compare "$folder"/{mlm,tlm,contrastive,all}/[0-9] \
+shopt -s nullglob  # settings that were not trained are left out
+python -m xl_flax.evaluation.compare "$folder"/{mlm,tlm,contrastive,all,dual}/[0-9] \
   --seen=ces,deu,eus,fin,fra,mlg,rus,spa,tgl,vie,zho --choose_on=bible --plot="$folder/parallel.png"

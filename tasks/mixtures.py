@@ -34,6 +34,8 @@ FIRST = """
 SECOND = f"{FIRST} am be bs ca cy eo eu fy gd hy is jv kn ku ky la lo mg or pa sd so sq sr uz"
 for _name, _codes, _exponent in (("60", FIRST, 0.7), ("85", SECOND, 0.5)):
     _tasks = [f"wikipedia_{code}" for code in _codes.split()]
-    text.add_language_mixture(f"wikipedia_{_name}_{_exponent}", _tasks, exponent=_exponent)
+    text.add_language_mixture(
+        f"wikipedia_{_name}_{_exponent}", _tasks, exponent=_exponent, by="tokens"
+    )
 
 text.add_language_mixture("bible_whole", [f"bible_{language}" for language in bible.WHOLE])

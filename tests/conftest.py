@@ -98,6 +98,32 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.fixture
+def run_here(monkeypatch, capfd):
+    """run_here("train", flags) -> what the command prints; in this process, on one device."""
+    import gin
+    import jax  # late, as above
+
+    from xl_flax import evaluate, train
+    from xl_flax.parallel.mesh import make_partitioning
+    from xl_flax.training import setup
+
+    for module in (setup, evaluate):  # one device, as most users have
+        monkeypatch.setattr(
+            module, "make_partitioning", lambda config: make_partitioning(config, jax.devices()[:1])
+        )
+
+    def run(command, flags):
+        capfd.readouterr()
+        {"train": train, "evaluate": evaluate}[command].main(flags)
+        return capfd.readouterr().out
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield run
+    jax.config.update("jax_disable_most_optimizations", False)
+    gin.clear_config()
+
+
 @pytest.fixture(scope="session")
 def opened():
     """opened(rows, cache, seed, vocabulary, gin_flags=()) -> the stream of rows just prepared."""

@@ -23,7 +23,7 @@ def blocks(language):
 
 
 @pytest.mark.slow
-def test_a_mixture_of_ones_own_is_ten_lines_and_trains(tmp_path):
+def test_a_mixture_of_ones_own_is_ten_lines_and_trains(tmp_path, run_here, monkeypatch):
     (module,) = blocks("python")
     assert len(module.strip().splitlines()) == 10
     (tmp_path / "my_languages.py").write_text(module)
@@ -38,19 +38,15 @@ def test_a_mixture_of_ones_own_is_ten_lines_and_trains(tmp_path):
     flags += ["--gin.VOCAB_SIZE=75", "--gin.STEPS=4", "--gin.TrainConfig.log_every=2",
               "--gin.EncoderConfig.width=32",
               "--gin.OptimizerConfig.warmup_steps=0", f"--gin_search_paths={cli.ROOT}"]  # fmt: skip
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(tmp_path), cli.ROOT]),
-        "XL_FLAX_DATA_DIR": str(tmp_path),
-        "XLA_FLAGS": "",
-    }
-    outputs = []
-    for name in ("vocab", "train", "evaluate"):
-        command = [sys.executable, "-m", f"xl_flax.{name}", *flags]
-        run = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
-        outputs.append(run.stdout)
-    assert re.search(r"celtic_gle +40 ", outputs[1])
-    assert re.search(r"^step +4/4", outputs[1], re.MULTILINE)
-    assert re.search(r"^cym +\d", outputs[2], re.MULTILINE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), cli.ROOT]))
+    monkeypatch.syspath_prepend(tmp_path)  # also of what builds the cache
+    monkeypatch.setenv("XL_FLAX_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    # The vocabulary's command imports the module, whose tasks would stay in this process.
+    vocab = [sys.executable, "-m", "xl_flax.vocab", *flags]
+    run = subprocess.run(vocab, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    trained, evaluated = (run_here(name, flags) for name in ("train", "evaluate"))
+    assert re.search(r"celtic_gle +40 ", trained)
+    assert re.search(r"^step +4/4", trained, re.MULTILINE)
+    assert re.search(r"^cym +\d", evaluated, re.MULTILINE)

@@ -1,20 +1,29 @@
-"""The `zoo`: small random models of every family, drawn by Hypothesis, and a tokenizer for them."""
+"""The `zoo`: small random models of every family, drawn by Hypothesis, and a tokenizer for them.
+
+Folders of such models, and checkpoints made here.
+"""
 
 import dataclasses
+import hashlib
 import json
 import os
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
+from conversion import weights
 from flax import nnx
 from hypothesis import find, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
+from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import unflatten
-from xl_flax.converters import read
+from xl_flax.checkpoints.save import save_checkpoint
+from xl_flax.converters import read, tensors
+from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 from xl_flax.parallel import params as params_lib
 
@@ -207,3 +216,57 @@ def zoo():
     """Needs Transformers."""
     pytest.importorskip("transformers")
     return Zoo
+
+
+@pytest.fixture(scope="session")
+def saved(zoo, tmp_path_factory):
+    """A folder with an MLM head, per family."""
+    made = {}
+
+    def get(family, head=None):
+        head = head or next(h for h in zoo.HEADS[family] if "LM" in h)
+        if (family, head) not in made:
+            folder = str(tmp_path_factory.mktemp(family))
+            made[family, head] = zoo.save(zoo.make(family, head, zoo.simple(family)), folder)
+        return made[family, head]
+
+    return get
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of a folder whose weights can be changed."""
+    arrays = weights(saved("bert"))
+
+    def change(**changes):
+        changed = arrays | changes
+        kept = {k: v for k, v in changed.items() if v is not None}
+        os.makedirs(tmp_path / "bad")
+        for name in ("config.json", "tokenizer.json"):
+            with open(f"{saved('bert')}/{name}", "rb") as file:
+                (tmp_path / "bad" / name).write_bytes(file.read())
+        made = {k: tensors.Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in kept.items()}
+        tensors.write_folder(str(tmp_path / "bad"), made, 1 << 30, lambda _: None)
+        return tmp_path / "bad"
+
+    return change
+
+
+@pytest.fixture
+def native(saved, tmp_path):
+    """native(heads, **fields) -> the folder of a checkpoint that was made here."""
+
+    def make(heads, **fields):
+        sizes = {"vocab_size": 57, "num_layers": 2, "width": 8, "num_heads": 2, "mlp_width": 8}
+        config = EncoderConfig(**sizes | {"max_positions": 32} | fields)
+        build = lambda: build_model(config, heads, nnx.Rngs(0))  # noqa: E731
+        params = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(build())))
+        with open(f"{saved('bert')}/tokenizer.json", "rb") as file:
+            content = file.read()
+        vocabulary = hashlib.sha256(content).hexdigest()
+        description = Description(config, heads, vocabulary, {"mlm": ("aaa", "bbb")}, {}, 7)
+        files = {"model.json": description.to_json(), "tokenizer.json": content}
+        save_checkpoint(str(tmp_path / "ours"), params, files)
+        return str(tmp_path / "ours")
+
+    return make

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -33,7 +30,7 @@ FLAGS = (
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, run_here, monkeypatch):
     """Runs a command with the Gin flags, tasks and text of this test."""
     (tmp_path / "letter_tasks.py").write_text(TASKS)
     rng = random.Random(0)
@@ -41,19 +38,9 @@ def run(tmp_path):
         words = ["".join(rng.choices("abcdef", k=4)) for _ in range(20)]
         lines = [" ".join(rng.choices(words, k=5)) for _ in range(80)]
         (tmp_path / f"{language}.txt").write_text("\n".join(lines))
-    root = os.getcwd()
-    paths = {"PYTHONPATH": f"{root}:{tmp_path}", "XL_FLAX_DATA_DIR": str(tmp_path)}
-    paths |= {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-
-    def run(command, *flags):
-        argv = [sys.executable, "-m", f"xl_flax.{command}", *FLAGS, *flags]
-        done = subprocess.run(
-            argv, env=os.environ | paths, capture_output=True, text=True, check=False
-        )
-        assert not done.returncode, done.stdout + done.stderr
-        return done.stdout
-
-    return run
+    monkeypatch.syspath_prepend(tmp_path)  # also of what builds the cache
+    monkeypatch.setenv("XL_FLAX_DATA_DIR", str(tmp_path))
+    return lambda command, *flags: run_here(command, [*FLAGS, *flags])
 
 
 @pytest.mark.slow
