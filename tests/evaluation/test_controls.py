@@ -73,7 +73,7 @@ class Table(Evaluation):
     def baselines(self, description, context):
         sign = results.of_model(SIGN, "none#v")
         made = Result("table", "m/test", ("deu",), "value", 0.5, 1, sign, model="none")
-        return [Baseline("none", [sign], lambda: (self.calls.append("none"), [made])[1])]
+        return [Baseline("none", [sign], [SPEC], lambda: (self.calls.append("none"), [made])[1])]
 
     def signatures(self, description, context):
         return [SIGN]
@@ -134,6 +134,13 @@ def test_controls_are_measured_once_for_data_vocabulary_and_shape(context, tmp_p
     assert calls == [0, 1, 2, "none"] and again[1].source.id != first[1].source.id
     # Each shape is kept; of the first one the newer text's.
     assert len(results.read(kept)) == 4 + 1
+
+
+def test_a_command_remembers_what_it_measured(context, tmp_path, made):
+    own, evaluation = context(), Table()
+    first = controls.measure([evaluation], DESCRIPTION, own, str(tmp_path / "kept.jsonl"))
+    assert controls.measure([evaluation], DESCRIPTION, own, str(tmp_path / "kept.jsonl")) == first
+    assert evaluation.calls == [0, 1, 2, "none"]  # though nothing was kept
 
 
 def test_evaluations_of_one_shape_share_its_models(context, tmp_path, made):

@@ -86,6 +86,7 @@ class Baseline(NamedTuple):
 
     name: str  # `Result.model` of its results
     signatures: list[str]  # of its results, known before they are measured
+    datasets: list[DatasetSpec]  # that it reads
     measure: Callable[[], list[Result]]
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from xl_flax.checkpoints.description import RUNTIME_FIELDS, Description
 from xl_flax.data.manifest import Cache
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.evaluation import results as results_lib
 from xl_flax.evaluation.base import Baseline, Evaluation, Subject
 from xl_flax.evaluation.context import Context
@@ -43,6 +44,13 @@ class _Control(NamedTuple):
     signatures: tuple[str, ...]
     what: Description | Baseline  # of an untrained model its description
 
+    @property
+    def key(self) -> "_Key":
+        return self.source.id, self.signatures
+
+
+_Key = tuple[str, tuple[str, ...]]
+
 
 def kept_path(cache: Cache) -> str:
     """The file in which the results of controls are kept."""
@@ -61,29 +69,24 @@ def measure(
       kept: a results file, see `kept_path`; it is not written here.
     """
     planned = [_planned(evaluation, description, context) for evaluation in evaluations]
-    rows = results_lib.read(kept)
-    lacking = {  # centred or not, lexical baselines are the same
-        control.signatures: control
-        for controls in planned
-        for control in controls
-        if not results_lib.done(rows, control.source).issuperset(control.signatures)
-    }
+    # What one process has measured, the others have, too, whatever they read afterwards.
+    known: dict[_Key, list[Result]] = context.once("controls", dict)
+    # Centred or not, lexical baselines are the same.
+    lacking = {c.key: c for own in planned for c in own if c.key not in known}
+    rows = results_lib.read(kept) if lacking else []
+    for key, control in [*lacking.items()]:
+        own = [row for row in rows if results_lib.same(row, control.source)]
+        if results_lib.done(own, control.source).issuperset(control.signatures):
+            known[key] = results_lib.from_rows(own, control.signatures)
+            del lacking[key]
     if lacking:
         names = ", ".join(dict.fromkeys(c.source.checkpoint for c in lacking.values()))
         print(wrapped(f"Controls ({names}) are measured once and kept in {kept}"))
-    measured = _untrained([c for c in lacking.values() if isinstance(c.what, Description)], context)
-    for signs, control in lacking.items():
+    known |= _untrained([c for c in lacking.values() if isinstance(c.what, Description)], context)
+    for key, control in lacking.items():
         if isinstance(control.what, Baseline):
-            measured[signs] = control.what.measure()
-
-    def result(control: _Control) -> Measured:
-        own = measured.get(control.signatures)
-        if own is None:
-            there = [row for row in rows if results_lib.same(row, control.source)]
-            own = results_lib.from_rows(there, control.signatures)
-        return Measured(control.source, own)
-
-    return [list(map(result, controls)) for controls in planned]
+            known[key] = control.what.measure()
+    return [[Measured(control.source, known[control.key]) for control in own] for own in planned]
 
 
 def add(path: str, measured: Iterable[Measured]) -> None:
@@ -108,27 +111,26 @@ def shape(description: Description) -> str:
 
 def _planned(evaluation: Evaluation, description: Description, context: Context) -> list[_Control]:
     controls = []
-    marks = sorted(
-        manifest.mark
-        for spec in {*evaluation.datasets}
-        for manifest in context.caches[spec].manifests.values()
-    )
+
+    def identity(what: str, specs: Iterable[DatasetSpec]) -> str:
+        manifests = [m for spec in {*specs} for m in context.caches[spec].manifests.values()]
+        return _digest([what, sorted(manifest.mark for manifest in manifests)])
+
     model = evaluation.untrained(description)
     if model is not None:
         digest = shape(model)
-        source = Source(UNTRAINED, 0, id=_digest([digest, marks]))
+        source = Source(UNTRAINED, 0, id=identity(digest, evaluation.datasets))
         signs = tuple(_signature(s, digest) for s in evaluation.signatures(model, context))
         controls.append(_Control(evaluation, source, signs, model))
     for baseline in evaluation.baselines(description, context):
-        source = Source(baseline.name, 0, id=_digest([context.vocabulary.fingerprint, marks]))
+        vocabulary = context.vocabulary.fingerprint
+        source = Source(baseline.name, 0, id=identity(vocabulary, baseline.datasets))
         controls.append(_Control(evaluation, source, tuple(baseline.signatures), baseline))
     return controls
 
 
-def _untrained(
-    lacking: Sequence[_Control], context: Context
-) -> dict[tuple[str, ...], list[Result]]:
-    """Means over seeds, by signatures; of one model at a time all that is evaluated."""
+def _untrained(lacking: Sequence[_Control], context: Context) -> dict[_Key, list[Result]]:
+    """Means over seeds, by key; of one model at a time all that is evaluated."""
     by_shape = collections.defaultdict(list)
     for control in lacking:
         by_shape[shape(control.what)].append(control)
@@ -137,9 +139,9 @@ def _untrained(
         runs = collections.defaultdict(list)
         for subject in Subject.untrained(controls[0].what, SEEDS, context.partitioning):
             for control in controls:
-                runs[control.signatures].append(control.evaluation(subject, context))
-        for signs, results in runs.items():
-            measured[signs] = [_mean(own, digest) for own in zip(*results, strict=True)]
+                runs[control.key].append(control.evaluation(subject, context))
+        for key, results in runs.items():
+            measured[key] = [_mean(own, digest) for own in zip(*results, strict=True)]
     return measured
 
 

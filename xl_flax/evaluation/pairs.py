@@ -64,7 +64,8 @@ class PairEvaluation(SentenceEvaluation):
         for name in LEXICAL:
             space = Space(length, model=name)
             measure = functools.partial(self._baseline, space, context)
-            made.append(Baseline(name, self.signed([space], context), measure))
+            signatures = self.signed([space], context)
+            made.append(Baseline(name, signatures, self.mixtures(context), measure))
         return made
 
     def _baseline(self, space: Space, context: Context) -> list[Result]:
