@@ -33,7 +33,8 @@ from xl_flax.files.write import write_atomically
 from xl_flax.parallel.distributed import on_first
 
 # 1: random keys followed from an objective's place in the list, and states had other names.
-PROGRESS_FORMAT = 2
+# 2: other tokens of a row were masked by the same keys; queues of vectors had no keys of texts.
+PROGRESS_FORMAT = 3
 BEST_FILE = "best.json"
 BEST_FIELDS = {"step", "metric", "mode", "value"}
 
