@@ -121,14 +121,17 @@ def evaluate(
     checkpoints = [c for path in config.model_dirs for c in choose_checkpoints(path, which)]
     partitioning = make_partitioning(config.mesh)
     vocabulary = _vocabulary(checkpoints)
-    specs = [spec for e in config.evaluations for spec in e.datasets + e.control_datasets]
+    specs = [spec for e in config.evaluations for spec in e.every_dataset]
     caches = distributed.first_process_first(
         "evaluation caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags)
     )
     context = Context(caches, vocabulary, partitioning)
     for checkpoint in checkpoints:
         description = read_description(checkpoint)
-        planned = [(e, e.signatures(description, context)) for e in config.evaluations]
+        planned = [
+            [(part, part.signatures(description, context)) for part in evaluation.parts]
+            for evaluation in config.evaluations
+        ]
         folder = results_lib.run_folder(checkpoint)
         source = results_lib.checkpoint_source(checkpoint, description.step)
         path = os.path.join(folder, results_lib.FILE)
@@ -137,17 +140,21 @@ def evaluate(
         beside = _controls(config, description, context, path)
         subject, details = None, []
         done = set() if overwrite else results_lib.done(there, source)
-        for (evaluation, signatures), others in zip(planned, beside, strict=True):
-            if set(signatures) <= done:
-                rows = [row for row in there if results_lib.same(row, source)]
-                results = results_lib.from_rows(rows, signatures)
+        for evaluation, parts, others in zip(config.evaluations, planned, beside, strict=True):
+            results = []
+            for part, signatures in parts:
+                if set(signatures) <= done:
+                    rows = [row for row in there if results_lib.same(row, source)]
+                    results += results_lib.from_rows(rows, signatures)
+                else:
+                    subject = subject or Subject.load(checkpoint, partitioning)
+                    measured = part(subject, context)
+                    if main_process:
+                        results_lib.write(path, source, measured)
+                    results += measured
+            results += others
+            if done.issuperset(sign for _, signatures in parts for sign in signatures):
                 say(f"\nFrom {path} (--overwrite computes it again):", end="")
-            else:
-                subject = subject or Subject.load(checkpoint, partitioning)
-                results = evaluation(subject, context)
-                if main_process:
-                    results_lib.write(path, source, results)
-            results = [*results, *others]
             say(f"\n{evaluation.table(results)}")
             details += filter(None, [evaluation.details(results)])
         if details and main_process:
@@ -166,11 +173,16 @@ def _controls(
     if not config.controls:
         return [[] for _ in config.evaluations]
     kept = controls.kept_path(config.cache)
-    found = controls.measure(config.evaluations, description, context, kept)
+    parts = [part for evaluation in config.evaluations for part in evaluation.parts]
+    found = controls.measure(parts, description, context, kept)
     if jax.process_index() == 0:
         for file in (kept, path):
             controls.add(file, itertools.chain.from_iterable(found))
-    return [[result for control in own for result in control.results] for own in found]
+    of_parts = iter(found)
+    return [
+        [r for _ in evaluation.parts for control in next(of_parts) for r in control.results]
+        for evaluation in config.evaluations
+    ]
 
 
 def _vocabulary(checkpoints: Sequence[str]) -> Vocabulary:

@@ -19,7 +19,7 @@ def required() -> list[DatasetSpec]:
     for item in train.get("held_out", ()):
         specs += item.evaluation.datasets
     for evaluation in evaluate.get("evaluations", ()):
-        specs += evaluation.datasets + evaluation.control_datasets
+        specs += evaluation.every_dataset
     return list(dict.fromkeys(specs))
 
 

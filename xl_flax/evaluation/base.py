@@ -95,8 +95,8 @@ class Evaluation(Settings):
     """Measures something of a model. Settings are dataclass fields, which Gin sets.
 
     Must have: `datasets`, `signatures`, `__call__`. May have: `untrained` and `baselines`, which
-    are its controls, `control_datasets`, `table`, `details`, `scalars`, `summary`; the defaults of
-    the last two suit results with means over languages (`MACRO`).
+    are its controls, `control_datasets`, `parts`, `table`, `details`, `scalars`, `summary`; the
+    defaults of the last two suit results with means over languages (`MACRO`).
 
     Whoever calls sees to it that all datasets are cached before `signatures` or `__call__` runs.
     What depends on data or settings alone is remembered by `context.once(key, make)`, and so are
@@ -114,6 +114,19 @@ class Evaluation(Settings):
     def control_datasets(self) -> list[DatasetSpec]:
         """What must be cached for baselines that `__call__` measures itself, but in no training."""
         return []
+
+    @property
+    def parts(self) -> list["Evaluation"]:
+        """What the command measures for one table, with all controls: by default only this one.
+
+        Others are measured in no training, as one on the text by which a layer is chosen.
+        """
+        return [self]
+
+    @property
+    def every_dataset(self) -> list[DatasetSpec]:
+        """What the command reads."""
+        return [spec for part in self.parts for spec in part.datasets + part.control_datasets]
 
     def untrained(self, description: Description) -> Description | None:
         """The model that is a control if it is not trained: this one, less the heads not read.
@@ -156,7 +169,8 @@ class Evaluation(Settings):
     def table(self, results: Sequence[Result]) -> str:
         """What the command shows of a checkpoint's results: a table and the signatures.
 
-        Those of the controls are among them, with a `Result.model`. It should fit into 80 columns.
+        Those of the other `parts` and of the controls are among them, these with a `Result.model`.
+        It should fit into 80 columns.
         By default a line for each result.
         """
         return report.plain(results)

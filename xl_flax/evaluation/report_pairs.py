@@ -1,6 +1,6 @@
 """Tables of retrieval and mining, in which every number stands beside its controls.
 
-Layers are chosen for the untrained model by the rule that chooses the checkpoint's.
+The layer that is shown of each model is chosen by `xl_flax.evaluation.report_layers`.
 """
 
 import dataclasses
@@ -8,17 +8,21 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from xl_flax.evaluation.report import UNKNOWN, once, unknown_legend, unknown_share, unknown_shares
+from xl_flax.evaluation.report_layers import (
+    MEANINGS,
+    Layers,
+    best_layers,
+    by_layer,
+    controls_of,
+    is_pair,
+    percent,
+    star,
+)
 from xl_flax.evaluation.results import MACRO, UNTRAINED, Result
 from xl_flax.text_table import fits, legend, table, wrapped
 
-MEANINGS = {
-    UNTRAINED: "this model before training, mean (± standard deviation) of random starts",
-    "tf-idf": "no model, the pieces that sentences have in common",
-    "length": "no model, how many pieces sentences have",
-}
 UNSHARED = "p@1_unshared"
 NO_QUERY = "unshared: without queries whose translation shares a digit or a string of four letters"
-CHOSEN = "* best on this very test, shown below: choose a layer on other text to quote it"
 ELSEWHERE = "All pairs: in the file named below"
 MEANS = "with the other languages (means)"
 PAIRS = 15  # of a mixture that get lines of their own; where there are more, languages do
@@ -42,7 +46,7 @@ class Shown:
     def __init__(self, results: Iterable[Result]):
         self.results = list(results)
         self._values = {(r.model, r.data, r.languages, r.metric): r for r in self.results}
-        self.controls = _controls(self.results)
+        self.controls = controls_of(self.results)
         self.layers = {r.model: r.layer for r in self.results}
 
     def __getitem__(self, key: tuple[str | None, str, Pair, str]) -> Result | None:
@@ -62,11 +66,18 @@ class Shown:
         return f"layer {own}" + ("" if other in (None, own) else f" (untrained: {other})")
 
 
-def retrieval(results: Sequence[Result]) -> str:
-    """The means by layer, then pairs, or languages where there are many, in the best layer."""
+def retrieval(results: Sequence[Result], choice: Sequence[Result] = ()) -> str:
+    """The means by layer, then pairs, or languages where there are many, in the layer chosen.
+
+    Args:
+      results: of the test.
+      choice: of the text by which the layer is chosen; (): by the test.
+    """
     similarities = once(r.similarity for r in results)
-    best = _best(results, "p@1", similarities[0])
-    parts = [_retrieval_layers(results, s, best) for s in similarities]
+    best = best_layers(choice or results, "p@1", similarities[0])
+    meaning, chosen_by = star(choice, best, similarities)
+    layers = [_retrieval_layers(results, choice, s, best) for s in similarities]
+    parts = [f"{text}\n{meaning}" for text in layers]
     shown = {s: _shown(results, best, s) for s in similarities}
     several, two = _mixtures(shown[similarities[0]])
     for data in several:
@@ -79,14 +90,15 @@ def retrieval(results: Sequence[Result]) -> str:
         lines = _two_language_lines(two, shown[similarities[0]])
         parts += [_lines(lines, shown[s], f"{len(two)} mixtures, by {s}") for s in similarities]
     every = [r for s in similarities for r in shown[s].results]
-    parts.append("\n".join(_end(every, once(r.signature for r in _cited(every, several)))))
+    signatures = [*once(r.signature for r in _cited(every, several)), chosen_by]
+    parts.append("\n".join(_end(every, list(filter(None, signatures)))))
     return "\n\n".join(parts)
 
 
-def retrieval_details(results: Sequence[Result]) -> str:
-    """Each pair of languages in the best layer, where mixtures have too many for the table."""
+def retrieval_details(results: Sequence[Result], choice: Sequence[Result] = ()) -> str:
+    """Each pair of languages in that layer, where mixtures have too many for the table."""
     similarities = once(r.similarity for r in results)
-    best = _best(results, "p@1", similarities[0])
+    best = best_layers(choice or results, "p@1", similarities[0])
     texts = []
     for similarity in similarities:
         shown = _shown(results, best, similarity)
@@ -103,21 +115,21 @@ def retrieval_details(results: Sequence[Result]) -> str:
 
 def mining(results: Sequence[Result]) -> str:
     """Macro F1 by layer, then all pairs in the layer that is best on the development half."""
-    best = _best(results, "dev_f1")
+    best = best_layers(results, "dev_f1")
     shown = _shown(results, best)
     pairs = _mined(shown)
     if not fits(pairs):
         pairs = f"{_mined(shown, means=True)}\n{ELSEWHERE}"
-    metrics = {"dev_f1": "F1 on dev", "f1": "F1 on test"}
+    columns = {"F1 on dev": (results, "dev_f1"), "F1 on test": (results, "f1")}
     head = "Bitext mining by ratio margin: mean F1 in %, by layer (0 = embeddings)"
     end = _end(shown.results, once(r.signature for r in shown.results))
     chosen = "* best on dev, shown below; thresholds are tuned on dev, scores are of test"
-    return "\n".join([head, _by_layer(results, metrics, best), chosen, "", pairs, *end])
+    return "\n".join([head, by_layer(columns, best), chosen, "", pairs, *end])
 
 
 def mining_details(results: Sequence[Result]) -> str:
     """Each pair in the layer that is best on the development half, where they are many."""
-    shown = _shown(results, _best(results, "dev_f1"))
+    shown = _shown(results, best_layers(results, "dev_f1"))
     pairs = _mined(shown)
     if fits(pairs):
         return ""
@@ -140,9 +152,9 @@ def _mined(shown: Shown, means: bool = False) -> str:
         rows.append(
             (
                 name,
-                f"{f1.n:,}" if _is_pair(f1) else "",
-                *(_percent(r.value) for r in own.values()),
-                *(_percent(shown.mean(c, data, [languages], "f1")) for c in shown.controls),
+                f"{f1.n:,}" if is_pair(f1) else "",
+                *(percent(r.value) for r in own.values()),
+                *(percent(shown.mean(c, data, [languages], "f1")) for c in shown.controls),
                 unknown_share(max(f1.unknown) if f1.unknown else None),
             )
         )
@@ -152,50 +164,27 @@ def _mined(shown: Shown, means: bool = False) -> str:
     return f"{title}\n{table(rows, in_blocks=True)}\n{end}"
 
 
-def _by_layer(
-    results: Sequence[Result], metrics: dict[str, str], best: dict[str | None, int]
-) -> str:
-    """Means over all pairs: layers down with the untrained model's beside, baselines below."""
-    overall: dict[tuple[str | None, int | None, str], Result] = {}
-    for r in sorted((r for r in results if r.languages == (MACRO,)), key=lambda r: r.n):
-        overall[r.model, r.layer, r.metric] = r
-    models = [None, *([UNTRAINED] if UNTRAINED in best else [])]
-    names = [name for metric in metrics.values() for name in (metric, UNTRAINED)[: len(models)]]
-    rows = [("layer", *names)]
-
-    def cell(model: str | None, layer: int | None, metric: str) -> str:
-        r = overall.get((model, layer, metric))
-        if r is None:
-            return "-  " if layer is not None else ""
-        value = f"{100 * r.value:.1f}" + (f" ± {100 * r.spread:.1f}" if r.seeds else "")
-        return value + (" *" if layer is not None and layer == best[model] else "  ")
-
-    for layer in sorted({r.layer for r in results if r.model is None}):
-        rows.append((str(layer), *(cell(m, layer, metric) for metric in metrics for m in models)))
-    for name in _controls(results):
-        if name != UNTRAINED:
-            empty = ("",) * (len(models) - 1)
-            cells = ((cell(name, None, metric), *empty) for metric in metrics)
-            rows.append((name, *(c for own in cells for c in own)))
-    return table(rows)
-
-
 def _retrieval_layers(
-    results: Sequence[Result], similarity: str, best: dict[str | None, int]
+    results: Sequence[Result],
+    choice: Sequence[Result],
+    similarity: str,
+    best: Layers,
 ) -> str:
     own = [r for r in results if r.similarity == similarity]
-    data = once(r.data for r in own if _is_pair(r))
-    chances = {1 / r.n for r in own if _is_pair(r) and r.metric == "p@1"}
+    columns = {"choice": ([r for r in choice if r.similarity == similarity], "p@1")}
+    columns = (columns if choice else {}) | {"P@1": (own, "p@1")}
+    if UNSHARED in _metrics(own):
+        columns["unshared"] = (own, UNSHARED)
+    data = once(r.data for r in own if is_pair(r))
+    chances = {1 / r.n for r in own if is_pair(r) and r.metric == "p@1"}
     chance = f"{max(chances):.2%}" if len(chances) == 1 else f"at most {max(chances):.2%}"
-    metrics = {"p@1": "P@1"} | ({UNSHARED: "unshared"} if UNSHARED in _metrics(own) else {})
     xsim = "; xSIM error: 100 less P@1" if similarity == "margin" else ""
     name = data[0] if len(data) == 1 else f"{len(data)} mixtures"
     return "\n".join(
         [
             f"Sentence retrieval, {name}, by {similarity}{xsim}",
             f"P@1 in %, mean over all ordered pairs, by layer (0 = embeddings); chance {chance}",
-            _by_layer(own, metrics, best),
-            CHOSEN,
+            by_layer(columns, best),
         ]
     )
 
@@ -213,7 +202,7 @@ def _lines(lines: Sequence[Line], shown: Shown, title: str) -> str:
     values: dict[str, list[list[float | None]]] = {metric: [] for metric in metrics}
 
     def row(label: Sequence[str], n: str, own: list[float | None], unknown: str) -> tuple[str, ...]:
-        return (*label, n, *map(_percent, own), unknown)
+        return (*label, n, *map(percent, own), unknown)
 
     for line in lines:
         back = [pair[::-1] for pair in line.pairs]
@@ -246,7 +235,7 @@ def _lines(lines: Sequence[Line], shown: Shown, title: str) -> str:
 
 def _mixture_lines(data: str, shown: Shown) -> tuple[list[Line], str]:
     """For each pair, or each language where there are many; and what is shown of it."""
-    pairs = once(r.languages for r in shown.results if _is_pair(r) and r.data == data)
+    pairs = once(r.languages for r in shown.results if is_pair(r) and r.data == data)
     languages = sorted({language for pair in pairs for language in pair})
     forward = [pair for pair in pairs if pair[0] < pair[1]]
     shared = set.intersection(*map(set, pairs))
@@ -263,7 +252,7 @@ def _mixture_lines(data: str, shown: Shown) -> tuple[list[Line], str]:
 
 def _two_language_lines(mixtures: Sequence[str], shown: Shown) -> list[Line]:
     """A line for each mixture; a language that all have comes second."""
-    pairs = {r.data: r.languages for r in shown.results if _is_pair(r) and r.data in mixtures}
+    pairs = {r.data: r.languages for r in shown.results if is_pair(r) and r.data in mixtures}
     shared = set.intersection(*map(set, pairs.values()))
     lines = []
     for data, pair in pairs.items():
@@ -277,17 +266,17 @@ def _matrix(data: str, shown: Shown, model: str | None, metric: str) -> str:
     found = [
         r
         for r in shown.results
-        if _is_pair(r) and (r.model, r.data, r.metric) == (model, data, metric)
+        if is_pair(r) and (r.model, r.data, r.metric) == (model, data, metric)
     ]
     values = {r.languages: r.value for r in found}
     languages = sorted({language for pair in values for language in pair})
 
     def mean(pairs: Iterable[Pair]) -> str:
-        return _percent(_mean([values[p] for p in pairs if p in values]))
+        return percent(_mean([values[p] for p in pairs if p in values]))
 
     rows = [("query", *languages, "mean")]
     for a in languages:
-        own = [_percent(values.get((a, b))) if a != b else "·" for b in languages]
+        own = [percent(values.get((a, b))) if a != b else "·" for b in languages]
         rows.append((a, *own, mean([(a, b) for b in languages])))
     means = [mean([(a, b) for a in languages]) for b in languages]
     rows.append(("mean", *means, mean(values)))
@@ -299,27 +288,7 @@ def _matrix(data: str, shown: Shown, model: str | None, metric: str) -> str:
     return f"{title}\n{table(rows)}\nqueries down, the language that is searched across"
 
 
-def _best(
-    results: Sequence[Result], metric: str, similarity: str | None = None
-) -> dict[str | None, int]:
-    """The best layer of each model that has layers, by its mean over all pairs."""
-    best: dict[str | None, Result] = {}
-    means = [
-        r
-        for r in results
-        if (r.metric, r.similarity, r.languages) == (metric, similarity, (MACRO,))
-        and r.layer is not None
-    ]
-    most = max(r.n for r in means)  # those over all mixtures
-    for r in sorted(means, key=lambda r: r.layer):
-        if r.n == most and (r.model not in best or r.value > best[r.model].value):
-            best[r.model] = r
-    return {model: r.layer for model, r in best.items()}
-
-
-def _shown(
-    results: Sequence[Result], best: dict[str | None, int], similarity: str | None = None
-) -> Shown:
+def _shown(results: Sequence[Result], best: Layers, similarity: str | None = None) -> Shown:
     """Of each model its best layer, and what has no layers."""
     return Shown(r for r in results if r.similarity == similarity and r.layer == best.get(r.model))
 
@@ -330,7 +299,7 @@ def _mixtures(shown: Shown) -> tuple[list[str], list[str]]:
     Means over several mixtures belong to none.
     """
     languages: dict[str, set[str]] = {}
-    for r in filter(_is_pair, shown.results):
+    for r in filter(is_pair, shown.results):
         languages.setdefault(r.data, set()).update(r.languages)
     two = [data for data, own in languages.items() if len(own) == 2]
     several = [data for data in languages if data not in two]
@@ -339,23 +308,17 @@ def _mixtures(shown: Shown) -> tuple[list[str], list[str]]:
 
 def _cited(results: Sequence[Result], several: Sequence[str]) -> list[Result]:
     """Those whose signatures are printed: of many mixtures of two languages only the means'."""
-    pairs = {r.data for r in results if _is_pair(r)} - set(several)
+    pairs = {r.data for r in results if is_pair(r)} - set(several)
     return [r for r in results if r.data not in pairs]
 
 
 def _end(results: Sequence[Result], signatures: Sequence[str]) -> list[str]:
     """What columns mean, and how it was measured."""
-    meanings = {name: MEANINGS[name] for name in _controls(results)}
+    meanings = {name: MEANINGS[name] for name in controls_of(results)}
     lines = [legend(meanings)] if meanings else []
     if UNSHARED in _metrics(results):
         lines.append(wrapped(NO_QUERY))
     return [*lines, *unknown_legend(results), *signatures]
-
-
-def _controls(results: Iterable[Result]) -> list[str]:
-    """Those that are there, in their usual order."""
-    there = {r.model for r in results}
-    return [name for name in MEANINGS if name in there]
 
 
 def _metrics(results: Iterable[Result]) -> list[str]:
@@ -363,13 +326,5 @@ def _metrics(results: Iterable[Result]) -> list[str]:
     return [metric for metric in ("p@1", UNSHARED) if metric in there]
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def _is_pair(result: Result) -> bool:
-    return len(result.languages) == 2 and MACRO not in result.languages

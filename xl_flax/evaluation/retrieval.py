@@ -9,18 +9,22 @@ import gin
 import numpy as np
 from annotated_types import Len, doc
 
+from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.evaluation import report_pairs as report
+from xl_flax.evaluation.base import Evaluation
 from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.pairs import Embedded, PairEvaluation
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, Similarity, found_at_1
-from xl_flax.evaluation.sentences import Space
+from xl_flax.evaluation.sentences import Space, is_about
 from xl_flax.evaluation.unshared import share_a_string
+from xl_flax.settings import MixtureNames
 
 # Of the languages of a result; XTREME's Tatoeba scores are those of ("eng", other) by this.
 DIRECTION = "query>searched"
+VALIDATION = "validation"
 Similarities = Annotated[
     Sequence[Similarity], Len(1), doc(f"a list of some of {', '.join(map(repr, NEIGHBOURS))}")
 ]
@@ -42,6 +46,27 @@ class SentenceRetrieval(PairEvaluation):
     """
 
     similarity: Similarities = ("cosine",)  # each is scored, of one embedding
+    # Aligned text whose validation split says which layer is shown, by the mean over all its pairs
+    # and the first similarity; all its languages. None: the test does, which must not be quoted.
+    choose_on: MixtureNames | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        both = {*mixture_names(self.choose_on or ())} & {*mixture_names(self.mixture)}
+        if both and self.split == VALIDATION:
+            self.fail(
+                f"choose_on = {self.choose_on!r}: {', '.join(sorted(both))}/{VALIDATION} is what "
+                "is tested; name other text"
+            )
+
+    @property
+    def parts(self) -> list[Evaluation]:
+        """The test, and the same on `choose_on`."""
+        if self.choose_on is None:
+            return [self]
+        # Languages are chosen of the test's mixtures, and others may lack them.
+        on = {"mixture": self.choose_on, "split": VALIDATION, "languages": None, "choose_on": None}
+        return [self, dataclasses.replace(self, **on)]
 
     def signed(self, spaces: Sequence[Space], context: Context) -> list[str]:
         """One per mixture, space and similarity.
@@ -102,12 +127,18 @@ class SentenceRetrieval(PairEvaluation):
         return context.once(("shared", spec, pairs), count)
 
     def table(self, results: Sequence[Result]) -> str:
-        """The mean by layer, then languages or pairs in the best layer."""
-        return noted(self.center, report.retrieval(results))
+        """The mean by layer, then languages or pairs in the layer that is chosen."""
+        return noted(self.center, report.retrieval(*self._divided(results)))
 
     def details(self, results: Sequence[Result]) -> str:
-        """All pairs in the best layer, where they are too many for the table."""
-        return noted(self.center, report.retrieval_details(results))
+        """All pairs in that layer, where they are too many for the table."""
+        return noted(self.center, report.retrieval_details(*self._divided(results)))
+
+    def _divided(self, results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
+        """Those of the test, and those of `choose_on`."""
+        specs = [spec for part in self.parts[1:] for spec in part.datasets]
+        choice = [r for r in results if is_about(r, specs)]
+        return [r for r in results if not is_about(r, specs)], choice
 
     def _template(
         self,

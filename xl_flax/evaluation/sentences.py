@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -352,6 +353,13 @@ def _data_name(specs: Sequence[DatasetSpec]) -> str:
         digest = hashlib.sha256("\n".join(spec.mixture for spec in specs).encode()).hexdigest()
         name += f"+{len(specs) - 1}#{digest[:6]}"
     return f"{name}/{specs[0].split}"
+
+
+def is_about(result: Result, specs: Sequence[DatasetSpec]) -> bool:
+    """Whether a result is of one of these mixtures, or a mean over several of them."""
+    mixture, _, split = result.data.rpartition("/")
+    first = re.sub(r"\+\d+#\w{6}$", "", mixture)
+    return (first, split) in {(spec.mixture, spec.split) for spec in specs}
 
 
 def check_finite(vectors: dict[str, Any], where: str) -> None:
