@@ -78,7 +78,10 @@ SIZES = (
     "--gin.EncoderConfig.num_heads=2", "--gin.EncoderConfig.mlp_width=64",
     "--gin.OptimizerConfig.warmup_steps=0", "--gin.TrainConfig.log_every=1",
 )  # fmt: skip
-TEXT = ("--gin.TASK_MODULES=['small_tasks']", "--gin.MIXTURE=small")
+TEXT = (
+    "--gin.TASK_MODULES=['small_tasks']", "--gin.MIXTURE=small",
+    "--gin.SentenceRetrieval.choose_on=None",
+)  # fmt: skip
 FEW = "--gin.Anisotropy.sentences=10"
 UNWATCHED = ("--gin.TrainConfig.held_out=[]", "--gin.EvaluateConfig.evaluations=[]")
 

@@ -88,7 +88,7 @@ def test_the_quickstart_takes_phases():
         (name, split)
         for name in ("synthetic_core", "synthetic")
         for split in ("train", "validation", "test")
-    }
+    } | {("synthetic_multiway", "validation")}
 
 
 def test_infoxlm_is_what_its_official_code_trains():
@@ -150,6 +150,7 @@ def test_phases_may_be_named_wherever_a_mixture_is():
     try:
         splits = ("train", "validation", "test")
         expected = {(name, s) for name in ("synthetic_core", "synthetic") for s in splits}
+        expected.add(("synthetic_multiway", "validation"))  # a layer is chosen there
         assert {(spec.mixture, spec.split) for spec in required()} == expected
     finally:
         gin.clear_config()
