@@ -423,6 +423,42 @@ def test_controls_are_measured_once_and_shown_beside_each_checkpoint(
     assert not rows(other, step=0) and "untrained" not in capsys.readouterr().out
 
 
+def test_a_layer_is_chosen_on_other_text_and_its_results_are_results(
+    command, rows, monkeypatch, capsys
+):
+    flags = ["--gin_file=gin/eval/retrieval.gin", "--gin.SentenceRetrieval.choose_on=one-other"]
+    flags += ["--gin.SentenceRetrieval.layers=[0, 1]"]
+    flags += ["--gin.SentenceRetrieval.similarity=['cosine']", "--gin.EvaluateConfig.controls=True"]
+    command(*flags)
+    text = capsys.readouterr().out
+
+    def best(data, model=None):
+        found = rows(data=data, metric="p@1", languages=["macro"], model=model)
+        return max(found, key=lambda r: r["value"])["layer"]
+
+    def mean(data, layer, model=None):
+        wanted = {"data": data, "metric": "p@1", "languages": ["macro"], "model": model}
+        return {r["layer"]: r["value"] for r in rows(**wanted)}[layer]
+
+    layer, own = best("one-other/validation"), best("one-other/validation", "untrained")
+    of_untrained = "" if own == layer else f" (untrained: {own})"
+    assert f"all/test by pairs, by cosine, layer {layer}{of_untrained}: P@1" in text
+    assert "* best on one-other/validation, shown below; choice" in text
+    values = [mean(data, layer) for data in ("one-other/validation", "all/test")]
+    line = next(x.split() for x in text.splitlines() if x.split()[:1] == [str(layer)])
+    assert line[1:3] == [f"{100 * values[0]:.1f}", "*"] and f"{100 * values[1]:.1f}" in line
+    for model in ("tf-idf", "length"):
+        assert rows(data="one-other/validation", model=model)
+    monkeypatch.setattr(Subject, "load", None)
+    monkeypatch.setattr(Subject, "untrained", None)
+    command(*flags, fresh=False)
+    again = capsys.readouterr().out
+    assert text.split("\nSentence retrieval")[1] == again.split("\nSentence retrieval")[1]
+    assert again.count("From ") == 1
+    with pytest.raises(UserError, match="'t_one', split 'validation' has one language .one."):
+        command(*flags, "--gin.SentenceRetrieval.choose_on=t_one")
+
+
 @dataclasses.dataclass(frozen=True)
 class Spread(SentenceEvaluation):
     """How far the sentences of each language lie from their mean, in every layer."""

@@ -73,6 +73,44 @@ def test_the_untrained_models_layer_is_chosen_as_the_checkpoints_is():
     assert ["a-b", "100", "25.0", "75.0", "50.0", "-"] in cells(text)
 
 
+def by_layers(data, best, pairs=PAIRS, **more):
+    """Results of three layers, of which one is ten times as good as the others."""
+    made = []
+    for layer in range(3):
+        own = {pair: value / (1 if layer == best else 10) for pair, value in pairs.items()}
+        made += retrieval_results(data, own, layer, **more)
+    return made
+
+
+UNTRAINED = {"model": "untrained", "seeds": (0.1, 0.3)}
+
+
+def test_layers_are_chosen_on_other_text_also_that_of_the_untrained_model():
+    test = by_layers("m/test", 2) + by_layers("m/test", 1, **UNTRAINED)
+    choice = by_layers("o/validation", 0) + by_layers("o/validation", 2, **UNTRAINED)
+    text = report.retrieval(test, choice)
+    found = cells(text)
+    assert ["layer", "choice", "untrained", "P@1", "untrained"] in found
+    assert [*("0", "50.0", "*", "5.0", "±", "14.1"), *("5.0", "*", "5.0", "±", "14.1")] in found
+    assert [*("2", "5.0", "50.0", "±", "14.1", "*"), *("50.0", "5.0", "±", "14.1", "*")] in found
+    assert "* best on o/validation, shown below; choice: P@1 there, all pairs" in text
+    assert "layer 0 (untrained: 2)" in text and ["a-b", "100", "2.5", "7.5", "5.0", "-"] in found
+    assert text.splitlines()[-1] == "sign o/validation 0 cosine"
+    assert "chance 1.00%" in text and "best on this very test" in report.retrieval(test)
+
+
+def test_a_layer_is_chosen_by_the_first_similarity_and_the_mean_over_all_mixtures():
+    test = by_layers("m/test", 2)
+    means = [r for r in by_layers("first+1#012abc/validation", 1) if MACRO in r.languages]
+    choice = by_layers("first/validation", 2) + by_layers("second/validation", 1) + means
+    test += by_layers("m/test", 2, similarity="margin")
+    choice += by_layers("first/validation", 0, similarity="margin")
+    text = report.retrieval(test, choice)
+    assert text.count("* best by cosine on first+1#012abc/validation, shown below") == 2
+    assert "m/test by pairs, by margin, layer 1" in text
+    assert "sign first+1#012abc/validation 1 cosine" in text and "sign second" not in text
+
+
 def test_queries_that_share_no_string_have_lines_of_their_own():
     unshared = retrieval_results("m/test", {("a", "b"): 0.1, ("b", "a"): 0.2}, 2, n=7)
     unshared = [dataclasses.replace(r, metric="p@1_unshared") for r in unshared]
@@ -191,8 +229,9 @@ def test_tables_of_many_languages_have_80_columns_and_details_have_each_pair(sim
         whole = kind == "matrix"
         results = controls_of(results)
         text, details = report.retrieval(results), report.retrieval_details(results)
-        lines = [x for x in text.splitlines() if not x.startswith("sign ")]
-        assert max(map(len, lines)) <= 80 and "l07" in text
+        chosen = report.retrieval(results, results)
+        lines = [x for x in (text + chosen).splitlines() if not x.startswith("sign ")]
+        assert max(map(len, lines)) <= 80 and "l07" in text and "  choice  " in chosen
         assert bool(details) == whole == ("in the file named below" in text)
         # of each similarity and score a matrix of the checkpoint and of each control
         assert details.count("query  ") == 8 * len(similarities) * whole

@@ -1,3 +1,4 @@
+import dataclasses
 import types
 
 import numpy as np
@@ -17,10 +18,11 @@ from xl_flax.evaluation.context import Context, check_aligned
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.retrieval import SentenceRetrieval
 from xl_flax.evaluation.scores import found_at_1
-from xl_flax.evaluation.sentences import Space, check_finite
+from xl_flax.evaluation.sentences import Space, check_finite, is_about
 from xl_flax.models.config import EncoderConfig
 
 SPEC = DatasetSpec("m", "test", Layout(128))
+RESULT = Result("retrieval", "m/test", ("a", "b"), "p@1", 0.5, 10, "s")
 
 
 def normal(seed, *shape):
@@ -145,6 +147,31 @@ def test_some_of_a_mixtures_languages_are_chosen(description):
     ):
         with pytest.raises(UserError, match=message):
             SentenceRetrieval("m", languages=languages).signatures(description, three)
+
+
+def test_the_text_by_which_layers_are_chosen_is_measured_alike_and_read_in_no_training():
+    alike = {"pivot": "eng", "center": True, "pooling": "cls", "similarity": ["csls"]}
+    evaluation = SentenceRetrieval("m", choose_on=["o", "p"], languages=["deu", "eng"], **alike)
+    assert evaluation.datasets == [SPEC]
+    other = [DatasetSpec(name, "validation", SPEC.layout) for name in "op"]
+    assert evaluation.every_dataset == [SPEC, *other]
+    test, choice = evaluation.parts
+    assert test is evaluation
+    assert choice == SentenceRetrieval(["o", "p"], split="validation", **alike)
+    assert choice.parts == [choice]
+    with pytest.raises(UserError, match="choose_on = 'm': m/validation is what is tested; name"):
+        SentenceRetrieval(["m", "n"], split="validation", choose_on="m")
+    SentenceRetrieval("m", choose_on="m")  # another split
+
+
+def test_results_of_a_test_are_told_from_those_of_the_choice():
+    specs = [DatasetSpec(name, "validation", SPEC.layout) for name in "op"]
+    for data, about in (
+        ("o/validation", True), ("o+1#0a1b2c/validation", True), ("p/validation", True),
+        ("o/test", False), ("m/validation", False), ("m+1#0a1b2c/validation", False),
+    ):  # fmt: skip
+        result = dataclasses.replace(RESULT, data=data)
+        assert is_about(result, specs) == about
 
 
 def test_results_know_how_much_of_each_language_is_unknown(description):
