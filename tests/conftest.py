@@ -115,13 +115,15 @@ def run_here(monkeypatch, capfd):
 
     def run(command, flags):
         capfd.readouterr()
-        {"train": train, "evaluate": evaluate}[command].main(flags)
+        try:
+            {"train": train, "evaluate": evaluate}[command].main(flags)
+        finally:
+            gin.clear_config()  # what it binds ends with the command
         return capfd.readouterr().out
 
     jax.config.update("jax_disable_most_optimizations", True)
     yield run
     jax.config.update("jax_disable_most_optimizations", False)
-    gin.clear_config()
 
 
 @pytest.fixture(scope="session")
