@@ -121,6 +121,7 @@ seqio.MixtureRegistry.add("tempered", ["one", "two"],
     default_rate=functools.partial(seqio.mixing_rate_num_examples, temperature=2.0))
 from tasks import text
 text.add_language_mixture("by_tokens", ["one", "two"], exponent=0.3, by="tokens")
+seqio.MixtureRegistry.add("of_mixtures", ["by_tokens", "both"], default_rate=1.0)
 """)
             return files
 
@@ -231,6 +232,14 @@ def test_rates_over_tokens_are_left_to_the_layout(project):
     mixture = read_mixture(project.cache, "by_tokens", "train")
     assert (mixture.rates, mixture.exponent) == ({"one": 1.0, "two": 1.0}, 0.3)
     assert read_mixture(project.cache, "one", "train").exponent is None
+
+
+def test_rates_over_tokens_are_not_lost_in_a_mixture_of_mixtures(project):
+    project.two_languages()
+    with pytest.raises(
+        UserError, match="'of_mixtures' holds 'by_tokens', whose rates"
+    ):
+        project.run("--dataset=of_mixtures:train:32")
 
 
 def test_held_out_examples_keep_their_order_and_their_empty_lines(project, held_out):

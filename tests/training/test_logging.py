@@ -130,6 +130,16 @@ def test_changes_are_those_of_the_batch_that_has_them_first():
     }
 
 
+def test_a_batch_that_shrinks_changes_once():
+    made = feed()
+    made.objective = MaskedLM(Rows("a", 64), [(0, 16), (25, 2), (55, 8)])
+    changes = {}
+    for made.rows in (0, 16, *range(32, 56, 2), 56, 64, 72):
+        changes[made.rows] = made.changes()
+    changes = {rows: change for rows, change in changes.items() if change}
+    assert changes == {32: {"batch_size": 2}, 56: {"batch_size": 8}}
+
+
 def test_metrics_of_ones_own_are_on_the_console():
     own = {"accuracy": Mean("c"), "margin": Mean("m"), "fill": Mean("t", on_console=False)}
     values = SPEED | {"loss": 2.0, "learning_rate": 1e-3, "grad_norm": 1.0}

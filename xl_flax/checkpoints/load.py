@@ -254,7 +254,8 @@ def replace_params(
       include: regular expression that a path must match as a whole.
       exclude: regular expression of paths to leave out all the same; "" for none.
       stack: the layers of a shallower model are repeated: layer i is its layer i mod n, of n (Gong
-        et al. 2019, Efficient Training of BERT by Progressively Stacking, §3).
+        et al. 2019, Efficient Training of BERT by Progressively Stacking, §3). A first layer that
+        stands outside the stack (ModernBERT) is taken once: only the others are repeated.
 
     Returns:
       The new parameters, the paths that were taken, and the checkpoint's folder.

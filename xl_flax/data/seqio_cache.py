@@ -149,6 +149,9 @@ def resolve_mixture(
 
     seqio's functions of rates ask a task how many examples it has; the cache knows. How many tokens
     it has depends on the layout, so rates over tokens are left to `row_rates`.
+
+    Raises:
+      UserError: no task is left, or a mixture with rates over tokens is part of another one.
     """
     provider = seqio.get_mixture_or_task(name)
     tasks = split_tasks(provider, split)
@@ -161,6 +164,7 @@ def resolve_mixture(
             task.num_input_examples = lambda split, count=examples[task.name]: count
             stack.callback(delattr, task, "num_input_examples")
         if isinstance(provider, seqio.Mixture):
+            _check_parts(provider)
             rates = {task.name: float(provider.get_rate(task)) for task in tasks}
         else:
             rates = {provider.name: 1.0}
@@ -180,3 +184,13 @@ def resolve_mixture(
         excluded_languages=left_out,
         exponent=getattr(provider, TOKENS_EXPONENT, None),
     )
+
+
+def _check_parts(mixture: seqio.Mixture) -> None:
+    """Raises UserError if rates of a mixture inside would be lost: seqio knows no tokens."""
+    for name in mixture.rate_per_task_name:
+        if hasattr(seqio.get_mixture_or_task(name), TOKENS_EXPONENT):
+            raise UserError(
+                f"mixture {mixture.name!r} holds {name!r}, whose rates count tokens, which seqio "
+                "cannot combine: name the tasks themselves"
+            )

@@ -48,7 +48,8 @@ class MomentumContrastive(sentences.SentenceObjective):
 
     batch_size: Count = gin.REQUIRED  # one size for the whole run
     queue_size: Count = gin.REQUIRED
-    """Vectors in the queue; rounded down to whole batches, each with a place for every example."""
+    """Places for vectors in the queue, rounded down to whole batches. Each row has as many as the
+    fullest row needs, so that those of others stay empty in part: fewer negatives than places."""
     momentum: Fraction = 0.999
     query: Literal["random", "both", "first"] = "random"
     """Which text asks: a "random" one of each pair (PPA, InfoXLM), "both", or the "first" one."""

@@ -1,5 +1,6 @@
 """What belongs to one objective of a run: its rows, its buffers, and how far it has read."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,9 +62,14 @@ class Feed:
 
     def _row_before(self) -> int:
         """The row at which the batch before the next one began; 0 if there was none."""
-        sizes = [size for _, size in self.objective.batch_phases]
-        rows = [self.rows - size for size in sizes if size <= self.rows]
-        return next((r for r in rows if r + self.objective.batch_at(r) == self.rows), 0)
+        begin = 0  # of the first batch of a size
+        for (_, size), (end, _) in itertools.pairwise(
+            [*self.objective.batch_phases, (self.rows, 0)]
+        ):
+            begin += max(0, -(-(end - begin) // size)) * size
+            if self.rows <= begin:
+                break
+        return max(self.rows - size, 0)
 
     def first_batch(self) -> Batch:
         """The batch at which the stream begins, read here and now."""

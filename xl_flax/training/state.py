@@ -228,8 +228,9 @@ def init_from(params: Any, config: InitFrom, description: Description) -> tuple[
         )
     total = len(jax.tree.leaves(params))
     said = f"took {len(taken)} of {total} parameter arrays from {checkpoint}"
-    if config.stack:
-        said += f", whose {source.encoder.num_layers} layers are repeated"
+    depth, own = source.encoder.num_layers, description.encoder.num_layers
+    if config.stack and depth != own:
+        said += f", whose {depth} layers are repeated to make {own}"
     if left := sorted(source.heads.keys() - description.heads.keys()):
         said += f"; its heads {', '.join(left)} are left behind: no objective here has them"
     return params, said

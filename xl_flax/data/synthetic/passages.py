@@ -41,7 +41,9 @@ class Passage:
 def passage(
     language: Language, split: str, index: int, question_language: Language | None = None
 ) -> Passage:
-    """Passage ``index`` of a split, the same meanings in every language; no split has another's.
+    """Passage ``index`` of a split, the same meanings in every language.
+
+    No split has another's passages; a sentence of one may stand in a passage of another.
 
     Args:
       language: of the passage and the answers.
