@@ -236,9 +236,7 @@ def test_rates_over_tokens_are_left_to_the_layout(project):
 
 def test_rates_over_tokens_are_not_lost_in_a_mixture_of_mixtures(project):
     project.two_languages()
-    with pytest.raises(
-        UserError, match="'of_mixtures' holds 'by_tokens', whose rates"
-    ):
+    with pytest.raises(UserError, match="'of_mixtures' holds 'by_tokens', whose rates"):
         project.run("--dataset=of_mixtures:train:32")
 
 
