@@ -40,4 +40,5 @@ for seed in ${SEEDS:-0 1 2}; do
 done
 shopt -s nullglob  # settings that were not trained are left out
 python -m xl_flax.evaluation.compare "$folder"/{mlm,tlm,contrastive,all,dual}/[0-9] \
-  --seen=ces,deu,eus,fin,fra,mlg,rus,spa,tgl,vie,zho --choose_on=bible --plot="$folder/parallel.png"
+  --group=seen=ces,deu,eus,fin,fra,mlg,rus,spa,tgl,vie,zho --group=unseen= \
+  --choose_on=bible/validation --plot="$folder/parallel.png"

@@ -27,3 +27,8 @@ for seed in ${SEEDS:-0 1 2}; do
     run "$setting" "$seed" "$@"
   done
 done
+
+source launch/environment.sh eval
+# Only beta has translations into alpha in training; anchored has words of alpha, the others neither.
+python -m xl_flax.evaluation.compare "$folder"/{mlm,tlm,labse,ppa,infoxlm}/[0-9] --pivot=alpha \
+  --group=beta=beta --group=anchored=anchored --group=gamma,inverted=gamma,inverted --choose_on=synthetic/validation

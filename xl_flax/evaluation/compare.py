@@ -1,19 +1,20 @@
 """Results of several runs side by side:  python -m xl_flax.evaluation.compare RUN… --layer=8
 
 A run's folder is SETTING/SEED, as launch/parallel.sh makes them; what is shown is the mean over the
-seeds of a setting, and their standard deviation. Retrieval with English, both directions, over the
-languages that were trained on (`--seen`) and over those that were not, by data. Below the settings
+seeds of a setting, and their standard deviation. Retrieval with English or another language
+(`--pivot`), both directions, by data and by groups of languages (`--group`). Below the settings
 stand their controls: the untrained model, TF-IDF and sentence length. Each setting is shown at the
 layer that is best for it on the data of `--choose_on`, better not the test itself, or at `--layer`;
-so is the untrained model. Every signature is in the runs' `results.jsonl`. `--plot=FILE.png` draws
-all layers.
+so is the untrained model. Data are called by the first part of their names, with the split if it is
+not "test". Of a run, its last checkpoint counts. Every signature is in the runs' `results.jsonl`.
+`--plot=FILE.png` draws all layers.
 """
 
 import argparse
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +26,8 @@ from xl_flax.evaluation.lexical import LEXICAL
 from xl_flax.evaluation.results import UNTRAINED
 from xl_flax.text_table import table, wrapped
 
-PIVOT = "eng"
 METRICS = {
-    "p@1": f"P@1 by cosine between a language and {PIVOT}, mean of both directions, in %",
+    "p@1": "P@1 by cosine between a language and {}, mean of both directions, in %",
     "p@1_unshared": "The same without queries whose translation shares a digit or a string",
 }
 CENTRED = ", centred"
@@ -35,7 +35,7 @@ CONTROLS = (UNTRAINED, *LEXICAL)
 LEGEND = (
     "mean ± standard deviation over seeds; in brackets the difference to the untrained model, or ≈ "
     "and no verdict where mean ± deviation overlap or there is one seed; layer: 0 = embeddings; "
-    "seen: in training; untrained, tf-idf and length: controls, see docs/evaluation.md"
+    "untrained, tf-idf and length: controls, see docs/evaluation.md"
 )
 
 
@@ -44,7 +44,7 @@ class Cell(NamedTuple):
 
     # Or a control; with ", centred" where languages' means were taken out, of training text "by …".
     setting: str
-    data: str  # "ntrex" or "tatoeba", with ", seen" or ", unseen"
+    data: str  # as in "ntrex, seen": data and a group of languages
     layer: int | None  # None: of what has no layers
     metric: str = "p@1"
 
@@ -52,45 +52,56 @@ class Cell(NamedTuple):
 Cells = Mapping[Cell, Sequence[float]]  # of each seed
 
 
-def collect(runs: Sequence[str], seen: Iterable[str]) -> dict[Cell, list[float]]:
+def collect(
+    runs: Sequence[str], groups: Mapping[str, Collection[str]], pivot: str = "eng"
+) -> dict[Cell, list[float]]:
     """The mean accuracy of each run, by cell; one value per seed. Behind them their controls.
 
     Args:
       runs: folders SETTING/SEED with a `results.jsonl`.
-      seen: languages of training, as results name them.
+      groups: languages by the group's name; an empty group has all that no other one names.
+      pivot: the language that all are compared with.
 
     Raises:
-      UserError: a folder has no results of retrieval with English.
+      UserError: a folder has no results of retrieval with the pivot, or such of one text that were
+        measured in two ways.
     """
     cells: dict[Cell, list[float]] = {}
     controls: dict[Cell, dict[str, list[float]]] = {}
     for run in runs:
-        rows = results_lib.read(os.path.join(run, results_lib.FILE))
+        path = os.path.join(run, results_lib.FILE)
+        rows = results_lib.read(path)
         setting = os.path.basename(os.path.dirname(os.path.abspath(run)))
         last = max((row.step for row in rows), default=0)
-        own = _values([r for r in rows if r.model is None and r.step == last], set(seen))
-        if not own:
+        own = [row for row in rows if row.model is None and row.step == last]
+        found = _values(path, own, groups, pivot)
+        if not found:
             raise UserError(
-                f"{run} has no results of sentence retrieval with {PIVOT!r}, which is all that "
+                f"{run} has no results of sentence retrieval with {pivot!r}, which is all that "
                 "is compared here: evaluate it on text that has this language, too"
             )
-        for cell, (value,) in own.items():
+        for cell, (value,) in found.items():
             named = cell._replace(setting=setting + cell.setting)
             cells.setdefault(named, []).append(value)
-        for cell, values in _values([r for r in rows if r.model is not None], set(seen)).items():
+        beside = [row for row in rows if row.model is not None]
+        for cell, values in _values(path, beside, groups, pivot).items():
             controls.setdefault(cell, {})[setting] = values
     return cells | _controls(controls)
 
 
 def _controls(found: Mapping[Cell, Mapping[str, list[float]]]) -> dict[Cell, list[float]]:
-    """Those of all settings, once if they are the same, else by setting: shapes differ."""
-    if all(values == next(iter(own.values())) for own in found.values() for values in own.values()):
-        return {cell: next(iter(own.values())) for cell, own in found.items()}
-    return {
-        cell._replace(setting=_of(cell.setting, setting)): values
+    """Each once if it is the same for all settings, else by setting: shapes differ."""
+    differ = {
+        cell.setting
         for cell, own in found.items()
-        for setting, values in own.items()
+        if any(values != next(iter(own.values())) for values in own.values())
     }
+    controls: dict[Cell, list[float]] = {}
+    for cell, own in found.items():
+        for setting, values in own.items():
+            name = _of(cell.setting, setting) if cell.setting in differ else cell.setting
+            controls[cell._replace(setting=name)] = values
+    return controls
 
 
 def _of(control: str, setting: str) -> str:
@@ -105,26 +116,48 @@ def _parts(setting: str) -> tuple[str, str]:
     return base, centred + by
 
 
-def _values(rows: Sequence[results_lib.Row], seen: set[str]) -> dict[Cell, list[float]]:
-    """P@1 by cosine, the mean over languages and directions with English; one value per seed."""
-    values: dict[Cell, dict[tuple, Sequence[float]]] = {}
+def _values(
+    path: str, rows: Sequence[results_lib.Row], groups: Mapping[str, Collection[str]], pivot: str
+) -> dict[Cell, list[float]]:
+    """P@1 by cosine, the mean over a group's languages and both directions; one value per seed."""
+    values: dict[Cell, dict[tuple, results_lib.Row]] = {}
     for row in rows:
-        a, b = row.languages if len(row.languages) == 2 else (None, None)
-        counts = row.metric in METRICS and row.similarity == "cosine"
-        if not counts or PIVOT not in (a, b) or results_lib.MACRO in (a, b):
+        counts = row.metric in METRICS and row.similarity == "cosine" and len(row.languages) == 2
+        if not counts or pivot not in row.languages or results_lib.MACRO in row.languages:
             continue
-        part = "seen" if (b if a == PIVOT else a) in seen else "unseen"
-        family = re.split(r"[_/]", row.data)[0]
+        group = _group(*(x for x in row.languages if x != pivot), groups)
+        if group is None:
+            continue
         center = re.search(r"\|center:([^|]*)|$", row.signature)[1] or "none"  # of lexical ones
         centred = {"none": "", "test_mean": CENTRED}.get(center, f"{CENTRED} by {center}")
-        cell = Cell((row.model or "") + centred, f"{family}, {part}", row.layer, row.metric)
-        # Lexical controls of chosen languages are there beside those of all.
-        values.setdefault(cell, {})[row.data, row.languages] = row.seeds or (row.value,)
-    return {cell: np.mean([*own.values()], axis=0).tolist() for cell, own in values.items()}
+        data = f"{_data(row.data)}, {group}"
+        cell = Cell((row.model or "") + centred, data, row.layer, row.metric)
+        there = values.setdefault(cell, {})
+        other = there.setdefault((row.data, row.languages), row)
+        if row.model is None and other.signature != row.signature:
+            raise UserError(
+                f"{path}: {row.data} was measured in two ways, which are not to be mixed: "
+                f"{other.signature} and {row.signature}; delete the lines of one of them"
+            )
+    return {
+        cell: np.mean([row.seeds or (row.value,) for row in own.values()], axis=0).tolist()
+        for cell, own in values.items()
+    }
+
+
+def _group(language: str, groups: Mapping[str, Collection[str]]) -> str | None:
+    rest = next((name for name, languages in groups.items() if not languages), None)
+    return next((name for name, languages in groups.items() if language in languages), rest)
+
+
+def _data(data: str) -> str:
+    """ "ntrex/test" → "ntrex", "bible_deu_eng/validation" → "bible/validation"."""
+    mixture, _, split = data.rpartition("/")
+    return mixture.split("_")[0] + ("" if split == "test" else f"/{split}")
 
 
 def chosen_layers(cells: Cells, data: str) -> dict[str, int | None]:
-    """The layer of each setting with the best mean over seeds on some data, as in "bible".
+    """The layer of each setting with the best mean over seeds on some data.
 
     The untrained model's is chosen likewise; what has no layers has None.
 
@@ -145,12 +178,13 @@ def chosen_layers(cells: Cells, data: str) -> dict[str, int | None]:
     return {setting: layer for setting, (_, layer) in best.items()}
 
 
-def report(cells: Cells, layers: Mapping[str, int | None]) -> str:
+def report(cells: Cells, layers: Mapping[str, int | None], pivot: str = "eng") -> str:
     """A table for each metric: settings down, data across; then what is above what.
 
     Args:
       cells: from `collect`.
       layers: which one to show of each setting.
+      pivot: the language that all are compared with.
     """
     parts = []
     for metric, title in METRICS.items():
@@ -162,7 +196,7 @@ def report(cells: Cells, layers: Mapping[str, int | None]) -> str:
             if Cell(setting, name, layer, metric) in cells
         }
         if shown:
-            parts += [f"{title}\n{_table(shown, layers, data)}", _orders(shown, data)]
+            parts += [f"{title.format(pivot)}\n{_table(shown, layers, data)}", _orders(shown, data)]
     return "\n\n".join([*parts, wrapped(LEGEND)])
 
 
@@ -235,7 +269,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
 
 
-def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
+def plot(cells: Cells, path: str, pivot: str = "eng") -> None:
     """Draws accuracy by layer, a panel per data and a line per setting, with the seeds' range.
 
     Controls are grey: the untrained model by layer, what has no layers as a dotted line.
@@ -274,7 +308,7 @@ def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
         axis.set_xlabel("layer (0 = embeddings)")
         axis.set_xticks(every)
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("P@1 with English (%)")
+    axes[0][0].set_ylabel(f"P@1 with {pivot} (%)")
     figure.tight_layout()
     lines = axes[0][0].get_legend_handles_labels()
     figure.legend(*lines, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
@@ -282,25 +316,44 @@ def plot(cells: Mapping[Cell, Sequence[float]], path: str) -> None:
     plt.close(figure)
 
 
+def _named(text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, languages = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=LANGUAGES, as in seen=ces,deu")
+    return name, tuple(filter(None, languages.split(",")))
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.Help)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders SETTING/SEED")
-    parser.add_argument("--seen", default="", help="languages of training, as in eng,deu")
+    parser.add_argument(
+        "--group",
+        action="append",
+        type=_named,
+        metavar="NAME=LANGUAGES",
+        help="show these together, as in seen=ces,deu; without languages all others; repeatable",
+    )
+    parser.add_argument("--pivot", default="eng", metavar="LANGUAGE", help="compare with this one")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--layer", type=int, help="show this layer")
-    which.add_argument("--choose_on", metavar="DATA", help="show each setting's best layer on this")
+    which.add_argument(
+        "--choose_on",
+        metavar="DATA",
+        help="show each setting's best layer on this, as on bible/validation",
+    )
     parser.add_argument("--plot", metavar="FILE", help="also draw the layers as a PNG")
     args = parser.parse_args(argv)
     cli.check_paths(args, "runs", "plot")
-    cells = collect(args.runs, args.seen.split(","))
+    groups = dict(args.group or [("all", ())])
+    cells = collect(args.runs, groups, args.pivot)
     if args.choose_on:
         layers = chosen_layers(cells, args.choose_on)
     else:
         layers = {c.setting: None if c.layer is None else args.layer for c in cells}
-    print(report(cells, {c.setting: layers[c.setting] for c in cells}))
+    print(report(cells, {c.setting: layers[c.setting] for c in cells}, args.pivot))
     if args.plot:
-        plot(cells, args.plot)
+        plot(cells, args.plot, args.pivot)
         print(f"\nwrote {args.plot}")
 
 
