@@ -117,7 +117,7 @@ def folder(tmp_path_factory):
     for name, text in WRITTEN.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text + "\n")
-    for setting in ("mlm", "tlm", "contrastive", "all"):
+    for setting in ("mlm", "tlm", "contrastive", "all", "dual"):
         for seed in "012":
             (folder / "runs/parallel" / setting / seed).mkdir(parents=True)
     return folder

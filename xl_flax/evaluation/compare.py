@@ -15,7 +15,7 @@ import itertools
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -260,7 +260,12 @@ def _deviation(setting: str, values: Sequence[float]) -> float | None:
 
 
 def _is_control(setting: str) -> bool:
-    return _parts(setting)[0].split(" of ")[0] in CONTROLS
+    return _kind(setting) in CONTROLS
+
+
+def _kind(setting: str) -> str:
+    """ "untrained of mlm, centred" → "untrained"."""
+    return _parts(setting)[0].split(" of ")[0]
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -270,7 +275,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def plot(cells: Cells, path: str, pivot: str = "eng") -> None:
-    """Draws accuracy by layer, a panel per data and a line per setting, with the seeds' range.
+    """Draws accuracy by layer, with the seeds' range: data across, measures down.
 
     Controls are grey: the untrained model by layer, what has no layers as a dotted line.
     """
@@ -279,41 +284,52 @@ def plot(cells: Cells, path: str, pivot: str = "eng") -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from xl_flax.evaluation.plots import COLOURS
-
     data = sorted({c.data for c in cells})
-    settings = list(dict.fromkeys(c.setting for c in cells))
-    base = list(dict.fromkeys(_parts(s)[0] for s in settings if not _is_control(s)))
+    metrics = [metric for metric in METRICS if any(c.metric == metric for c in cells)]
     every = sorted({c.layer for c in cells if c.layer is not None})
-    figure, axes = plt.subplots(1, len(data), figsize=(4 * len(data), 3.6), squeeze=False)
-    for axis, name in zip(axes[0], data, strict=True):
-        for setting in settings:
-            own = {
-                c.layer: 100 * np.array(v)
-                for c, v in cells.items()
-                if c == (setting, name, c.layer, "p@1")
-            }
-            layers = sorted(own) if None not in own else every
-            values = [own.get(layer, own.get(None)) for layer in layers]
-            name_of, centred = _parts(setting)
-            style = "--" if centred == CENTRED else "-." if centred else "-"
-            if _is_control(setting):
-                colour, style = "0.6", ":" if None in own else style
-            else:
-                colour = COLOURS[base.index(name_of) % len(COLOURS)]
-            axis.plot(layers, [v.mean() for v in values], style, color=colour, label=setting)
-            low, high = [v.min() for v in values], [v.max() for v in values]
-            axis.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
-        axis.set_title(name)
+    size = 4 * len(data), 3.4 * len(metrics)
+    figure, axes = plt.subplots(len(metrics), len(data), figsize=size, squeeze=False)
+    for metric, row in zip(metrics, axes, strict=True):
+        for axis, name in zip(row, data, strict=True):
+            _panel(axis, cells, name, metric, every)
+        row[0].set_ylabel(f"{metric.capitalize().replace('_', ', ')} with {pivot} (%)")
+    for axis in axes[-1]:
         axis.set_xlabel("layer (0 = embeddings)")
-        axis.set_xticks(every)
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel(f"P@1 with {pivot} (%)")
     figure.tight_layout()
     lines = axes[0][0].get_legend_handles_labels()
     figure.legend(*lines, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)
+
+
+def _panel(axis: Any, cells: Cells, data: str, metric: str, every: Sequence[int]) -> None:
+    from xl_flax.evaluation.plots import COLOURS
+
+    settings = list(dict.fromkeys(c.setting for c in cells))
+    base = list(dict.fromkeys(_parts(s)[0] for s in settings if not _is_control(s)))
+    for setting in settings:
+        own = {
+            c.layer: 100 * np.array(v)
+            for c, v in cells.items()
+            if c == (setting, data, c.layer, metric)
+        }
+        if not own:
+            continue
+        layers = every if None in own else sorted(own)
+        values = [own.get(layer, own.get(None)) for layer in layers]
+        name_of, centred = _parts(setting)
+        style = "--" if centred == CENTRED else "-." if centred else "-"
+        if _is_control(setting):
+            colour = "0.6"
+            style = {"tf-idf": (0, (1, 1)), "length": (0, (1, 4))}.get(_kind(setting), style)
+        else:
+            colour = COLOURS[base.index(name_of) % len(COLOURS)]
+        axis.plot(layers, [v.mean() for v in values], ls=style, color=colour, label=setting)
+        low, high = [v.min() for v in values], [v.max() for v in values]
+        axis.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.set_title(data)
+    axis.set_xticks(every)
+    axis.grid(alpha=0.3)
 
 
 def _named(text: str) -> tuple[str, tuple[str, ...]]:
