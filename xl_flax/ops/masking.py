@@ -5,9 +5,10 @@ therefore the same on every mesh, in every microbatch, and whatever rows stand b
 
 A row has `rate` of its tokens masked, rounded up or down by chance, as in RoBERTa's and XLM-R's
 code (fairseq, mask_tokens_dataset.py), and a fixed number of slots for them (`slot_count`). Whole
-words are chosen so that this stays true to within a word. Where a word longer than eight pieces
-finds too few slots, it is not masked after all: nothing is masked that is not predicted. Its tokens
-are counted as overflow.
+words are chosen so that this stays true to within a word of at most `LONGEST_WORD` pieces. A longer
+one, as a sentence in a script without spaces may be, counts as several words, of which only the
+last may be shorter: as a whole it would fill the slots, or never find enough. Where there are too
+few slots all the same, nothing is masked that is not predicted; those tokens count as overflow.
 
 Shapes: L tokens of a row, K slots, V vocabulary.
 """
@@ -17,6 +18,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+LONGEST_WORD = 8  # pieces
 
 
 class Slots(NamedTuple):
@@ -28,11 +31,11 @@ class Slots(NamedTuple):
 
 
 def slot_count(rate: float, length: int, whole_words: bool = False) -> int:
-    """Slots of a row: rate · length, and 8 more for whole words, up to a multiple of 8.
+    """Slots of a row: rate · length, and `LONGEST_WORD` more for whole words; a multiple of 8.
 
-    That is enough for every row, if no word has more than 8 pieces.
+    That is enough for every row.
     """
-    needed = math.ceil(round(rate * length, 6)) + (8 if whole_words else 0)
+    needed = math.ceil(round(rate * length, 6)) + (LONGEST_WORD if whole_words else 0)
     return min(length, -(-needed // 8) * 8)
 
 
@@ -61,7 +64,8 @@ def select_slots(
       slots: K.
       word_starts_V: bool; ids that begin a word. With it, the pieces of a word are selected
         together, and a word for which not all slots are left is left out as a whole. A word ends at
-        the latest with its segment or before a special token. None: each token is its own word.
+        the latest after `LONGEST_WORD` pieces, with its segment or before a special token. None:
+        each token is its own word.
     """
     length = tokens_L.shape[0]
     index_L = jnp.arange(length)
@@ -73,6 +77,7 @@ def select_slots(
         inside_L = ~(word_starts_V[tokens_L] | special_L | jnp.roll(special_L, 1))
         inside_L &= (segment_ids_L == jnp.roll(segment_ids_L, 1)) & (index_L > 0)
         word_L = jax.lax.cummax(jnp.where(inside_L, 0, index_L))  # where each token's word begins
+        word_L = index_L - (index_L - word_L) % LONGEST_WORD
         lot_L = lot_L[word_L]
 
     # The circle: ordinary tokens by lot. Pieces of a word have the same lot and stay together.
