@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from xl_flax.checkpoints import load
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import (
     best_checkpoint,
@@ -226,11 +227,31 @@ def test_the_layers_of_a_shallower_model_are_stacked(run, partitioning):
         assert value.sharding == layout[name].sharding
 
 
-@pytest.mark.parametrize(("layers", "stack"), [(3, True), (1, True), (4, False)])
-def test_layers_that_cannot_be_repeated_are_refused(run, partitioning, layers, stack):
+@pytest.mark.parametrize("layers", [3, 1])
+def test_layers_that_cannot_be_repeated_are_refused(run, partitioning, layers):
     other = other_model(partitioning, num_layers=layers)
-    with pytest.raises(UserError, match=rf"has shape \({layers}, .* here and \(2, "):
-        replace_params(other, run[0], "encoder/.*", "", stack=stack)
+    said = rf"stack: {layers} layers are not made of the 2 of .*/4; set .* to 2, 4, 6, 8 …"
+    with pytest.raises(UserError, match=said):
+        replace_params(other, run[0], "encoder/.*", "", stack=True)
+
+
+def test_layers_are_repeated_only_if_that_is_asked_for(run, partitioning):
+    other = other_model(partitioning, num_layers=4)
+    with pytest.raises(UserError, match=r"has shape \(4, .* here and \(2, "):
+        replace_params(other, run[0], "encoder/.*", "")
+
+
+def test_a_first_layer_outside_the_stack_counts_as_a_layer(run, partitioning, monkeypatch):
+    modern = {"pre_norm": True, "first_attention_norm": False}
+    shallow = dataclasses.replace(CONFIG, num_layers=11, **modern)
+    monkeypatch.setattr(
+        load, "read_description", lambda _: dataclasses.replace(DESCRIPTION, encoder=shallow)
+    )
+    said = "22 layers are not made of the 11 of .* the first is not repeated; .* 11, 21, 31, 41 …"
+    with pytest.raises(UserError, match=said):
+        replace_params(
+            other_model(partitioning, num_layers=22, **modern), run[0], ".*", "", stack=True
+        )
 
 
 def test_a_shape_that_differs_is_named(run, partitioning):

@@ -273,6 +273,7 @@ def replace_params(
     except re.error as error:
         raise UserError(f"InitFrom: {error.pattern!r} is no regular expression ({error})") from None
     description = read_description(checkpoint)
+    outside = 0 if description.encoder.first_attention_norm else 1
     theirs = params_lib.abstract(
         lambda: build_model(description.encoder, description.heads, nnx.Rngs(0))
     )
@@ -289,6 +290,8 @@ def replace_params(
         there, here = shapes.get(name), ours[name].shape
         layers = stack and axes.get(name, ())[:1] == ("layers",)
         times[name] = _repetitions(there, here, layers)
+        if not times[name] and layers and there and there[1:] == here[1:]:
+            raise UserError(_other_depth(here[0], there[0], outside, checkpoint))
         if not times[name]:
             raise UserError(
                 f"InitFrom: {name} has shape {here} here and {there or 'does not exist'} in "
@@ -314,6 +317,17 @@ def _repetitions(there: tuple | None, here: tuple, layers: bool) -> int:
         return int(there == here)
     times, rest = divmod(here[0], there[0])
     return 0 if rest else times
+
+
+def _other_depth(here: int, there: int, outside: int, checkpoint: str) -> str:
+    """Why a stack of `here` layers is not made of one of `there`, and which depths are."""
+    depths = [outside + times * there for times in range(1, 5)]
+    return (
+        f"InitFrom.stack: {outside + here} layers are not made of the {outside + there} of "
+        f"{checkpoint}"
+        f"{', of which the first is not repeated' if outside else ''}; set "
+        f"EncoderConfig.num_layers to {', '.join(map(str, depths))} …"
+    )
 
 
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
