@@ -110,7 +110,7 @@ def evaluate(
     Args:
       config: what to do.
       which: the checkpoints, as in `choose_checkpoints`.
-      overwrite: compute again what `results.jsonl` holds, and replace it.
+      overwrite: compute again what `results.jsonl` holds of the checkpoints, and replace it.
       gin_flags: the Gin flags of this process, for the one that builds caches.
 
     Raises:
@@ -224,7 +224,10 @@ def _flags(parser: argparse.ArgumentParser) -> None:
         help='of each MODEL_DIR: "latest" (the default), "best", "all", or steps as in 500,1000',
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="compute again what results.jsonl already holds"
+        "--overwrite",
+        action="store_true",
+        help="compute again what results.jsonl holds of the checkpoint; "
+        "controls are measured again when CACHE_DIR/controls is deleted",
     )
     distributed.add_flags(parser)
 

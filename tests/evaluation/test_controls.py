@@ -136,6 +136,15 @@ def test_controls_are_measured_once_for_data_vocabulary_and_shape(context, tmp_p
     assert len(results.read(kept)) == 4 + 1
 
 
+def test_a_file_takes_over_what_was_measured_again(context, tmp_path, made):
+    path = str(tmp_path / "results.jsonl")
+    ((untrained, baseline),) = controls.measure([Table()], DESCRIPTION, context(), path)
+    controls.add(path, [untrained, baseline])
+    again = [dataclasses.replace(result, value=0.25) for result in baseline.results]
+    controls.add(path, [untrained, baseline._replace(results=again)])
+    assert [row.value for row in results.read(path)] == [pytest.approx(5 / 3), 0.25]
+
+
 def test_a_command_remembers_what_it_measured(context, tmp_path, made):
     own, evaluation = context(), Table()
     first = controls.measure([evaluation], DESCRIPTION, own, str(tmp_path / "kept.jsonl"))

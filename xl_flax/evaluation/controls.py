@@ -90,10 +90,12 @@ def measure(
 
 
 def add(path: str, measured: Iterable[Measured]) -> None:
-    """Writes the results that a file lacks."""
+    """Writes the results that a file lacks, or holds with other values."""
     rows = results_lib.read(path)
     for source, results in measured:
-        if not {result.signature for result in results} <= results_lib.done(rows, source):
+        own = [row for row in rows if results_lib.same(row, source)]
+        held = results_lib.from_rows(own, {result.signature for result in results})
+        if not {*results} <= {*held}:
             results_lib.write(path, source, results)
 
 
