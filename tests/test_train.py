@@ -156,19 +156,16 @@ def by_step(model_dir):
     return values
 
 
-def command(folder, model_dir, *flags, **variables):
-    environment = (
-        os.environ
-        | {
-            "PYTHONPATH": f"{folder}{os.pathsep}{cli.ROOT}",
-            "XLA_FLAGS": "",  # one device, as most users have
-            "NPROC": "2",
-        }
-        | variables
-    )
+def started(folder, *arguments):
+    """A process of Python that finds the folder's tasks."""
+    environment = os.environ | {
+        "PYTHONPATH": f"{folder}{os.pathsep}{cli.ROOT}",
+        "XLA_FLAGS": "",  # one device, as most users have
+        "NPROC": "2",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     return subprocess.Popen(
-        [sys.executable, "-m", "xl_flax.train", f"--gin_file={folder}/run.gin",
-         f"--gin.MODEL_DIR={model_dir}", *flags],
+        [sys.executable, *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -194,8 +191,8 @@ def test_interrupted_runs_end_with_the_same_bits(reference, folder, tmp_path):
     straight, interrupted = tmp_path / "straight", tmp_path / "interrupted"
 
     def start(model_dir, steps=4000):
-        flags = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-        return command(folder, model_dir, f"--gin.STEPS={steps}", **flags)
+        flags = f"--gin_file={folder}/run.gin", f"--gin.MODEL_DIR={model_dir}"
+        return started(folder, "-m", "xl_flax.train", *flags, f"--gin.STEPS={steps}")
 
     rng = random.Random(os.getpid())  # another moment each time
     for step, asked in ((3, signal.SIGKILL), (9, signal.SIGTERM)):
@@ -218,24 +215,31 @@ def test_interrupted_runs_end_with_the_same_bits(reference, folder, tmp_path):
     assert lines_of(interrupted) == lines_of(straight)
 
 
+# Joins with the other process once, and trains twice.
+TWICE = """
+import sys
+from xl_flax import train
+flags, joining = sys.argv[1:4], sys.argv[4:]
+train.main([*flags, *joining, "--gin.STEPS=6"])
+train.main(flags)
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(reference, folder, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-
-    def start(*flags):
-        return [
-            command(folder, tmp_path / "run", "--gin.MeshConfig.ici=(1,2,1)", "--num_processes=2",
-                    f"--coordinator=127.0.0.1:{port}", f"--process_id={i}", *flags,
-                    JAX_DISABLE_MOST_OPTIMIZATIONS="1")
-            for i in range(2)
-        ]  # fmt: skip
-
-    for flags in (("--gin.STEPS=6",), ()):  # the second time they resume
-        for output in [finish(process) for process in start(*flags)]:
-            assert "Traceback" not in output
-    mine, theirs = lines_of(tmp_path / "run")[-1], lines_of(reference)[-1]
+    run = tmp_path / "run"
+    flags = f"--gin_file={folder}/run.gin", f"--gin.MODEL_DIR={run}", "--gin.MeshConfig.ici=(1,2,1)"
+    joining = f"--coordinator=127.0.0.1:{port}", "--num_processes=2"
+    processes = [
+        started(folder, "-c", TWICE, *flags, *joining, f"--process_id={i}") for i in range(2)
+    ]
+    outputs = [finish(process) for process in processes]
+    assert not any("Traceback" in output for output in outputs)
+    assert f"resuming {run} at step 6" in outputs[0]
+    mine, theirs = lines_of(run)[-1], lines_of(reference)[-1]
     assert mine["step"] == 12
     assert mine["eval/small/loss"] == pytest.approx(theirs["eval/small/loss"], rel=2e-3)
 
