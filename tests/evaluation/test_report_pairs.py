@@ -73,6 +73,15 @@ def test_the_untrained_models_layer_is_chosen_as_the_checkpoints_is():
     assert ["a-b", "100", "25.0", "75.0", "50.0", "-"] in cells(text)
 
 
+@pytest.mark.parametrize("left", [100, 60])
+def test_unshared_has_a_line_where_queries_were_left_out(left):
+    more = {"metric": "p@1_unshared", "n": left}
+    results = retrieval_results("m/test", PAIRS, 0) + retrieval_results("m/test", PAIRS, 0, **more)
+    text = report.retrieval(results)
+    assert (["unshared", "60", "25.0", "75.0"] in cells(text)) == (left == 60)
+    assert ("no line for unshared" in text) == (left == 100)
+
+
 def by_layers(data, best, pairs=PAIRS, **more):
     """Results of three layers, of which one is ten times as good as the others."""
     made = []

@@ -213,6 +213,10 @@ def _lines(lines: Sequence[Line], shown: Shown, title: str) -> str:
             values[metric].append(own)
             counts = [shown[None, line.data, pair, metric] for pair in line.pairs]
             n = _mean([r.n for r in counts if r is not None])
+            if metric == "p@1":
+                queries = n
+            elif n == queries:
+                continue  # nothing is left out: the same again
             worst = max((unknown[x] for x in line.languages if x in unknown), default=None)
             plain = metric == "p@1"
             label = line.label if plain else ("  unshared", *line.label[1:-1], "")[:columns]
@@ -228,6 +232,8 @@ def _lines(lines: Sequence[Line], shown: Shown, title: str) -> str:
         )
     text = table(rows, left=range(columns), in_blocks=True)
     end = "n: queries; → the first searches, or the line's language; ← it is searched"
+    if len(rows) < 1 + len(metrics) * (1 + len(lines)):
+        end += "\nno line for unshared: no sentence shares a string with its translation"
     if shown.controls:
         end += f"\n{', '.join(shown.controls)}: mean of both directions"
     return f"{title}, {shown.layer}: P@1 in %\n{text}\n{end}"
