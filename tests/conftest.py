@@ -38,6 +38,16 @@ def no_gin_left():
     gin.clear_config()
 
 
+@pytest.fixture(scope="module")
+def compile_quickly():
+    """For modules in which nearly all of the time would go into XLA's optimisations."""
+    import jax  # late, as above
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def parallel_rows():
     """parallel_rows(groups, sides, vocab=96, length=None, seed=0) -> a batch and its sentences.

@@ -132,12 +132,9 @@ def write_data(folder):
     path.write_bytes(train_model(corpora, VocabularyConfig("small", str(path), VOCAB_SIZE)))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_in_haste():
-    """Examples run for four steps: nearly all of their time would go into XLA's optimisations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(autouse=True, scope="module")
+def quickly(compile_quickly):
+    """Most of what is compiled runs a few times only."""
 
 
 @pytest.fixture(scope="module")

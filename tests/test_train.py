@@ -30,11 +30,8 @@ from xl_flax.training.folder import alone
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
+def quickly(compile_quickly):
     """Most of what is compiled runs a few times only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import io
 import json
 import sys
 
-import jax
 import pytest
 
 TORCH = ("torch", "transformers")
@@ -13,12 +12,9 @@ SENTENCES = (*TORCH, "sentence_transformers")
 
 
 @pytest.fixture(autouse=True)
-def quickly(monkeypatch):
+def quickly(monkeypatch, compile_quickly):
     """Nothing is downloaded or read, and what is compiled here runs a few times only."""
     monkeypatch.delenv("XL_FLAX_DATA_DIR", raising=False)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

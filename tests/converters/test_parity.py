@@ -21,11 +21,8 @@ FAMILIES = ("bert", "xlm_roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurob
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """What is compiled here runs a few times only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def quickly(compile_quickly):
+    """Most of what is compiled runs a few times only."""
 
 
 @settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate])

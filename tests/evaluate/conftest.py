@@ -4,7 +4,6 @@ import json
 import os
 
 import gin
-import jax
 import pytest
 from small_evaluations import WORDS, make_cache, make_run, train_vocabulary
 
@@ -12,11 +11,8 @@ from xl_flax import evaluate
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """What is compiled runs a few times only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def quickly(compile_quickly):
+    """Most of what is compiled runs a few times only."""
 
 
 @pytest.fixture(scope="session")

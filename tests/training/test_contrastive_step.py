@@ -87,11 +87,8 @@ def batch_of(step, sides):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """What is compiled here runs a few times only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def quickly(compile_quickly):
+    """Most of what is compiled runs a few times only."""
 
 
 @functools.cache

@@ -6,7 +6,6 @@ import json
 import os
 
 import house
-import jax
 import numpy as np
 import pytest
 from run_folders import flip, lines_of, saved, steps_of
@@ -33,11 +32,8 @@ RUN = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
+def quickly(compile_quickly):
     """Most of what is compiled runs a few times only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

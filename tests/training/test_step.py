@@ -22,11 +22,8 @@ ROWS, WIDTH, MLP = 16, 8, 32
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """What is compiled here runs a few times only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def quickly(compile_quickly):
+    """Most of what is compiled runs a few times only."""
 
 
 class TwoLayers(nnx.Module):
