@@ -29,8 +29,8 @@ import tensorflow as tf
 
 from tasks import text
 from tasks.labelled_files import (
-    ConlluFiles,
     LabelledFiles,
+    TaggedFiles,
     WordFiles,
     check_label,
     columns,
@@ -41,9 +41,9 @@ from xl_flax.data import vocabulary
 from xl_flax.errors import UserError
 
 __all__ = [
-    "ConlluFiles",
     "Feature",
     "LabelledFiles",
+    "TaggedFiles",
     "WordFiles",
     "add_labelled_task",
     "add_word_task",
@@ -192,7 +192,7 @@ def add_word_task(
       name: the task's name, unique among all tasks.
       language: what the language is called.
       source: yields {"words": string [n], "labels": names or numbers [n]}, and with `ids` also
-        "id"; `WordFiles`, `ConlluFiles`, or any seqio source.
+        "id"; `WordFiles`, or any seqio source.
       labels: their names; a label's number is its place among them.
       ids: whether sentences have an "id", a string that the cache keeps.
       preprocessors: seqio preprocessors that rewrite or drop examples; their results must have what

@@ -184,7 +184,11 @@ def split_words(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 class TaggedFiles(text.Files):
-    """Files of sentences: {"words": string [n], "labels": string [n], "id": string}."""
+    """Files of sentences: {"words": string [n], "labels": string [n], "id": string}.
+
+    What reads them yields, of each sentence, a line for each word (the word, a tab and its label)
+    and an identifier, "" for none.
+    """
 
     def get_dataset(self, *args, **options) -> tf.data.Dataset:
         """A dataset of the sentences, in the order of the files."""
@@ -233,7 +237,7 @@ def read_words(
     label: int,
     prefix: str,
 ) -> Iterator[tuple[str, str]]:
-    """Yields sentences, a line for each word (the word, a tab and its label), and an empty string.
+    """Yields what `TaggedFiles` wants; sentences have no identifiers.
 
     Raises:
       UserError: a column is missing, or a label is missing or unknown; names file and line.
@@ -267,78 +271,3 @@ def read_words(
                     check_label(path, number, tag, labels)
                     lines.append(f"{said[cut:].strip()}\t{tag}")
                 yield "\n".join(lines), ""
-
-
-class ConlluFiles(TaggedFiles):
-    """Files in CoNLL-U, or with its first two columns: syntactic words, and a column of labels.
-
-    Ranges of multi-word tokens and empty nodes are left out, as in UD's own evaluation. The
-    identifier is `sent_id`, "" where there is none.
-    """
-
-    def __init__(
-        self,
-        paths: Mapping[str, str | Sequence[str]],
-        labels: Sequence[str],
-        *,
-        label: int,
-        rename: Mapping[str, str] = NO_NAMES,
-    ):
-        """The source.
-
-        Args:
-          paths: as for `WordFiles`.
-          labels: the names that may stand in the label's column.
-          label: the label's column, from 0: 3 for universal parts of speech.
-          rename: labels of the files -> names among `labels`, where they differ.
-        """
-        read = functools.partial(
-            read_conllu, labels=tuple(labels), label=label, rename=dict(rename)
-        )
-        super().__init__(paths, read)
-
-
-def read_conllu(
-    paths: Sequence[str],
-    split: str,
-    *,
-    labels: tuple[str, ...],
-    label: int,
-    rename: Mapping[str, str],
-) -> Iterator[tuple[str, str]]:
-    """Yields sentences, a line for each word (the word, a tab and its label), and identifiers.
-
-    Raises:
-      UserError: a column is missing, a label is missing or unknown, or the treebank comes without
-        its text; names file and line.
-    """
-    del split
-    for path in paths:
-        lines, identifier = [], ""
-        for number, line in itertools.chain(text.numbered_lines(path), [(0, "")]):
-            cells = line.split("\t")
-            if not line.strip():
-                if lines:
-                    yield "\n".join(lines), identifier
-                lines, identifier = [], ""
-            elif line.startswith("#"):
-                key, _, value = line[1:].partition("=")
-                identifier = value.strip() if key.strip() == "sent_id" else identifier
-            elif len(cells) <= label:
-                raise UserError(
-                    f"{path}, line {number} has {len(cells)} columns set apart by tabs: expected "
-                    f"{label + 1} at least"
-                )
-            elif cells[0].isdecimal():
-                tag = rename.get(cells[label].strip(), cells[label].strip())
-                check_label(path, number, tag, labels)
-                if cells[1] == "_" and tag not in ("PUNCT", "SYM", "X", "O"):
-                    raise UserError(
-                        f"{path}, line {number}: the word is '_', so the treebank comes without "
-                        "its text; its README says how to put it in"
-                    )
-                lines.append(f"{cells[1].strip()}\t{tag}")
-            elif not re.fullmatch(r"\d+[-.]\d+", cells[0]):
-                raise UserError(
-                    f"{path}, line {number}: expected the number of a word, not {cells[0]!r}"
-                )

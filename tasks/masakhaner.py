@@ -1,7 +1,7 @@
 """MasakhaNER 2.0: names and dates in news of 20 African languages (Adelani et al. 2022).
 
-Files: $XL_FLAX_DATA_DIR/masakhaner2/<language>/{train,dev,test}.txt with a word and its tag in a line,
-blank lines between sentences, as in MasakhaNER2.0/data of masakhane-io/masakhane-ner. Tasks
+Files: $XL_FLAX_DATA_DIR/masakhaner2/<language>/{train,dev,test}.txt with a word and its tag in a
+line, blank lines between sentences, as in MasakhaNER2.0/data of masakhane-io/masakhane-ner. Tasks
 `masakhaner_<language>`. The mixture `masakhaner` is of the languages whose files are there.
 """
 

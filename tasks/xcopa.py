@@ -1,9 +1,9 @@
 """XCOPA: which of two sentences is the cause, or the effect, of a third (Ponti et al. 2020).
 
-Files: $XL_FLAX_DATA_DIR/xcopa/{val,test}.<code>.jsonl in 11 languages, as in cambridgeltl/xcopa, and
-train.en.jsonl, val.en.jsonl and test.en.jsonl of COPA (Roemmele et al. 2011) in the same layout.
-Tasks `xcopa_<language>`; train on `xcopa_eng`, 400 questions. The mixture `xcopa` is of the languages
-whose files are there.
+Files: $XL_FLAX_DATA_DIR/xcopa/{val,test}.<code>.jsonl in 11 languages, as in cambridgeltl/xcopa;
+train.en.jsonl, val.en.jsonl and test.en.jsonl are COPA (Roemmele et al. 2011) in the same layout.
+Tasks `xcopa_<language>`; train on `xcopa_eng`, 400 questions. The mixture `xcopa` is of the
+languages whose files are there.
 
 An example has three texts: the premise with the question, in English everywhere as in XTREME
 (third_party/run_xcopa.py), and the two choices. The label says which of them is right.

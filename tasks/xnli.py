@@ -22,8 +22,6 @@ for _code in CODES.split():
     _files = {split: f"xnli/{name}-{_code}.tsv" for split, name in SPLITS.items()}
     _language = languages.iso639(_code)
     _source = labelled.LabelledFiles(_files, READ)
-    TASKS.append(
-        labelled.add_labelled_task(f"xnli_{_language}", (_language,) * 2, _source, LABELS)
-    )
+    TASKS.append(labelled.add_labelled_task(f"xnli_{_language}", (_language,) * 2, _source, LABELS))
 
 text.add_language_mixture("xnli", TASKS, exponent=0, present_only=True)
