@@ -8,7 +8,7 @@
 - `synthetic_entities_<language>`, mixture `synthetic_entities`: words with tags of names in IOB2:
   persons, places and organisations. "test" as above.
 - `synthetic_topics_<language>`, mixture `synthetic_topics`: a sentence and what it is about, one of
-  six topics; see xl_flax/data/synthetic/topics.py. "test" as above.
+  five topics; see xl_flax/data/synthetic/topics.py. "test" as above.
 - `synthetic_choices_<language>`, mixture `synthetic_choices`: a sentence and two others, of which
   one follows from it, with the labels of `tasks.xcopa`. Questions with one number mean the same in
   every language.
