@@ -196,10 +196,16 @@ def resolve_mixture(
 
 
 def _check_parts(mixture: seqio.Mixture) -> None:
-    """Raises UserError if rates of a mixture inside would be lost: seqio knows no tokens."""
+    """Raises UserError if rates of a mixture inside, however deep, would be lost.
+
+    They count tokens, of which seqio knows nothing.
+    """
     for name in mixture.rate_per_task_name:
-        if hasattr(seqio.get_mixture_or_task(name), TOKENS_EXPONENT):
+        part = seqio.get_mixture_or_task(name)
+        if hasattr(part, TOKENS_EXPONENT):
             raise UserError(
                 f"mixture {mixture.name!r} holds {name!r}, whose rates count tokens, which seqio "
                 "cannot combine: name the tasks themselves"
             )
+        if isinstance(part, seqio.Mixture):
+            _check_parts(part)
