@@ -37,6 +37,7 @@ CONFIGURABLES = (
     "xl_flax.objectives.contrastive",
     "xl_flax.objectives.mlm",
     "xl_flax.objectives.momentum",
+    "xl_flax.objectives.parsing",
     "xl_flax.objectives.tlm",
     "xl_flax.parallel.mesh",
     "xl_flax.training.config",
