@@ -6,7 +6,6 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from tree_rows import LABELS, draw_sentence, pack, stream
@@ -186,33 +185,6 @@ def test_a_full_row_has_a_place_for_each_word(loss):
     sentence = draw_sentence(rng, LENGTH - 2, most=1)
     sums, _ = loss(pack([[sentence]], LENGTH))
     assert sums["count"] == LENGTH - 2 and np.isfinite(sums["loss"])
-
-
-def test_a_small_model_learns_trees_by_heart(sentences):
-    """Of sentences whose words are all different; greedy heads, without dropout."""
-    rng = np.random.default_rng(2)
-    batch = pack([[draw_sentence(rng, 5), draw_sentence(rng, 4)] for _ in range(4)], LENGTH)
-    parsing = objective(dropout=0.0)
-    model = nnx.jit(lambda: build_model(CONFIG, parsing.heads(STREAM), nnx.Rngs(0)))()
-    graph, params = nnx.split(model)
-    optimizer = optax.adam(1e-2)
-
-    @jax.jit
-    def learn(params, batch):
-        def total(params):
-            result = parsing.loss(nnx.merge(graph, params), batch, inputs(train=True))
-            return result.total / result.sums["count"], result.sums
-
-        def step(carry, _):
-            params, state = carry
-            (_, sums), gradients = jax.value_and_grad(total, has_aux=True)(params)
-            updates, state = optimizer.update(gradients, state)
-            return (optax.apply_updates(params, updates), state), sums
-
-        return jax.lax.scan(step, (params, optimizer.init(params)), None, 120)[1]
-
-    sums = learn(params, batch)
-    assert sums["labelled"][0] < 18 and sums["labelled"][-1] >= 35 and sums["count"][-1] == 36
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Packed rows of sentences with their trees, and drawn trees."""
+"""Packed rows of sentences with their trees, drawn trees, and trees as CoNLL-U."""
 
 import types
 
@@ -7,7 +7,25 @@ import numpy as np
 from xl_flax.data.features import FeatureSpec
 
 CLS, SEP, FIRST = 2, 3, 5
-LABELS = ("root", "nsubj", "obj", "punct")
+# German with a range, an empty node and a comment; a Vietnamese word with a space in it.
+SENTENCES = """\
+# sent_id = 1
+# text = Im Haus!
+1-2\tIm\t_\t_\t_\t_\t_\t_\t_\tSpaceAfter=No
+1\tin\tin\tADP\tAPPR\t_\t3\tcase\t3:case\t_
+2\tdem\tder\tDET\tART\tCase=Dat\t3\tdet\t3:det\t_
+2.1\tgroßen\t_\tADJ\t_\t_\t_\t_\t3:amod\t_
+3\tHaus\tHaus\tNOUN\tNN\t_\t0\troot\t0:root\t_
+4\t!\t!\tPUNCT\t$.\t_\t3\tpunct\t3:punct\t_
+
+# sent_id = 2
+
+
+1\tthời gian\t_\tNOUN\t_\t_\t0\troot\t_\t_
+2\t_\t_\tX\t_\t_\t1\tnsubj:pass\t_\t_
+"""
+
+LABELS = ("root", "dep", "nsubj", "punct")
 
 
 def stream(languages=("aa", "bb"), labels=LABELS):

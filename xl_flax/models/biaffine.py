@@ -152,6 +152,25 @@ class BiaffineHead(nnx.Module):
         scores_BxWxC += project(above_BxWxR, self.relation_head[...])
         return scores_BxWxC + self.relation_bias[...]
 
+    def best_relations(self, parse: Parse, without: int) -> jax.Array:
+        """The relation that scores best of each word to each other as its head, int32[B, W, W].
+
+        Args:
+          parse: from a call.
+          without: number of a relation that is none between words, "root".
+        """
+        other_C = jnp.arange(self.relation_bias.shape[0]) != without
+
+        def best(row: tuple[jax.Array, jax.Array]) -> jax.Array:  # all scores of one row at a time
+            dependent_WxR, head_WxR = row
+            asked_WxCxR = project(head_WxR, self.relation[...])
+            scores_WxWxC = jnp.einsum("vcr,wr->wvc", asked_WxCxR, dependent_WxR)
+            scores_WxWxC += project(dependent_WxR, self.relation_dependent[...])[:, None]
+            scores_WxWxC += project(head_WxR, self.relation_head[...]) + self.relation_bias[...]
+            return jnp.where(other_C, scores_WxWxC, -jnp.inf).argmax(axis=-1)
+
+        return jax.lax.map(best, (parse.dependent_BxWxR, parse.head_BxWxR))
+
 
 def _at(x_BxLxK: jax.Array, index_BxW: jax.Array) -> jax.Array:
     """The entries at these places, [B, W, K]."""
