@@ -33,6 +33,7 @@ CONFIGURABLES = (
     "xl_flax.evaluation.config",
     "xl_flax.evaluation.masked_lm",
     "xl_flax.evaluation.mining",
+    "xl_flax.evaluation.parsing",
     "xl_flax.evaluation.retrieval",
     "xl_flax.evaluation.tagging",
     "xl_flax.models.config",
