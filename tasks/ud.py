@@ -4,7 +4,7 @@ Files: $XL_FLAX_DATA_DIR/ud/UD_<Language>-<Name>/<prefix>-ud-{train,dev,test}.co
 releases. The treebank UD_English-EWT has the prefix en_ewt and is the task `ud_trees_en_ewt`; "dev"
 is the split "validation". Not all treebanks have all three files. The mixture `ud_trees_pud` is of
 those with the same 1,000 sentences in each language, which are all tests (Zeman et al. 2017, the
-CoNLL shared task, §3).
+CoNLL shared task).
 
 A mixture of your own, and a treebank that is not in `treebanks.TREEBANKS`, in a task module:
 

@@ -10,6 +10,7 @@ from tree_rows import SENTENCES
 from tasks import synthetic_trees, trees, ud
 from xl_flax.data.features import FeatureSpec
 from xl_flax.data.seqio_tasks import examples, task_features
+from xl_flax.data.seqio_text import read_lines
 from xl_flax.data.synthetic.generator import corpus_sentence
 from xl_flax.data.synthetic.language import FAMILY
 from xl_flax.errors import UserError
@@ -52,6 +53,13 @@ def test_a_relation_that_is_not_universal_is_named(data_dir, vocabulary):
     write(data_dir, "UD_German-GSD", "de_gsd-ud-train.conllu", text)
     with pytest.raises(UserError, match="train.conllu, line 4: 'prep' is none of the universal"):
         list(examples(seqio.TaskRegistry.get("ud_trees_de_gsd"), "train"))
+
+
+def test_trees_have_no_text_for_a_vocabulary(data_dir):
+    write(data_dir, "UD_German-GSD", "de_gsd-ud-train.conllu", SENTENCES)
+    task = seqio.TaskRegistry.get("ud_trees_de_gsd")
+    with pytest.raises(UserError, match="'ud_trees_de_gsd' has no text to train a vocabulary on"):
+        list(read_lines(task, "train"))
 
 
 def test_treebanks_are_known_by_their_published_names():

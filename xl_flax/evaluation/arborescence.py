@@ -7,8 +7,8 @@ def best_tree(scores_NxH: np.ndarray) -> np.ndarray:
     """The heads of the tree with the highest sum of scores in which one word is the root.
 
     Chu-Liu/Edmonds (McDonald et al. 2005), made to choose one root by taking so much from every
-    root's score that no second one can pay (Stanojević and Cohen 2021, "A Root of a Problem", §3.1;
-    by itself the algorithm finds trees with several roots, Zmigrod et al. 2020). O(N³).
+    root's score that no second one can pay (Stanojević and Cohen 2021, "A Root of a Problem", by
+    reweighting; else there may be several roots, Zmigrod et al. 2020). O(N³).
 
     Args:
       scores_NxH: float[N, 1 + N] finite, of each word (row) the score of being the root (column 0)

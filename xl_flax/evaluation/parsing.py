@@ -34,7 +34,7 @@ class ParsingScores(LabelledEvaluation):
     """LAS and UAS of a biaffine head on gold words, in the convention of CoNLL 2018.
 
     LAS is the share of words with the right head and the right universal relation, UAS that of
-    words with the right head; punctuation counts (Zeman et al. 2018, §5). The heads of a sentence
+    words with the right head; punctuation counts (Zeman et al. 2018). The heads of a sentence
     are the tree of the highest score that has one root. A sentence that is longer than a row is cut
     into parts; the roots of later ones are attached to that of the first as "dep". "cut" is the
     share of words in later parts.

@@ -1,4 +1,4 @@
-"""Dependency parsing by deep biaffine attention (Dozat and Manning 2017, arXiv:1611.01734, §2.2).
+"""Dependency parsing by deep biaffine attention (Dozat and Manning 2017, arXiv:1611.01734).
 
 Every word scores the words of its sentence, and the root above them, as its head, and the relations
 that it may have to a head. A word is the state of its first piece, the root that of its sentence's
