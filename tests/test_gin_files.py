@@ -130,12 +130,13 @@ def test_an_evaluation_stands_alone(path):
     if name == "base.gin":
         pytest.skip("for others to include")
     bindings = SET[:2]
-    if name in ("masked_lm.gin", "retrieval.gin", "mining.gin", "both.gin"):
+    if name in ("masked_lm.gin", "retrieval.gin", "mining.gin", "both.gin", "parsing.gin"):
         bindings = [*bindings, "TASK_MODULES = ['tasks.synthetic']"]
         evaluations = {
             "masked_lm.gin": ["MaskedAccuracy"],
             "retrieval.gin": ["SentenceRetrieval"],
             "mining.gin": ["BitextMining"],
+            "parsing.gin": ["ParsingScores"],
         }
         for evaluation in evaluations.get(name, ["MaskedAccuracy", "SentenceRetrieval"]):
             bindings += [f"{evaluation}.mixture = 'm'", f"{evaluation}.length = 64"]

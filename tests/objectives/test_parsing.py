@@ -1,5 +1,6 @@
 """Dependency parsing: scores as in the paper, sentences apart in packed rows, and what learns."""
 
+import contextlib
 import dataclasses
 import types
 
@@ -19,6 +20,8 @@ from xl_flax.models.heads import build_model
 from xl_flax.models.parsing import parse_rows
 from xl_flax.objectives.base import Inputs
 from xl_flax.objectives.parsing import DependencyParsing
+from xl_flax.parallel import params as params_lib
+from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 
 LENGTH, ROWS, KEY = 32, 6, jax.random.key(5)
 NOTHING = dict.fromkeys(("word", "head", "relation", "example", "piece"), -1)  # of padding
@@ -39,11 +42,12 @@ def objective(**settings):
     return DependencyParsing(rows=Rows("trees", LENGTH), batch_size=4, **settings)
 
 
+def build():
+    return build_model(CONFIG, objective().heads(STREAM), nnx.Rngs(0))
+
+
 @pytest.fixture(scope="module")
 def model():
-    def build():
-        return build_model(CONFIG, objective().heads(STREAM), nnx.Rngs(0))
-
     return nnx.split(nnx.jit(build)())
 
 
@@ -172,6 +176,29 @@ def test_dropout_belongs_to_a_row(loss, packed):
     ]
     assert abs(sums["loss"] - loss(packed)[0]["loss"]) > 1e-3
     np.testing.assert_allclose(sums["loss"], sum(part["loss"] for part in parts), rtol=1e-5)
+
+
+def test_same_on_eight_devices(model, sentences):
+    """On a mesh with all three axes, with dropout."""
+    batch = pack([[sentence] for sentence in [*sentences, *sentences[:2]]], LENGTH)
+    found = []
+    for ici in (None, (2, 2, 2)):
+        partitioning = make_partitioning(MeshConfig(ici=ici)) if ici else None
+        params = nnx.to_pure_dict(model[1])
+        if ici:
+            shardings = params_lib.abstract(build).shardings(partitioning)
+            params = jax.device_put(params, shardings)
+            batch = jax.device_put(batch, partitioning.sharding(("batch",)))
+
+        def total(params, batch, partitioning=partitioning):
+            with partitioning.activate() if partitioning else contextlib.nullcontext():
+                result = objective().loss(nnx.merge(model[0], params), batch, inputs(train=True))
+            return result.total, result.sums
+
+        result = jax.jit(jax.value_and_grad(total, has_aux=True))(params, batch)
+        found.append(jax.tree.map(np.asarray, result))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * max(1, np.abs(b).max()))
 
 
 def test_a_row_of_padding_counts_nothing(loss, packed):
