@@ -13,6 +13,7 @@ def best_tree(scores_NxH: np.ndarray) -> np.ndarray:
     Args:
       scores_NxH: float[N, 1 + N] finite, of each word (row) the score of being the root (column 0)
         and of each word as its head (column h is word h, counted from 1); its own is not read.
+        N may be 0.
 
     Returns:
       int[N], the number of each word's head from 1, 0 for the root. Of equal trees always the same.
@@ -21,6 +22,8 @@ def best_tree(scores_NxH: np.ndarray) -> np.ndarray:
       ValueError: a score is not finite.
     """
     count = len(scores_NxH)
+    if not count:
+        return np.array([], int)
     own = np.arange(1, count + 1)
     weights = np.full((count + 1, count + 1), -np.inf)  # [head, word], both from 1; 0 is above all
     weights[:, 1:] = np.asarray(scores_NxH, np.float64).T
