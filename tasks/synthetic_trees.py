@@ -12,16 +12,14 @@ import tensorflow as tf
 
 from tasks import text, trees
 from tasks.synthetic import CORE
-from tasks.synthetic_labelled import source
-from xl_flax.data.synthetic.generator import corpus_sentence, parallel_sentence
+from tasks.synthetic_labelled import sentence, source
 from xl_flax.data.synthetic.language import FAMILY, Language
 
 
 def tree(language: Language, split: str, index: int) -> dict[str, Any]:
     """A sentence and its tree, as `trees.lines` writes them."""
-    make = parallel_sentence if split == "test" else corpus_sentence
-    sentence = make(language, split, index, corpus="trees")
-    return {"text": trees.lines(sentence.words, sentence.heads, sentence.relations)}
+    said = sentence(language, split, index, "trees")
+    return {"text": trees.lines(said.words, said.heads, said.relations)}
 
 
 for _name in CORE:

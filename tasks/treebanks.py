@@ -5,6 +5,8 @@ Those of July 2026, as Stanza lists them (stanfordnlp/stanza, short_name_to_tree
 
 from typing import NamedTuple
 
+from tasks import languages
+
 
 class Treebank(NamedTuple):
     """A treebank: the folder UD_<Language>-<Name> with files <code>_<name>-ud-<split>.conllu."""
@@ -14,202 +16,202 @@ class Treebank(NamedTuple):
     language: str  # "eng"
 
 
-# Language, its code in UD, its code in ISO 639-3, its treebanks; lines that go on are indented.
+# Language, its code in UD, its treebanks; lines that go on are indented.
 TABLE = """
-    Abaza abq abq ATB
-    Abkhaz ab abk AbNC
-    Afrikaans af afr AfriBooms
-    Akkadian akk akk PISANDUB RIAO
-    Akuntsu aqz aqz TuDeT
-    Albanian sq sqi STAF TSA
-    Alemannic gsw gsw DIVITAL UZH
-    Amharic am amh ATT
-    Ancient_Greek grc grc Perseus PROIEL PTNK
-    Ancient_Hebrew hbo hbo PTNK
-    Apurina apu apu UFPA
-    Arabic ar ara NYUAD PADT PUD
-    Armenian hy hye ArmTDP BSUT
-    Assamese as asm AiW
-    Assyrian aii aii AS
-    Azerbaijani az aze TueCL
-    Bambara bm bam CRB
-    Basque eu eus BDT
-    Bavarian bar bar MaiBaam
-    Beja bej bej Autogramm
-    Belarusian be bel HSE
-    Bengali bn ben BRU
-    Bhojpuri bho bho BHTB
-    Bokota sab sab ChibErgIS
-    Bororo bor bor BDT
-    Brahui brh brh Kholum
-    Breton br bre KEB
-    Bulgarian bg bul BTB
-    Buryat bxr bxr BDT
-    Cantonese yue yue HK
-    Cappadocian cpg cpg AMGiC TueCL
-    Catalan ca cat AnCora
-    Cebuano ceb ceb GJA
-    Central_Kurdish ckb ckb Mukri
-    Chinese zh zho Beginner CFL GSD GSDSimp HK PatentChar PUD
-    Chintang ctn ctn CTNTB
-    Chukchi ckt ckt HSE
-    Classical_Armenian xcl xcl CAVaL
-    Classical_Chinese lzh lzh Kyoto TueCL
-    Coptic cop cop Bohairic Scriptorium
-    Croatian hr hrv SET
-    Czech cs ces CAC CLTT FicTree PDTC Poetry PUD
-    Danish da dan DDT
-    Dutch nl nld Alpino LassySmall
-    Egyptian egy egy PC
-    English en eng Atis CHILDES CTeTex ESLSpok EWT GENTLE GUM GUMReddit LinES LittlePrince ParTUT
+    Abaza abq ATB
+    Abkhaz ab AbNC
+    Afrikaans af AfriBooms
+    Akkadian akk PISANDUB RIAO
+    Akuntsu aqz TuDeT
+    Albanian sq STAF TSA
+    Alemannic gsw DIVITAL UZH
+    Amharic am ATT
+    Ancient_Greek grc Perseus PROIEL PTNK
+    Ancient_Hebrew hbo PTNK
+    Apurina apu UFPA
+    Arabic ar NYUAD PADT PUD
+    Armenian hy ArmTDP BSUT
+    Assamese as AiW
+    Assyrian aii AS
+    Azerbaijani az TueCL
+    Bambara bm CRB
+    Basque eu BDT
+    Bavarian bar MaiBaam
+    Beja bej Autogramm
+    Belarusian be HSE
+    Bengali bn BRU
+    Bhojpuri bho BHTB
+    Bokota sab ChibErgIS
+    Bororo bor BDT
+    Brahui brh Kholum
+    Breton br KEB
+    Bulgarian bg BTB
+    Buryat bxr BDT
+    Cantonese yue HK
+    Cappadocian cpg AMGiC TueCL
+    Catalan ca AnCora
+    Cebuano ceb GJA
+    Central_Kurdish ckb Mukri
+    Chinese zh Beginner CFL GSD GSDSimp HK PatentChar PUD
+    Chintang ctn CTNTB
+    Chukchi ckt HSE
+    Classical_Armenian xcl CAVaL
+    Classical_Chinese lzh Kyoto TueCL
+    Coptic cop Bohairic Scriptorium
+    Croatian hr SET
+    Czech cs CAC CLTT FicTree PDTC Poetry PUD
+    Danish da DDT
+    Dutch nl Alpino LassySmall
+    Egyptian egy PC
+    English en Atis CHILDES CTeTex ESLSpok EWT GENTLE GUM GUMReddit LinES LittlePrince ParTUT
         Pronouns PUD
-    Erzya myv myv JR
-    Esperanto eo epo Cairo Prago
-    Estonian et est EDT EWT
-    Faroese fo fao FarPaHC OFT
-    Finnish fi fin FTB OOD PUD TDT
-    French fr fra ALTS FQB GSD ParisStories ParTUT PoitevinDIVITAL PUD Rhapsodie Sequoia
-    Frisian_Dutch qfn qfn Fame
-    Galician gl glg CTG PUD TreeGal
-    Georgian ka kat GLC GNC
-    German de deu GSD HDT LIT PUD
-    Gheg aln aln GPS
-    Gorontalo gor gor BungoLoLombi
-    Gothic got got PROIEL
-    Greek el ell Cretan GDT GLCII GUD Lesbian Messinian
-    Guajajara gub gub TuDeT
-    Guarani gn grn OldTuDeT
-    Gujarati gu guj GujTB
-    Gwichin gwi gwi TueCL
-    Haitian_Creole ht hat Adolphe Autogramm
-    Hausa ha hau EasternAutogramm NorthernAutogramm SouthernAutogramm WesternAutogramm
-    Hebrew he heb HTB IAHLTknesset IAHLTwiki PostRab
-    Highland_Puebla_Nahuatl azz azz ITML
-    Hindi hi hin HDTB PUD
-    Hittite hit hit HitTB
-    Hungarian hu hun Szeged
-    Icelandic is isl GC IcePaHC Modern PUD
-    Ika arh arh ChibErgIS
-    Indonesian id ind CSUI GSD PUD
-    Irish ga gle Cadhan IDT TwittIrish
-    Italian it ita ISDT KIParlaForest MarkIT Old ParlaMint ParTUT PoSTWITA PUD TWITTIRO Valico VIT
-    Japanese ja jpn BCCWJ BCCWJLUW GSD GSDLUW PUD PUDLUW
-    Javanese jv jav CSUI
-    Kaapor urb urb TuDeT
-    Kadiweu kbc kbc Unicamp
-    Kangri xnr xnr KDTB
-    Karelian krl krl KKPP
-    Karo arr arr TuDeT
-    Kazakh kk kaz KTB
-    Khoekhoe naq naq KDT
-    Kiche quc quc IU
-    Komi_Permyak koi koi UH
-    Komi_Zyrian kpv kpv IKDP Lattice
-    Korean ko kor GSD Kaist KSL LittlePrince PUD
-    Kyrgyz ky kir KTMU TueCL
-    Latgalian ltg ltg Cairo
-    Latin la lat CIRCSE ITTB LLCT Perseus PROIEL UDante
-    Latvian lv lav Cairo LVTB
-    Ligurian lij lij GLT
-    Lithuanian lt lit ALKSNIS HSE
-    Livvi olo olo KKPP
-    Low_Saxon nds nds LSDC
-    Luxembourgish lb ltz LuxBank
-    Macedonian mk mkd MTB
-    Madi jaa jaa Jarawara
-    Maghrebi_Arabic_French qaf qaf Arabizi
-    Makurap mpu mpu TuDeT
-    Malayalam ml mal UFAL
-    Maltese mt mlt MUDT
-    Manx gv glv Cadhan
-    Marathi mr mar CMUPAN UFAL
-    Mbya_Guarani gun gun Thomas
-    Middle_Armenian axm axm ArmTDP
-    Middle_French frm frm ALTM PROFITEROLE
-    Moksha mdf mdf JR
-    Munduruku myu myu TuDeT
-    Naga nmf nmf Suansu
-    Naija pcm pcm NSC
-    Neapolitan nap nap RB
-    Nenets yrk yrk Tundra
-    Nepali ne nep BK
-    Nheengatu yrl yrl CompLin
-    North_Sami sme sme Giella
-    Northern_Kurdish kmr kmr Kurmanji
-    Northwest_Gbaya gya gya Autogramm
-    Norwegian no nor Bokmaal Nynorsk
-    Occitan oc oci TTB
-    Odia or ori ODTB
-    Old_Church_Slavonic cu chu PROIEL
-    Old_East_Slavic orv orv Birchbark RNC Ruthenian TOROT
-    Old_English ang ang Cairo
-    Old_French fro fro ALTM PROFITEROLE
-    Old_Georgian oge oge GLC
-    Old_Irish sga sga DipSGG DipWBG
-    Old_Occitan pro pro CorAG
-    Old_Turkish otk otk Clausal
-    Ottoman_Turkish ota ota BOUN DUDU TueCL
-    Pashto ps pus Prince Sikaram
-    Paumari pad pad TueCL
-    Persian fa fas PerDT Seraji
-    Pesh pay pay ChibErgIS
-    Phrygian xpg xpg KUL
-    Polish pl pol LFG MPDT PDB PUD
-    Pomak qpm qpm Philotis
-    Portuguese pt por Bosque CINTIL DANTEStocks GSD PetroGold Porttinari PUD
-    Punjabi pa pan CS Rang
-    Romanian ro ron ArT MolDoRo Nonstandard RRT SiMoNERo TueCL
-    Russian ru rus GSD Poetry PUD SynTagRus Taiga
-    Ruuli ruc ruc RDT
-    Sanskrit sa san UFAL Vedic
-    Scottish_Gaelic gd gla ARCOSG
-    Serbian sr srp SET
-    Shanghainese wuu wuu ShUD
-    Sicilian scn scn STB
-    Sindhi sd snd Isra
-    Sinhala si sin Appuwa STB
-    Skolt_Sami sms sms Giellagas
-    Slovak sk slk SNK
-    Slovenian sl slv SSJ SST
-    South_Levantine_Arabic ajp ajp MADAR
-    Southern_Kurdish sdh sdh Garrusi
-    Spanish es spa AnCora COSER GSD PUD
-    Spanish_Sign_Language ssp ssp LSE
-    Swedish sv swe LinES Old PUD SweLL Talbanken
-    Swedish_Sign_Language swl swl SSLC
-    Tagalog tl tgl TRG Ugnayan
-    Tamil ta tam MWTT TTB
-    Tatar tt tat NMCTT
-    Teko eme eme TuDeT
-    Telugu te tel MTG
-    Telugu_English qte qte TECT
-    Thai th tha PUD TUD
-    Tswana tn tsn Popapolelo
-    Tupinamba tpn tpn TuDeT
-    Turkish tr tur Atis BOUN FrameNet GB IMST Kenet Penn PUD Tourism TueCL
-    Turkish_English qti qti BUTR
-    Turkish_German qtd qtd SAGT
-    Ukrainian uk ukr IU ParlaMint
-    Umbrian xum xum IKUVINA
-    Upper_Sorbian hsb hsb UFAL
-    Urdu ur urd UDTB
-    Uyghur ug uig UDT
-    Uzbek uz uzb TueCL UT UzUDT
-    Veps vep vep VWT
-    Vietnamese vi vie TueCL VTB
-    Warlpiri wbp wbp UFAL
-    Welsh cy cym CCG
-    Western_Armenian hyw hyw ArmTDP
-    Western_Sierra_Puebla_Nahuatl nhi nhi MesoTree
-    Wolof wo wol WTB
-    Xavante xav xav XDT
-    Xibe sjo sjo XDT
-    Yakut sah sah YKTDT
-    Yiddish yi yid YiTB
-    Yoruba yo yor YTB
-    Yupik ess ess SLI
-    Zaar say say Autogramm
-    Zazaki zza zza ZSD
+    Erzya myv JR
+    Esperanto eo Cairo Prago
+    Estonian et EDT EWT
+    Faroese fo FarPaHC OFT
+    Finnish fi FTB OOD PUD TDT
+    French fr ALTS FQB GSD ParisStories ParTUT PoitevinDIVITAL PUD Rhapsodie Sequoia
+    Frisian_Dutch qfn Fame
+    Galician gl CTG PUD TreeGal
+    Georgian ka GLC GNC
+    German de GSD HDT LIT PUD
+    Gheg aln GPS
+    Gorontalo gor BungoLoLombi
+    Gothic got PROIEL
+    Greek el Cretan GDT GLCII GUD Lesbian Messinian
+    Guajajara gub TuDeT
+    Guarani gn OldTuDeT
+    Gujarati gu GujTB
+    Gwichin gwi TueCL
+    Haitian_Creole ht Adolphe Autogramm
+    Hausa ha EasternAutogramm NorthernAutogramm SouthernAutogramm WesternAutogramm
+    Hebrew he HTB IAHLTknesset IAHLTwiki PostRab
+    Highland_Puebla_Nahuatl azz ITML
+    Hindi hi HDTB PUD
+    Hittite hit HitTB
+    Hungarian hu Szeged
+    Icelandic is GC IcePaHC Modern PUD
+    Ika arh ChibErgIS
+    Indonesian id CSUI GSD PUD
+    Irish ga Cadhan IDT TwittIrish
+    Italian it ISDT KIParlaForest MarkIT Old ParlaMint ParTUT PoSTWITA PUD TWITTIRO Valico VIT
+    Japanese ja BCCWJ BCCWJLUW GSD GSDLUW PUD PUDLUW
+    Javanese jv CSUI
+    Kaapor urb TuDeT
+    Kadiweu kbc Unicamp
+    Kangri xnr KDTB
+    Karelian krl KKPP
+    Karo arr TuDeT
+    Kazakh kk KTB
+    Khoekhoe naq KDT
+    Kiche quc IU
+    Komi_Permyak koi UH
+    Komi_Zyrian kpv IKDP Lattice
+    Korean ko GSD Kaist KSL LittlePrince PUD
+    Kyrgyz ky KTMU TueCL
+    Latgalian ltg Cairo
+    Latin la CIRCSE ITTB LLCT Perseus PROIEL UDante
+    Latvian lv Cairo LVTB
+    Ligurian lij GLT
+    Lithuanian lt ALKSNIS HSE
+    Livvi olo KKPP
+    Low_Saxon nds LSDC
+    Luxembourgish lb LuxBank
+    Macedonian mk MTB
+    Madi jaa Jarawara
+    Maghrebi_Arabic_French qaf Arabizi
+    Makurap mpu TuDeT
+    Malayalam ml UFAL
+    Maltese mt MUDT
+    Manx gv Cadhan
+    Marathi mr CMUPAN UFAL
+    Mbya_Guarani gun Thomas
+    Middle_Armenian axm ArmTDP
+    Middle_French frm ALTM PROFITEROLE
+    Moksha mdf JR
+    Munduruku myu TuDeT
+    Naga nmf Suansu
+    Naija pcm NSC
+    Neapolitan nap RB
+    Nenets yrk Tundra
+    Nepali ne BK
+    Nheengatu yrl CompLin
+    North_Sami sme Giella
+    Northern_Kurdish kmr Kurmanji
+    Northwest_Gbaya gya Autogramm
+    Norwegian no Bokmaal Nynorsk
+    Occitan oc TTB
+    Odia or ODTB
+    Old_Church_Slavonic cu PROIEL
+    Old_East_Slavic orv Birchbark RNC Ruthenian TOROT
+    Old_English ang Cairo
+    Old_French fro ALTM PROFITEROLE
+    Old_Georgian oge GLC
+    Old_Irish sga DipSGG DipWBG
+    Old_Occitan pro CorAG
+    Old_Turkish otk Clausal
+    Ottoman_Turkish ota BOUN DUDU TueCL
+    Pashto ps Prince Sikaram
+    Paumari pad TueCL
+    Persian fa PerDT Seraji
+    Pesh pay ChibErgIS
+    Phrygian xpg KUL
+    Polish pl LFG MPDT PDB PUD
+    Pomak qpm Philotis
+    Portuguese pt Bosque CINTIL DANTEStocks GSD PetroGold Porttinari PUD
+    Punjabi pa CS Rang
+    Romanian ro ArT MolDoRo Nonstandard RRT SiMoNERo TueCL
+    Russian ru GSD Poetry PUD SynTagRus Taiga
+    Ruuli ruc RDT
+    Sanskrit sa UFAL Vedic
+    Scottish_Gaelic gd ARCOSG
+    Serbian sr SET
+    Shanghainese wuu ShUD
+    Sicilian scn STB
+    Sindhi sd Isra
+    Sinhala si Appuwa STB
+    Skolt_Sami sms Giellagas
+    Slovak sk SNK
+    Slovenian sl SSJ SST
+    South_Levantine_Arabic ajp MADAR
+    Southern_Kurdish sdh Garrusi
+    Spanish es AnCora COSER GSD PUD
+    Spanish_Sign_Language ssp LSE
+    Swedish sv LinES Old PUD SweLL Talbanken
+    Swedish_Sign_Language swl SSLC
+    Tagalog tl TRG Ugnayan
+    Tamil ta MWTT TTB
+    Tatar tt NMCTT
+    Teko eme TuDeT
+    Telugu te MTG
+    Telugu_English qte TECT
+    Thai th PUD TUD
+    Tswana tn Popapolelo
+    Tupinamba tpn TuDeT
+    Turkish tr Atis BOUN FrameNet GB IMST Kenet Penn PUD Tourism TueCL
+    Turkish_English qti BUTR
+    Turkish_German qtd SAGT
+    Ukrainian uk IU ParlaMint
+    Umbrian xum IKUVINA
+    Upper_Sorbian hsb UFAL
+    Urdu ur UDTB
+    Uyghur ug UDT
+    Uzbek uz TueCL UT UzUDT
+    Veps vep VWT
+    Vietnamese vi TueCL VTB
+    Warlpiri wbp UFAL
+    Welsh cy CCG
+    Western_Armenian hyw ArmTDP
+    Western_Sierra_Puebla_Nahuatl nhi MesoTree
+    Wolof wo WTB
+    Xavante xav XDT
+    Xibe sjo XDT
+    Yakut sah YKTDT
+    Yiddish yi YiTB
+    Yoruba yo YTB
+    Yupik ess SLI
+    Zaar say Autogramm
+    Zazaki zza ZSD
 """
 
 
@@ -218,11 +220,11 @@ def _read() -> dict[str, Treebank]:
     for line in TABLE.strip("\n").splitlines():
         words = line.split()
         if not line.startswith(" " * 8):
-            language, words = words[:3], words[3:]
-        name, code, iso = language
+            language, words = words[:2], words[2:]
+        name, code = language
         for word in words:
             folder, prefix = f"UD_{name}-{word}", f"{code}_{word.lower()}"
-            treebanks[folder] = Treebank(folder, prefix, iso)
+            treebanks[folder] = Treebank(folder, prefix, languages.iso639(code))
     return treebanks
 
 

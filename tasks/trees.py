@@ -20,9 +20,9 @@ from tasks import conllu, labelled, text
 from xl_flax.data import vocabulary
 from xl_flax.errors import UserError
 
-# The universal relations (de Marneffe et al. 2021, Universal Dependencies, table 4;
+# The universal relations (de Marneffe et al. 2021, Universal Dependencies;
 # https://universaldependencies.org/u/dep). Subtypes, as in "nsubj:pass", belong to languages; what
-# follows the colon is cut, as by the scorer of the CoNLL 2018 shared task (Zeman et al. 2018, §5).
+# follows the colon is cut, as by the scorer of the CoNLL 2018 shared task (Zeman et al. 2018).
 RELATIONS = (
     *("acl", "advcl", "advmod", "amod", "appos", "aux", "case", "cc", "ccomp", "clf", "compound"),
     *("conj", "cop", "csubj", "dep", "det", "discourse", "dislocated", "expl", "fixed", "flat"),

@@ -2,9 +2,11 @@
 
 Files: $XL_FLAX_DATA_DIR/ud/UD_<Language>-<Name>/<prefix>-ud-{train,dev,test}.conllu, as in the
 releases. The treebank UD_English-EWT has the prefix en_ewt and is the task `ud_trees_en_ewt`; "dev"
-is the split "validation". Not all treebanks have all three files. The mixture `ud_trees_pud` is of
-those with the same 1,000 sentences in each language, which are all tests (Zeman et al. 2017, the
-CoNLL shared task, §3).
+is the split "validation". Not all treebanks have all three files.
+
+Mixtures are of the treebanks whose files are there: `ud_trees`, and `ud_trees_pud`, of those with
+the same 1,000 sentences in each language, which are all tests (Zeman et al. 2017, the CoNLL shared
+task). For transfer from English train on `ud_trees_en_ewt`.
 
 A mixture of your own, and a treebank that is not in `treebanks.TREEBANKS`, in a task module:
 
@@ -43,8 +45,10 @@ def add_treebank(folder: str, prefix: str, language: str) -> seqio.Task:
 for _treebank in TREEBANKS.values():
     add_treebank(*_treebank)
 
-text.add_language_mixture(
-    "ud_trees_pud",
-    [f"ud_trees_{t.prefix}" for t in TREEBANKS.values() if t.folder.endswith("-PUD")],
-    exponent=0,
-)
+for _name, _end in (("ud_trees", ""), ("ud_trees_pud", "-PUD")):
+    text.add_language_mixture(
+        _name,
+        [f"ud_trees_{t.prefix}" for t in TREEBANKS.values() if t.folder.endswith(_end)],
+        exponent=0,
+        present_only=True,
+    )

@@ -64,8 +64,7 @@ for _name, _codes in (("udpos", CODES), ("udpos_xtreme", XTREME)):
 for _treebank in TREEBANKS.values():
     _files = ud.paths(_treebank.folder, _treebank.prefix)
     _source = labelled.TaggedFiles(_files, read_upos)
-    _language = languages.iso639(_treebank.language)
-    labelled.add_word_task(f"ud_pos_{_treebank.prefix}", _language, _source, LABELS)
+    labelled.add_word_task(f"ud_pos_{_treebank.prefix}", _treebank.language, _source, LABELS)
 
 _pud = [t for t in TREEBANKS.values() if t.folder.endswith("-PUD")]
 for _name, _treebanks in (("ud_pos", TREEBANKS.values()), ("ud_pos_pud", _pud)):

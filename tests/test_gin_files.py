@@ -158,6 +158,7 @@ def test_an_evaluation_stands_alone(path):
         "both.gin": ["MaskedAccuracy", "SentenceRetrieval"],
         "classification.gin": ["ClassificationScores"],
         "tagging.gin": ["TaggingScores"],
+        "parsing.gin": ["ParsingScores"],
     }
     if name in own:
         bindings = [*bindings, "TASK_MODULES = ['tasks.synthetic']"]

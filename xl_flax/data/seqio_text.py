@@ -38,6 +38,8 @@ def text_dataset(task: seqio.Task, split: str, every: int = 1) -> tf.data.Datase
         function = step.func if isinstance(step, functools.partial) else step
         if function in TOKENIZERS:
             return dataset
+        if isinstance(step, seqio.CacheDatasetPlaceholder):
+            break
         known = {"output_features": task.output_features, "sequence_length": None}
         wanted = inspect.signature(step).parameters
         dataset = step(dataset, **{k: v for k, v in known.items() if k in wanted})

@@ -63,6 +63,8 @@ CONTROLS = {
     "majority": "no model, the most frequent label of training",
     "tf-idf": "no model, logistic regression on pieces",
     "most frequent": "no model, each word's most frequent tag in training, or that of all words",
+    "neighbour": "no model, each word depends on the one before it, or each on that behind it",
+    "lexicon": "no model, each word as far from its head as most often in training",
 }
 
 

@@ -1,4 +1,4 @@
-"""FLOPs of an encoder and of the MLM head, per token of a row.
+"""FLOPs of an encoder and of heads, per token of a row.
 
 They are those that the model needs, as for PaLM's MFU (Chowdhery et al. 2022, arXiv:2204.02311,
 appendix B), not those that the hardware carries out: what `remat` computes again, or what slots
@@ -47,6 +47,29 @@ def mlm_head_flops(config: EncoderConfig, targets: float) -> dict[str, float]:
     return {
         "projection": 6.0 * config.width * config.vocab_size * targets,
         "head": 6.0 * config.head_dense * config.width**2 * targets,
+    }
+
+
+def biaffine_flops(
+    config: EncoderConfig, length: int, arc_width: int, relation_width: int, labels: int
+) -> dict[str, float]:
+    """FLOPs of a biaffine head's forward and backward pass, per word, by part.
+
+    6 per parameter that a word meets: those of two MLPs of width A + R, A² of arcs and C · R² of
+    relations; and 6 · A for each word of the row that is scored as its head.
+
+    Args:
+      config: of the encoder.
+      length: words of a row.
+      arc_width: A.
+      relation_width: R.
+      labels: C relations.
+    """
+    mlps = 2 * config.width * (arc_width + relation_width)
+    return {
+        "arcs": 6.0 * (arc_width**2 + arc_width * length),
+        "relations": 6.0 * labels * relation_width**2,
+        "head": 6.0 * mlps,
     }
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xl_flax.errors import UserError
+from xl_flax.models.biaffine import BiaffineHead
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.encoder import Encoder
 from xl_flax.models.layers import ACTIVATIONS, Norm, gelu, normal, param, project, zeros
@@ -225,6 +226,7 @@ HEADS = {
     "sentence": SentenceHead,
     "classification": ClassificationHead,
     "pooler": Pooler,
+    "biaffine": BiaffineHead,
 }
 
 HeadSettings = Mapping[str, Any]  # arguments of a head; "kind" where it is not the head's name
