@@ -23,7 +23,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "protobuf",
         "pydantic",
-        "sentencepiece",
+        "sentencepiece>=0.2.3",
         "seqio",
         "tensorboardX",
         "tensorflow-datasets",

@@ -1,0 +1,55 @@
+"""Questions that a span of a text answers: SQuAD, XQuAD, MLQA, and TyDiQA's gold passages.
+
+Files of $XL_FLAX_DATA_DIR, all as SQuAD's (tasks/question_files.py):
+
+- `squad` (Rajpurkar et al. 2016): squad/{train,dev}-v1.1.json, "train" and "validation".
+- `xquad_<code>` (Artetxe et al. 2020), of SQuAD's dev set in twelve languages: xquad/xquad.<code>.json,
+  "test". Its mixture is `xquad`.
+- `mlqa_<context>_<question>` (Lewis et al. 2020), in seven languages each:
+  mlqa/{dev,test}-context-<code>-question-<code>.json, "validation" and "test". The mixture `mlqa` is
+  of questions in their context's language (XLT there), `mlqa_cross` of all 49 pairs (G-XLT).
+- `tydiqa_<code>` (Clark et al. 2020), gold passages in nine languages:
+  tydiqa/tydiqa.goldp.<code>.{train,dev}.json. The published dev set is "test", as XTREME reports it.
+"""
+
+import itertools
+
+from tasks import text
+from tasks.question_files import QuestionFiles, add_question_task
+from tasks.wikipedia import LANGUAGES
+
+XQUAD_CODES = "ar de el en es hi ro ru th tr vi zh".split()
+MLQA_CODES = "ar de en es hi vi zh".split()
+TYDIQA_CODES = "ar bn en fi id ko ru sw te".split()
+
+
+def _add(name: str, question: str, context: str, paths: dict[str, str]) -> str:
+    languages = LANGUAGES[question], LANGUAGES[context]
+    return add_question_task(name, languages, QuestionFiles(paths)).name
+
+
+_SQUAD = {"train": "squad/train-v1.1.json", "validation": "squad/dev-v1.1.json"}
+_add("squad", "en", "en", _SQUAD)
+
+text.add_language_mixture(
+    "xquad",
+    [_add(f"xquad_{c}", c, c, {"test": f"xquad/xquad.{c}.json"}) for c in XQUAD_CODES],
+    exponent=0,
+)
+
+_mlqa = {}
+for _context, _question in itertools.product(MLQA_CODES, repeat=2):
+    _file = f"context-{_context}-question-{_question}.json"
+    _paths = {"validation": f"mlqa/dev-{_file}", "test": f"mlqa/test-{_file}"}
+    _name = f"mlqa_{_context}_{_question}"
+    _mlqa[_context, _question] = _add(_name, _question, _context, _paths)
+text.add_language_mixture("mlqa", [_mlqa[code, code] for code in MLQA_CODES], exponent=0)
+text.add_language_mixture("mlqa_cross", list(_mlqa.values()), exponent=0)
+
+_tydiqa = []
+for _code in TYDIQA_CODES:
+    _paths = {
+        s: f"tydiqa/tydiqa.goldp.{_code}.{n}.json" for s, n in (("train",) * 2, ("test", "dev"))
+    }
+    _tydiqa.append(_add(f"tydiqa_{_code}", _code, _code, _paths))
+text.add_language_mixture("tydiqa", _tydiqa)
