@@ -3,13 +3,13 @@
 Files of $XL_FLAX_DATA_DIR, all as SQuAD's (tasks/question_files.py):
 
 - `squad` (Rajpurkar et al. 2016): squad/{train,dev}-v1.1.json, "train" and "validation".
-- `xquad_<code>` (Artetxe et al. 2020), of SQuAD's dev set in twelve languages: xquad/xquad.<code>.json,
-  "test". Its mixture is `xquad`.
+- `xquad_<code>` (Artetxe et al. 2020), of SQuAD's dev set in twelve languages:
+  xquad/xquad.<code>.json, "test". Its mixture is `xquad`.
 - `mlqa_<context>_<question>` (Lewis et al. 2020), in seven languages each:
-  mlqa/{dev,test}-context-<code>-question-<code>.json, "validation" and "test". The mixture `mlqa` is
-  of questions in their context's language (XLT there), `mlqa_cross` of all 49 pairs (G-XLT).
-- `tydiqa_<code>` (Clark et al. 2020), gold passages in nine languages:
-  tydiqa/tydiqa.goldp.<code>.{train,dev}.json. The published dev set is "test", as XTREME reports it.
+  mlqa/{dev,test}-context-<code>-question-<code>.json, "validation" and "test". The mixture `mlqa`
+  is of questions in their context's language (XLT there), `mlqa_cross` of all 49 pairs (G-XLT).
+- `tydiqa_<code>` (Clark et al. 2020), gold passages in nine languages, mixture `tydiqa`:
+  tydiqa/tydiqa.goldp.<code>.{train,dev}.json. "test" is the published dev set, as in XTREME.
 """
 
 import itertools
@@ -18,9 +18,9 @@ from tasks import text
 from tasks.question_files import QuestionFiles, add_question_task
 from tasks.wikipedia import LANGUAGES
 
-XQUAD_CODES = "ar de el en es hi ro ru th tr vi zh".split()
-MLQA_CODES = "ar de en es hi vi zh".split()
-TYDIQA_CODES = "ar bn en fi id ko ru sw te".split()
+XQUAD_CODES = ("ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
+MLQA_CODES = ("ar", "de", "en", "es", "hi", "vi", "zh")
+TYDIQA_CODES = ("ar", "bn", "en", "fi", "id", "ko", "ru", "sw", "te")
 
 
 def _add(name: str, question: str, context: str, paths: dict[str, str]) -> str:
@@ -48,8 +48,7 @@ text.add_language_mixture("mlqa_cross", list(_mlqa.values()), exponent=0)
 
 _tydiqa = []
 for _code in TYDIQA_CODES:
-    _paths = {
-        s: f"tydiqa/tydiqa.goldp.{_code}.{n}.json" for s, n in (("train",) * 2, ("test", "dev"))
-    }
+    _file = f"tydiqa/tydiqa.goldp.{_code}"
+    _paths = {"train": f"{_file}.train.json", "test": f"{_file}.dev.json"}
     _tydiqa.append(_add(f"tydiqa_{_code}", _code, _code, _paths))
 text.add_language_mixture("tydiqa", _tydiqa)

@@ -1,8 +1,8 @@
 """Questions on passages in the synthetic languages, generated from a seed.
 
 `synthetic_questions_<language>`, mixture `synthetic_questions` of the core languages (see
-tasks/synthetic.py), each as often as another. Each passage of xl_flax/data/synthetic/passages.py has
-six questions; those with one number mean the same in every language.
+tasks/synthetic.py), each as often as another. Six questions on each passage; see
+xl_flax/data/synthetic/passages.py. Those with one number mean the same in every language.
 """
 
 import functools

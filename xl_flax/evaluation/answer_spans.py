@@ -22,9 +22,9 @@ class Window(NamedTuple):
 def owners(windows: Sequence[Window]) -> np.ndarray:
     """The window in which each token of a context has most context, int[N].
 
-    That is the least number of tokens before and behind it, and a hundredth of the window's size, as
-    BERT's code for SQuAD decides in which window an answer may begin (Devlin et al. 2019). Of equal
-    windows it is the first.
+    That is the lesser number of the tokens before and behind it, and a hundredth of the window's
+    size: BERT's code for SQuAD decides so in which window an answer may begin (Devlin et al. 2019).
+    Of equal windows it is the first.
     """
     count = max(window.first + window.size for window in windows)
     most_N, owner_N = np.full(count, -1.0), np.zeros(count, int)
