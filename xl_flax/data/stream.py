@@ -155,6 +155,14 @@ class _Reader:
                 by_language.setdefault(language, []).append(counts)
         return {language: _sum(by_language[language]) for language in sorted(by_language)}
 
+    def task_names(self) -> list[str]:
+        """What each task is called in results: by its language, if it is the only one of it."""
+        languages = ["-".join(dict.fromkeys(self._manifests[t].languages)) for t in self.tasks]
+        return [
+            name if languages.count(name) == 1 else task
+            for name, task in zip(languages, self.tasks, strict=True)
+        ]
+
     def unknown(self) -> dict[str, float]:
         """Language -> share of the pieces of its text that the vocabulary does not know."""
         return unknown_shares(self._manifests[task] for task in self.tasks)
@@ -268,6 +276,9 @@ class HeldOutRows(_Reader):
     """The rows of held-out splits, in order and each once; made by `open_held_out`.
 
     The rows of tasks follow one another.
+
+    Attributes:
+      row_tasks: int[rows], of each row the place of its task among `tasks`.
     """
 
     def __init__(
@@ -280,11 +291,12 @@ class HeldOutRows(_Reader):
     ):
         length = specs[0].layout.length
         super().__init__([caches[spec] for spec in specs], length, vocabulary, languages)
-        self._places = []
+        self._places, counts = [], []
         for task in self.tasks:
             source = self._source(task)
-            count = min(len(source), rows_per_task or len(source))
-            self._places += [(source, i) for i in range(count)]
+            counts.append(min(len(source), rows_per_task or len(source)))
+            self._places += [(source, i) for i in range(counts[-1])]
+        self.row_tasks = np.repeat(np.arange(len(counts)), counts)
 
     def __len__(self) -> int:
         return len(self._places)
