@@ -9,12 +9,13 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gin
 import grain
 import numpy as np
 
+from xl_flax.data.batch_packing import MOST, pack_batch
 from xl_flax.data.features import FeatureSpec
 from xl_flax.data.layout import Layout, Length, Packing, Policy
 from xl_flax.data.manifest import read_unigrams
@@ -44,8 +45,9 @@ class Rows(Settings):
     split: Name = "train"
     max_epochs: Positive | None = None
     """Passes over a task after which it leaves the mixture; the others stay in proportion."""
-    packing: Packing = "packed"
-    """"packed": as many examples in a row as fit; "single": one example a row."""
+    packing: Packing | Literal["batch"] = "packed"
+    """"packed": as many examples in a row as fit; "single": one example a row; "batch": batch sizes
+    count examples, and those of a batch are laid out together in as few rows as hold them."""
     too_long: Policy | None = None
     """What happens to examples longer than a row: "cut", "truncate", "window" or "drop" (see
     `Layout`). None: "cut" for text of one language without features, "drop" for other examples."""
@@ -59,7 +61,8 @@ class Rows(Settings):
     @property
     def layout(self) -> Layout:
         """How examples lie in the rows."""
-        return Layout(self.length, self.packing, self.too_long, self.stride)
+        packing = "single" if self.packing == "batch" else self.packing
+        return Layout(self.length, packing, self.too_long, self.stride)
 
     @property
     def phases(self) -> list[tuple[int, str]]:
@@ -78,6 +81,8 @@ class Rows(Settings):
         }
         if self.layout != Layout(self.length):
             description["layout"] = str(self.layout)
+        if self.packing == "batch":
+            description["packing"] = self.packing
         return description
 
     @property
@@ -169,11 +174,18 @@ class _Reader:
 
 
 class Stream(_Reader):
-    """Random access to an endless stream of rows; made by `open_stream`."""
+    """Random access to an endless stream of rows; made by `open_stream`.
+
+    Attributes:
+      by_example: whether rows hold one example each, of which a batch is laid out by `packed`.
+    """
 
     def __init__(self, rows: Rows, caches: Caches, seed: int, vocabulary: Vocabulary):
         datasets = {spec.mixture: caches[spec] for spec in rows.datasets}
         super().__init__(datasets.values(), rows.length, vocabulary)
+        self.by_example = rows.packing == "batch"
+        if self.by_example:
+            self.examples_per_row = MOST
         limits = None
         if rows.max_epochs is not None:
             sizes = np.array([self._manifests[task].rows for task in self.tasks])
@@ -217,6 +229,20 @@ class Stream(_Reader):
         # Keys fold in 32 bits; long runs read more than 2^31 rows.
         batch["row_id"] = np.array(indices, np.int64).astype(np.uint32).view(np.int32)
         return batch
+
+    def packed(self, first_row: int, count: int, multiple: int) -> Batch:
+        """So many examples from `first_row` on, together in as few rows as hold them.
+
+        Args:
+          first_row: index in the stream of the first one.
+          count: examples.
+          multiple: of which the number of rows is one.
+
+        Returns:
+          As `rows`, with `MOST` places for examples in a row; see `pack_batch`.
+        """
+        single = self.rows(range(first_row, first_row + count))
+        return pack_batch(single, self.num_texts, self.features, self._pad_id, multiple)
 
     def description(self) -> dict[str, Any]:
         """What the rows follow from, beside `Rows` and the seed, as JSON can hold it.
