@@ -123,10 +123,10 @@ def test_tasks_read_the_files_of_the_corpora(data_dir, vocabulary):
     file = squad([("起初神创造天地。", [("who", [("神", 2)])])])
     for name, path, split, languages in (
         ("squad", "squad/train-v1.1.json", "train", ("eng", "eng")),
-        ("xquad_el", "xquad/xquad.el.json", "test", ("ell", "ell")),
-        ("mlqa_zh_de", "mlqa/test-context-zh-question-de.json", "test", ("deu", "zho")),
-        ("mlqa_ar_ar", "mlqa/dev-context-ar-question-ar.json", "validation", ("ara", "ara")),
-        ("tydiqa_te", "tydiqa/tydiqa.goldp.te.dev.json", "test", ("tel", "tel")),
+        ("xquad_ell", "xquad/xquad.el.json", "test", ("ell", "ell")),
+        ("mlqa_zho_deu", "mlqa/test-context-zh-question-de.json", "test", ("deu", "zho")),
+        ("mlqa_ara_ara", "mlqa/dev-context-ar-question-ar.json", "validation", ("ara", "ara")),
+        ("tydiqa_tel", "tydiqa/tydiqa.goldp.te.dev.json", "test", ("tel", "tel")),
     ):
         write(data_dir / path, file)
         task = seqio.TaskRegistry.get(name)
@@ -137,7 +137,7 @@ def test_tasks_read_the_files_of_the_corpora(data_dir, vocabulary):
         assert example.features["context"] == "起初神创造天地。"
     specs = task_features(task)
     assert specs["answer"] == FeatureSpec("span") and specs["id"] == FeatureSpec("text", "string")
-    sizes = {"xquad": 12, "mlqa": 7, "mlqa_cross": 49, "tydiqa": 9}
+    sizes = {"xquad": 12, "xquad_xtreme": 11, "mlqa": 7, "mlqa_cross": 49, "tydiqa": 9}
     for name, size in sizes.items():
         assert len(seqio.MixtureRegistry.get(name).tasks) == size
 
@@ -146,7 +146,7 @@ def test_questions_are_cut_at_64_tokens(data_dir, vocabulary):
     long = " ".join("abcdefgh"[i % 8] for i in range(100))
     file = squad([("so be it", [(long, [("be", 3)])])])
     write(data_dir / "xquad/xquad.en.json", file)
-    (((example,), _),) = examples(seqio.TaskRegistry.get("xquad_en"), "test")
+    (((example,), _),) = examples(seqio.TaskRegistry.get("xquad_eng"), "test")
     assert len(example.texts[0]) == question_files.QUESTION_TOKENS == 64
     assert example.texts[0].tolist() == vocabulary.encode(long)[:64]
 
@@ -167,7 +167,7 @@ def test_answers_survive_the_cache_and_windows(data_dir, vocabulary, vocabulary_
         f"Cache.directory = {cache.directory!r}\nCache.task_modules = ['tasks.questions']\n"
         f"run_vocabulary.path = {vocabulary_path!r}\n"
     )
-    rows = Rows("xquad_en", 64, split="test", too_long="window", stride=16)
+    rows = Rows("xquad_eng", 64, split="test", too_long="window", stride=16)
     cache_command.main([f"--gin_file={data_dir / 'run.gin'}", f"--dataset={rows.datasets[0]}"])
     stream = open_stream(rows, prepare(rows.datasets, cache, vocabulary), 0, vocabulary)
     (manifest,) = stream._manifests.values()
@@ -215,11 +215,15 @@ def test_the_synthetic_languages_ask_questions(vocabulary):
 def test_real_answers_stand_where_they_are_said_to(monkeypatch, capfd):
     monkeypatch.setenv("XL_FLAX_DATA_DIR", str(REAL))
     counts = {}
-    for name, split in (("xquad_zh", "test"), ("mlqa_es_es", "validation"), ("tydiqa_en", "train")):
+    for name, split in (
+        ("xquad_zho", "test"),
+        ("mlqa_spa_spa", "validation"),
+        ("tydiqa_eng", "train"),
+    ):
         rows = rows_of(seqio.TaskRegistry.get(name).source, split)
         counts[name] = len(rows)
-    assert counts == {"xquad_zh": 1190, "mlqa_es_es": 500, "tydiqa_en": 3696}
+    assert counts == {"xquad_zho": 1190, "mlqa_spa_spa": 500, "tydiqa_eng": 3696}
     assert "do not stand" not in capfd.readouterr().err
     with pytest.raises(UserError, match="fi.dev.json: the text of every answer is empty"):
-        rows_of(seqio.TaskRegistry.get("tydiqa_fi").source, "test")
+        rows_of(seqio.TaskRegistry.get("tydiqa_fin").source, "test")
     assert len(questions.TYDIQA_CODES) == 9

@@ -50,7 +50,9 @@ class Classification(Objective):
 
     def head_settings(self) -> dict[str, Any]:
         """The settings of the head, but for its labels."""
-        return {"kind": "classification", "dense": self.dense}
+        # ModernBERT's map has no bias.
+        bias = {"dense_bias": False} if self.dense == "gelu_norm" else {}
+        return {"kind": "classification", "dense": self.dense, **bias}
 
     def heads(self, stream: Stream) -> Mapping[str, HeadSettings]:
         """The classification head with the labels of the task."""
