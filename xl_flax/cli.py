@@ -28,6 +28,7 @@ CONFIGURABLES = (
     "xl_flax.data.manifest",
     "xl_flax.data.stream",
     "xl_flax.data.vocabulary",
+    "xl_flax.evaluation.alignment",
     "xl_flax.evaluation.config",
     "xl_flax.evaluation.masked_lm",
     "xl_flax.evaluation.mining",
