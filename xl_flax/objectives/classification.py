@@ -17,10 +17,11 @@ from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.models.heads import HeadSettings, Model
+from xl_flax.models.labelling import Reading, head_scores
 from xl_flax.objectives.base import Batch, Inputs, LogName, Loss, Mean, Objective, row_keys
 from xl_flax.ops.languages import language_rows, language_sums
 from xl_flax.ops.pooling import Pooling
-from xl_flax.ops.segments import join_texts, present_examples
+from xl_flax.ops.segments import JoinedRows, present_examples
 from xl_flax.settings import Name
 
 
@@ -83,28 +84,16 @@ class Classification(Objective):
             "language_rows": language_rows(stream.languages, languages),
         }
 
-    def scores(
-        self, model: Model, batch: Batch, inputs: Inputs
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The head's scores and the rows as the encoder read them.
-
-        Returns:
-          float32[B, E, C], or [B, L, C] of tokens; and the fields of `JoinedRows` by name. With
-          several texts in an example the tokens have other columns there than in the batch:
-          features of tokens and spans must follow "source".
-        """
-        rows = joined_texts(batch, inputs, self.double_separator)
-        has_types = model.encoder.config.token_types > 1
-        hidden_BxLxD = model.encoder(
-            rows["tokens"],
-            segment_ids=rows["segment_ids"],
-            positions=rows["positions"],
-            token_types=jnp.minimum(rows["text_rank"], 1) if has_types else None,
-            languages=inputs.buffers["language_rows"][rows["token_languages"]],
-            dropout_keys=row_keys(inputs.key, batch["row_id"]) if inputs.train else None,
+    def scores(self, model: Model, batch: Batch, inputs: Inputs) -> tuple[jax.Array, JoinedRows]:
+        """The head's scores, float32[B, E, C] or of tokens [B, L, C], and the rows it was given."""
+        reading = Reading(
+            inputs.stream.num_texts,
+            inputs.stream.examples_per_row,
+            *(inputs.buffers[name] for name in ("sep_id", "pad_id", "language_rows")),
+            self.double_separator,
         )
-        examples = inputs.stream.examples_per_row
-        return model.heads[self.name](hidden_BxLxD, rows["segment_ids"], examples), rows
+        dropout_keys = row_keys(inputs.key, batch["row_id"]) if inputs.train else None
+        return head_scores(model, self.name, batch, reading, dropout_keys)
 
     def label_loss(
         self,
@@ -186,31 +175,11 @@ class TokenClassification(Classification):
     def loss(self, model: Model, batch: Batch, inputs: Inputs) -> Loss:
         """The cross-entropy of each token that has a label; an example's weight is its tokens'."""
         scores_BxLxC, rows = self.scores(model, batch, inputs)
-        labels_BxL = jnp.take_along_axis(batch[self.feature], rows["source"], axis=1)
-        labels_BxL = jnp.where(rows["segment_ids"] != 0, labels_BxL, -1)
+        labels_BxL = jnp.take_along_axis(batch[self.feature], rows.source, axis=1)
+        labels_BxL = jnp.where(rows.segment_ids != 0, labels_BxL, -1)
         weights_BxL = jnp.ones(labels_BxL.shape)
         if "weight" in batch:
-            example_BxL = jnp.maximum(rows["segment_ids"] - 1, 0)
+            example_BxL = jnp.maximum(rows.segment_ids - 1, 0)
             weights_BxL = jnp.take_along_axis(batch["weight"], example_BxL, axis=1)
-        languages_BxL = rows["token_languages"]
+        languages_BxL = rows.token_languages
         return self.label_loss(scores_BxLxC, labels_BxL, weights_BxL, languages_BxL, batch, inputs)
-
-
-def joined_texts(batch: Batch, inputs: Inputs, double_separator: bool) -> dict[str, jax.Array]:
-    """Rows whose examples are one segment each, texts in their order; see `JoinedRows`."""
-    shape, num_texts = batch["tokens"].shape, inputs.stream.num_texts
-    if num_texts == 1:
-        return batch | {
-            "token_languages": jnp.broadcast_to(batch["languages"], shape),
-            "text_rank": jnp.zeros(shape, jnp.int32),
-            "source": jnp.broadcast_to(jnp.arange(shape[1]), shape),
-        }
-    order = (shape[0], inputs.stream.examples_per_row, num_texts)
-    return join_texts(
-        batch,
-        jnp.broadcast_to(jnp.arange(num_texts), order),
-        sep_id=inputs.buffers["sep_id"],
-        pad_id=inputs.buffers["pad_id"],
-        reset_positions=False,
-        double_separator=double_separator,
-    )._asdict()
