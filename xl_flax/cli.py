@@ -34,6 +34,7 @@ CONFIGURABLES = (
     "xl_flax.evaluation.mining",
     "xl_flax.evaluation.retrieval",
     "xl_flax.models.config",
+    "xl_flax.objectives.choice",
     "xl_flax.objectives.classification",
     "xl_flax.objectives.contrastive",
     "xl_flax.objectives.mlm",

@@ -47,6 +47,7 @@ HEAD_CLASSES = {
     "SequenceClassification": "sequence",
     "TokenClassification": "tokens",
     "QuestionAnswering": "question",
+    "MultipleChoice": "choice",
     "ForMaskedLM": MLM_HEAD,
     "WithLMHead": MLM_HEAD,
     "ForPreTraining": MLM_HEAD,
@@ -128,8 +129,11 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> tuple[str, lis
     for name, sentences in (("random", random), ("text", ids)):
         largest: dict[str, tuple[float, float]] = {}
         for tokens, real in _batches(sentences, special.pad, longest, name):
+            inputs = torch.tensor(tokens), torch.tensor(real.astype(int))
+            if head == "choice":  # [B, choices, L]
+                inputs = tuple(array[:, None] for array in inputs)
             with torch.no_grad():
-                out = hf(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int)))
+                out = hf(inputs[0], attention_mask=inputs[1])
             theirs = _their_outputs(out)
             for what, values in outputs(tokens, real).items():
                 if what in theirs:
