@@ -17,7 +17,7 @@ from xl_flax.objectives.base import Inputs
 from xl_flax.objectives.choice import MultipleChoice
 
 V, CLS, SEP = 60, 2, 3
-LANGUAGES = ("aaa", "bbb", "ccc", "ddd")
+LANGUAGES = ("aaa", "bbb", "ccc", "ddd", "eee")
 # Tokens of the first text and of each choice, of each example of each row.
 SIZES = [[(4, 2, 5), (1, 3, 1)], [(6, 6, 2)], [(2, 1, 1), (3, 2, 4)]]
 LABELS = [[0, 1], [1], [-1, 0]]
@@ -27,13 +27,10 @@ LABELS = [[0, 1], [1], [-1, 0]]
 def model():
     config = EncoderConfig(
         vocab_size=V, num_layers=2, width=16, num_heads=2, mlp_width=32, max_positions=40,
-        token_types=2, mlp_out_dropout=0.5, languages=4,
+        token_types=2, mlp_out_dropout=0.5, languages=5, init_std=0.3,
     )  # fmt: skip
     settings = MultipleChoice(Rows("m", 40), 4, dense="tanh").heads(None)
-    model = nnx.jit(lambda: build_model(config, settings, nnx.Rngs(0)))()
-    head = model.heads["choice"]  # scores that differ
-    head.out[...] = 20 * jax.random.normal(jax.random.key(1), head.out[...].shape)
-    return model
+    return nnx.jit(lambda: build_model(config, settings, nnx.Rngs(0)))()
 
 
 def draw(sizes):
@@ -110,9 +107,10 @@ def test_losses_are_those_of_each_choice_alone(model, pack_rows, choices, double
             total, count = total + loss, count + 1
             correct += int(np.argmax(scores)) == label
             by_language[spoken[0]] += loss
-    assert float(found.total) == pytest.approx(total, rel=1e-4)
+    assert abs(total - count * np.log(choices)) > 0.1  # scores differ
+    assert float(found.total) == pytest.approx(total, rel=1e-5)
     assert (found.sums["count"], found.sums["correct"]) == (count, correct)
-    np.testing.assert_allclose(found.sums["language_loss"], by_language, rtol=1e-4)
+    np.testing.assert_allclose(found.sums["language_loss"], by_language, rtol=1e-5)
 
 
 def test_dropout_differs_between_choices_and_rows_keep_theirs(model, pack_rows):
