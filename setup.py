@@ -33,7 +33,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda13]"],
-        "eval": ["faiss-cpu", "matplotlib"],
+        "eval": ["faiss-cpu", "matplotlib", "scikit-learn", "scipy", "seqeval"],
         "hf": ["safetensors", "sentence-transformers", "torch", "transformers"],
         "dev": [
             "faiss-cpu",
@@ -43,6 +43,10 @@ setup(
             "pytest-xdist",
             "pyyaml",
             "ruff",
+            "scikit-learn",
+            "scipy",
+            "seqeval",
+            "udtools",
         ],
     },
 )

@@ -25,14 +25,17 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the state is saved, run the same command aga
 
 # What Gin files may configure. None of these imports TensorFlow.
 CONFIGURABLES = (
+    "xl_flax.converters.pretrained",
     "xl_flax.data.manifest",
     "xl_flax.data.stream",
     "xl_flax.data.vocabulary",
     "xl_flax.evaluation.alignment",
+    "xl_flax.evaluation.classification",
     "xl_flax.evaluation.config",
     "xl_flax.evaluation.masked_lm",
     "xl_flax.evaluation.mining",
     "xl_flax.evaluation.retrieval",
+    "xl_flax.evaluation.tagging",
     "xl_flax.models.config",
     "xl_flax.objectives.choice",
     "xl_flax.objectives.classification",

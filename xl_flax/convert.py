@@ -16,36 +16,30 @@ converted back.
 """
 
 import argparse
-import dataclasses
 import importlib
 import math
 import os
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
 from absl import logging
 
 from xl_flax import cli
-from xl_flax.checkpoints.description import RUNTIME_FIELDS, Description
+from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import (
     complete_checkpoints,
     find_checkpoints,
     read_description,
-    unflatten,
 )
 from xl_flax.checkpoints.manager import first_line
-from xl_flax.checkpoints.save import save_checkpoint
-from xl_flax.converters import families, hub, read, sentence_transformers, summary, tokenizer, write
+from xl_flax.converters import hub, read, sentence_transformers, summary, write
 from xl_flax.converters.folders import new_folder
-from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
+from xl_flax.converters.ours import open_theirs, to_ours, vocabulary_of
 from xl_flax.errors import UserError
 from xl_flax.files.folders import entries
-from xl_flax.files.read import read_bytes, read_text
-from xl_flax.files.write import write_atomically
-from xl_flax.models.config import EncoderConfig
-from xl_flax.models.heads import MLM_HEAD
+from xl_flax.files.read import read_text
 from xl_flax.progress import progress
 from xl_flax.text_table import wrapped
 
@@ -81,7 +75,11 @@ def main(argv: Sequence[str]) -> None:
         if ours:
             to_theirs(source, args)
         else:
-            to_ours(source, args)
+            if args.format or args.heads:
+                raise UserError(
+                    "--format and --heads are for what becomes a folder of Hugging Face"
+                )
+            to_ours(source, args.target, args.tokenizer, DTYPES.get(args.dtype))
         print(f"wrote {args.target}")
     if args.verify:
         from xl_flax.converters.verify import TEXTS, verify
@@ -92,35 +90,6 @@ def main(argv: Sequence[str]) -> None:
         print(shown)
         if differences:
             raise UserError(f"{checkpoint} and {folder} differ: {'; '.join(differences)}")
-
-
-def to_ours(source: str, args: argparse.Namespace) -> None:
-    """A folder of Hugging Face or sentence-transformers → a checkpoint."""
-    if args.format or args.heads:
-        raise UserError("--format and --heads are for what becomes a folder of Hugging Face")
-    model, heads, head_params = _open(source)
-    vocabulary = _vocabulary(model, args.tokenizer)
-    read_from = [model.tensors[place.theirs] for place in model.places]
-    dtype = DTYPES.get(args.dtype)
-    needed = sum(dataclasses.replace(t, dtype=dtype or t.dtype).nbytes for t in read_from)
-    with new_folder(args.target, needed) as folder:
-        with progress(sum(t.nbytes for t in read_from), "reading", "bytes") as done:
-            params = read.read_params(model, done)
-        for name, value in head_params.items():
-            params[f"heads/{sentence_transformers.HEAD}/{name}"] = value
-        for path in params if dtype else ():
-            params[path] = params[path].astype(dtype, copy=False)
-        description = _original_description(
-            model, read.describe(model, vocabulary.fingerprint, heads)
-        )
-        files = {"model.json": description.to_json(), vocabulary.file_name: vocabulary.content}
-        save_checkpoint(folder, unflatten(params), files)
-        settings = _gin(args.target, model.encoder, model.heads, vocabulary)
-        write_atomically(os.path.join(folder, "model.gin"), settings)
-    for note in sentence_transformers.notes(source, model.folder, model.encoder.max_positions):
-        print(wrapped(f"note: {note}"))
-    if model.ignored:
-        print(wrapped(f"left out, as computed or of no use here: {', '.join(model.ignored)}"))
 
 
 def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
@@ -143,50 +112,12 @@ def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
 
 
 def _inspect(source: str, tokenizer_file: str | None, whole: bool) -> str:
-    model, heads, _ = _open(source)
+    model, heads, _ = open_theirs(source)
     try:
-        vocabulary = _vocabulary(model, tokenizer_file)
+        vocabulary = vocabulary_of(model, tokenizer_file)
     except UserError as error:
         vocabulary = error  # the rest is worth seeing all the same
     return summary.of_theirs(model, heads, vocabulary, whole)
-
-
-def _open(source: str):
-    """(the encoder's folder understood, heads for sentences, their parameters)."""
-    if not sentence_transformers.is_folder(source):
-        return read.open_model(source), {}, {}
-    folder, settings, params = sentence_transformers.read(source)
-    model, heads = read.open_model(folder), {sentence_transformers.HEAD: settings}
-    shapes = read.param_shapes(model.encoder, heads)
-    for name, value in params.items():
-        if value.shape != (wanted := shapes[f"heads/{sentence_transformers.HEAD}/{name}"]):
-            raise UserError(
-                f"{source}: the dense layer's {name} has shape {value.shape} and not {wanted}: it "
-                "belongs to another encoder"
-            )
-    return model, heads, params
-
-
-def _vocabulary(model: read.HuggingFaceModel, path: str | None) -> Vocabulary:
-    vocabulary = load_vocabulary(path) if path else tokenizer.read(model.folder)
-    if vocabulary.size > model.encoder.vocab_size:
-        raise UserError(
-            f"{vocabulary.path} has {vocabulary.size:,} pieces, and the token table of "
-            f"{model.folder} {model.encoder.vocab_size:,} rows: it belongs to another model"
-        )
-    return vocabulary
-
-
-def _original_description(model: read.HuggingFaceModel, description: Description) -> Description:
-    """The description that the folder was written from, if it is still that model."""
-    path = os.path.join(model.folder, write.DESCRIPTION)
-    if not os.path.exists(path):
-        return description
-    before = Description.from_json(read_bytes(path), path)
-    changed = families.differences(before.encoder, description.encoder)
-    if changed or before.vocabulary != description.vocabulary or before.heads != description.heads:
-        return description
-    return before
 
 
 def _sentence_head(description: Description, heads: Sequence[str] | None) -> str:
@@ -201,28 +132,6 @@ def _sentence_head(description: Description, heads: Sequence[str] | None) -> str
     settings = dict(description.heads[chosen[0]])
     sentence_transformers.check(chosen[0], settings, description.encoder.num_layers)
     return chosen[0]
-
-
-def _gin(
-    target: str, encoder: EncoderConfig, heads: Collection[str], vocabulary: Vocabulary
-) -> str:
-    """Gin bindings with which a run goes on from the checkpoint."""
-    path = os.path.abspath(target)
-    lines = [
-        "# The encoder of this checkpoint, for runs that go on from it:",
-        "#   python -m xl_flax.train --gin_file=gin/runs/further.gin --gin_file=<this file> …",
-        "TrainConfig.init_from = @InitFrom()",
-        f"InitFrom.checkpoint = {path!r}",
-        f"VOCABULARY = {os.path.join(path, 'model', vocabulary.file_name)!r}",
-        f"VOCAB_SIZE = {encoder.vocab_size}",
-        "",
-    ]
-    if MLM_HEAD not in heads:
-        lines.insert(4, "InitFrom.include = 'encoder/.*'  # it has no MLM head: a fresh one")
-    for name, value in encoder.to_dict().items():  # all, whatever was bound before
-        if (name not in RUNTIME_FIELDS or name.endswith("dropout")) and name != "vocab_size":
-            lines.append(f"EncoderConfig.{name} = {value!r}")
-    return "\n".join(lines) + "\n"
 
 
 def _foreign(source: str) -> str:

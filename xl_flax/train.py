@@ -3,7 +3,8 @@
 Reads the run from Gin (see `xl_flax.training.config.TrainConfig`), builds missing caches, and
 trains until `TrainConfig.steps`. Started again with the same flags it goes on from the newest
 checkpoint in MODEL_DIR, bit for bit as if it had never stopped; with other flags it first says what
-differs, and refuses what would make another run.
+differs, and refuses what would make another run. `TrainConfig.seeds` makes a run with each seed, in
+folders of their own below MODEL_DIR.
 
 Exit codes: 0 done, 1 error, 2 usage, 75 stopped by SIGTERM with its state saved (run it again).
 """
@@ -29,8 +30,10 @@ def main(argv: Sequence[str]) -> int:
     from xl_flax.training.config import TrainConfig
     from xl_flax.training.loop import train
 
-    finished = train(TrainConfig(), gin_flags=args.gin_flags, dry_run=args.dry_run)
-    return cli.EXIT_DONE if finished else cli.EXIT_PREEMPTED
+    for run in TrainConfig().runs:
+        if not train(run, gin_flags=args.gin_flags, dry_run=args.dry_run):
+            return cli.EXIT_PREEMPTED
+    return cli.EXIT_DONE
 
 
 if __name__ == "__main__":

@@ -73,6 +73,17 @@ def global_batch(
     return {name: place(array) for name, array in local.items()}
 
 
+class Whole:
+    """A batch that is there as a whole, read as if it were a stream that begins with it."""
+
+    def __init__(self, batch: Mapping[str, np.ndarray]):
+        self._batch = batch
+
+    def rows(self, indices: Iterable[int]) -> dict[str, np.ndarray]:
+        """Some of its rows."""
+        return {name: array[list(indices)] for name, array in self._batch.items()}
+
+
 class Prefetcher:
     """Reads batches ahead in one background thread.
 

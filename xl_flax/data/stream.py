@@ -9,12 +9,13 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gin
 import grain
 import numpy as np
 
+from xl_flax.data.batch_packing import MOST, pack_batch
 from xl_flax.data.features import FeatureSpec
 from xl_flax.data.layout import Layout, Length, Packing, Policy
 from xl_flax.data.manifest import read_unigrams
@@ -44,8 +45,9 @@ class Rows(Settings):
     split: Name = "train"
     max_epochs: Positive | None = None
     """Passes over a task after which it leaves the mixture; the others stay in proportion."""
-    packing: Packing = "packed"
-    """"packed": as many examples in a row as fit; "single": one example a row."""
+    packing: Packing | Literal["batch"] = "packed"
+    """"packed": as many examples in a row as fit; "single": one example a row; "batch": batch sizes
+    count examples, and those of a batch are laid out together in as few rows as hold them."""
     too_long: Policy | None = None
     """What happens to examples longer than a row: "cut", "truncate", "window" or "drop" (see
     `Layout`). None: "cut" for text of one language without features, "drop" for other examples."""
@@ -59,7 +61,8 @@ class Rows(Settings):
     @property
     def layout(self) -> Layout:
         """How examples lie in the rows."""
-        return Layout(self.length, self.packing, self.too_long, self.stride)
+        packing = "single" if self.packing == "batch" else self.packing
+        return Layout(self.length, packing, self.too_long, self.stride)
 
     @property
     def phases(self) -> list[tuple[int, str]]:
@@ -78,6 +81,8 @@ class Rows(Settings):
         }
         if self.layout != Layout(self.length):
             description["layout"] = str(self.layout)
+        if self.packing == "batch":
+            description["packing"] = self.packing
         return description
 
     @property
@@ -155,17 +160,32 @@ class _Reader:
                 by_language.setdefault(language, []).append(counts)
         return {language: _sum(by_language[language]) for language in sorted(by_language)}
 
+    def task_names(self) -> list[str]:
+        """What each task is called in results: by its language, if it is the only one of it."""
+        languages = ["-".join(dict.fromkeys(self._manifests[t].languages)) for t in self.tasks]
+        return [
+            name if languages.count(name) == 1 else task
+            for name, task in zip(languages, self.tasks, strict=True)
+        ]
+
     def unknown(self) -> dict[str, float]:
         """Language -> share of the pieces of its text that the vocabulary does not know."""
         return unknown_shares(self._manifests[task] for task in self.tasks)
 
 
 class Stream(_Reader):
-    """Random access to an endless stream of rows; made by `open_stream`."""
+    """Random access to an endless stream of rows; made by `open_stream`.
+
+    Attributes:
+      by_example: whether rows hold one example each, of which a batch is laid out by `packed`.
+    """
 
     def __init__(self, rows: Rows, caches: Caches, seed: int, vocabulary: Vocabulary):
         datasets = {spec.mixture: caches[spec] for spec in rows.datasets}
         super().__init__(datasets.values(), rows.length, vocabulary)
+        self.by_example = rows.packing == "batch"
+        if self.by_example:
+            self.examples_per_row = MOST
         limits = None
         if rows.max_epochs is not None:
             sizes = np.array([self._manifests[task].rows for task in self.tasks])
@@ -209,6 +229,20 @@ class Stream(_Reader):
         # Keys fold in 32 bits; long runs read more than 2^31 rows.
         batch["row_id"] = np.array(indices, np.int64).astype(np.uint32).view(np.int32)
         return batch
+
+    def packed(self, first_row: int, count: int, multiple: int) -> Batch:
+        """So many examples from `first_row` on, together in as few rows as hold them.
+
+        Args:
+          first_row: index in the stream of the first one.
+          count: examples.
+          multiple: of which the number of rows is one.
+
+        Returns:
+          As `rows`, with `MOST` places for examples in a row; see `pack_batch`.
+        """
+        single = self.rows(range(first_row, first_row + count))
+        return pack_batch(single, self.num_texts, self.features, self._pad_id, multiple)
 
     def description(self) -> dict[str, Any]:
         """What the rows follow from, beside `Rows` and the seed, as JSON can hold it.
@@ -268,6 +302,9 @@ class HeldOutRows(_Reader):
     """The rows of held-out splits, in order and each once; made by `open_held_out`.
 
     The rows of tasks follow one another.
+
+    Attributes:
+      row_tasks: int[rows], of each row the place of its task among `tasks`.
     """
 
     def __init__(
@@ -280,11 +317,12 @@ class HeldOutRows(_Reader):
     ):
         length = specs[0].layout.length
         super().__init__([caches[spec] for spec in specs], length, vocabulary, languages)
-        self._places = []
+        self._places, counts = [], []
         for task in self.tasks:
             source = self._source(task)
-            count = min(len(source), rows_per_task or len(source))
-            self._places += [(source, i) for i in range(count)]
+            counts.append(min(len(source), rows_per_task or len(source)))
+            self._places += [(source, i) for i in range(counts[-1])]
+        self.row_tasks = np.repeat(np.arange(len(counts)), counts)
 
     def __len__(self) -> int:
         return len(self._places)

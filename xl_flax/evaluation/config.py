@@ -1,6 +1,7 @@
 """What `python -m xl_flax.evaluate` reads from Gin."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from annotated_types import Len, doc
 from xl_flax.data.manifest import Cache
 from xl_flax.evaluation.base import Evaluation
 from xl_flax.parallel.mesh import MeshConfig
-from xl_flax.settings import LocalPath, Settings
+from xl_flax.settings import LocalPath, Seeds, Settings
 
 Evaluations = Annotated[
     Sequence[Evaluation],
@@ -28,6 +29,8 @@ class EvaluateConfig(Settings):
 
     # A run's folder, its `checkpoints/`, or one checkpoint; or a list of these.
     model_dir: LocalPath | Annotated[Sequence[LocalPath], Len(1)] = gin.REQUIRED
+    # Of runs with several seeds (`TrainConfig.seeds`), in model_dir/SEED each; None: model_dir.
+    seeds: Seeds | None = None
     cache: Cache = gin.REQUIRED
     evaluations: Evaluations = gin.REQUIRED
     # Measure what results must be seen beside, too: the untrained model of the same shape, and the
@@ -39,4 +42,7 @@ class EvaluateConfig(Settings):
     def model_dirs(self) -> list[str]:
         """The folders, each once."""
         one = isinstance(self.model_dir, str)
-        return [self.model_dir] if one else list(dict.fromkeys(self.model_dir))
+        folders = [self.model_dir] if one else list(dict.fromkeys(self.model_dir))
+        if self.seeds is None:
+            return folders
+        return [os.path.join(folder, str(seed)) for folder in folders for seed in self.seeds]

@@ -28,6 +28,7 @@ from xl_flax.files.write import write_atomically
 
 FILE = "results.jsonl"
 MACRO = "macro"  # stands for the languages in an unweighted mean over all of them
+OTHERS = "others"  # in the mean over those that a head was not trained in: zero-shot transfer
 UNTRAINED = "untrained"  # the model of results of a checkpoint's shape before training
 
 
@@ -35,9 +36,10 @@ UNTRAINED = "untrained"  # the model of results of a checkpoint's shape before t
 class Result:
     """One number. Two results may be compared if, and only if, their signatures are equal."""
 
-    task: str  # what is measured: "masked_lm", "retrieval", "mining"
+    task: str  # what is measured: "masked_lm", "retrieval", "mining", "classification"
     data: str  # mixture/split
-    languages: tuple[str, ...]  # one, or (query, searched); "macro" stands for all of them
+    # One, or (query, searched); "macro" stands for all of them, "others" for those beyond training.
+    languages: tuple[str, ...]
     metric: str
     value: float
     n: int  # what the value is a mean over: masked tokens, queries; for a macro mean, its terms
@@ -50,6 +52,7 @@ class Result:
     unknown: tuple[float, ...] | None = None
     # None: of a checkpoint. Else of a control: `UNTRAINED`, "tf-idf", "length".
     model: str | None = None
+    interval: tuple[float, float] | None = None  # 95 % of the values on tests drawn again
     seeds: tuple[float, ...] | None = None  # of what `value` is the mean over random starts
 
     @property

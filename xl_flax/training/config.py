@@ -1,6 +1,8 @@
 """What a training run is: everything `python -m xl_flax.train` reads from Gin."""
 
 import dataclasses
+import functools
+import os
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -13,7 +15,7 @@ from xl_flax.evaluation.base import Evaluation
 from xl_flax.models.config import EncoderConfig
 from xl_flax.objectives.base import Objective
 from xl_flax.parallel.mesh import MeshConfig
-from xl_flax.settings import Count, LocalPath, Name, Natural, Pattern, Settings
+from xl_flax.settings import Count, LocalPath, Name, Natural, Pattern, Seeds, Settings
 from xl_flax.training.optimizer import OptimizerConfig
 
 
@@ -74,6 +76,8 @@ class TrainConfig(Settings):
     steps: Count = gin.REQUIRED  # steps in the whole run
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     seed: Natural = 0  # of parameters, data order, masks and dropout
+    # A run with each of these in model_dir/SEED, one after the other; None: one with `seed`.
+    seeds: Seeds | None = None
     accumulate: Count = 1  # microbatches per step
     log_every: Count = 50  # steps
     checkpoint_every: Count = 1000  # steps; the last step is always saved
@@ -92,6 +96,17 @@ class TrainConfig(Settings):
         super().__post_init__()
         if self.best is not None and not self.held_out:
             self.fail("best chooses by a metric of TrainConfig.held_out: set it")
+
+    @property
+    def runs(self) -> list["TrainConfig"]:
+        """The run itself, or those with each of the `seeds`."""
+        if self.seeds is None:
+            return [self]
+        folder = functools.partial(os.path.join, self.model_dir)
+        return [
+            dataclasses.replace(self, model_dir=folder(str(seed)), seed=seed, seeds=None)
+            for seed in dict.fromkeys(self.seeds)
+        ]
 
     @property
     def evaluation_datasets(self) -> list[DatasetSpec]:

@@ -1,12 +1,13 @@
 """What belongs to one objective of a run: its rows, its buffers, and how far it has read."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-from xl_flax.data.batches import Batch, Prefetcher, global_batch
+from xl_flax.data.batches import Batch, Prefetcher, Whole, global_batch
 from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
@@ -21,7 +22,8 @@ class Feed:
       objective: the objective.
       stream: its rows.
       buffers: its constant arrays, a copy on each device.
-      rows: how many it has consumed, which a checkpoint remembers.
+      rows: how many it has consumed, which a checkpoint remembers; examples, where batches count
+        these.
       size: rows of the batch that it gave last.
     """
 
@@ -32,12 +34,15 @@ class Feed:
         vocabulary: Vocabulary,
         languages: Sequence[str],
         partitioning: Partitioning,
+        parts: int,
     ):
+        """The feed of an objective whose batches are cut into so many parts."""
         objective.check(stream)
         self.objective, self.stream, self.rows, self.size = objective, stream, 0, 0
         buffers = objective.buffers(vocabulary, stream, languages)
         self.buffers = jax.device_put(buffers, partitioning.sharding(()))
         self._sharding = partitioning.sharding(("batch",))
+        self._multiple = parts * math.prod(partitioning.mesh.shape[a] for a in ("data", "fsdp"))
         self._prefetcher: Prefetcher | None = None
 
     def phase(self) -> Any:
@@ -80,13 +85,17 @@ class Feed:
         self._prefetcher = Prefetcher(self._read, self.rows, self.objective.batch_at)
 
     def _read(self, row: int) -> Batch:
-        return global_batch(self.stream, row, self.objective.batch_at(row), self._sharding)
+        size = self.objective.batch_at(row)
+        if not self.stream.by_example:
+            return global_batch(self.stream, row, size, self._sharding)
+        packed = self.stream.packed(row, size, self._multiple)
+        return global_batch(Whole(packed), 0, len(packed["tokens"]), self._sharding)
 
     def next(self) -> tuple[Batch, float]:
         """The next batch, and the seconds spent waiting for it."""
         batch, waited = self._prefetcher.next()
-        self.size = self.objective.batch_at(self.rows)
-        self.rows += self.size
+        self.rows += self.objective.batch_at(self.rows)
+        self.size = len(batch["tokens"])
         return batch, waited
 
     def close(self) -> None:

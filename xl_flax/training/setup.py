@@ -87,10 +87,11 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
     _check(config)
     # By name, so that their order in Gin changes nothing, not even in the last bit of a sum.
     objectives = sorted(config.objectives, key=lambda objective: objective.name)
+    parts = {}
     for objective in objectives:
-        parts = config.accumulate * objective.microbatches
-        for _, size in objective.batch_phases:
-            check_batch(objective.name, size, parts, partitioning)
+        parts[objective.name] = config.accumulate * objective.microbatches
+        for _, size in objective.batch_phases if objective.rows.packing != "batch" else ():
+            check_batch(objective.name, size, parts[objective.name], partitioning)
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
     check_early(config, vocabulary.fingerprint)
@@ -103,7 +104,8 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
     languages = sorted({language for s in streams.values() for language in s.languages})
     _check_languages(languages, config)
     feeds = {
-        o.name: Feed(o, streams[o.name], vocabulary, languages, partitioning) for o in objectives
+        o.name: Feed(o, streams[o.name], vocabulary, languages, partitioning, parts[o.name])
+        for o in objectives
     }
 
     heads = all_heads(objectives, streams)
