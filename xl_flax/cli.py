@@ -30,6 +30,7 @@ CONFIGURABLES = (
     "xl_flax.data.stream",
     "xl_flax.data.vocabulary",
     "xl_flax.evaluation.alignment",
+    "xl_flax.evaluation.choice",
     "xl_flax.evaluation.classification",
     "xl_flax.evaluation.config",
     "xl_flax.evaluation.masked_lm",
