@@ -129,12 +129,10 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> tuple[str, lis
     for name, sentences in (("random", random), ("text", ids)):
         largest: dict[str, tuple[float, float]] = {}
         for tokens, real in _batches(sentences, special.pad, longest, name):
-            inputs = torch.tensor(tokens), torch.tensor(real.astype(int))
-            if head == "choice":  # [B, choices, L]
-                inputs = tuple(array[:, None] for array in inputs)
+            axes = (slice(None), None) if head == "choice" else ...  # [B, choices, L]
+            ids, mask = torch.tensor(tokens)[axes], torch.tensor(real.astype(int))[axes]
             with torch.no_grad():
-                out = hf(inputs[0], attention_mask=inputs[1])
-            theirs = _their_outputs(out)
+                theirs = _their_outputs(hf(ids, attention_mask=mask))
             for what, values in outputs(tokens, real).items():
                 if what in theirs:
                     value = theirs[what].numpy()
