@@ -23,6 +23,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "protobuf",
         "pydantic",
+        "scipy",
         "sentencepiece",
         "seqio",
         "tensorboardX",

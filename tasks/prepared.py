@@ -45,14 +45,19 @@ class PreparedTfds(seqio.TfdsDataSource):
         self._check()
         return super().list_shards(split)
 
-    def _check(self) -> None:
-        # TFDS itself would ask Google Cloud Storage first, which hangs where there is no network.
+    def missing_files(self, split: str) -> list[str]:
+        """The folder of the prepared data set, where it is not there."""
+        del split
         root = self.tfds_dataset.data_dir or os.environ.get(
             "TFDS_DATA_DIR", "~/tensorflow_datasets"
         )
-        name, version = self.tfds_dataset.name.split(":")
-        folder = os.path.join(os.path.expanduser(root), name, version)
-        if not tf.io.gfile.isdir(folder):
+        folder = os.path.join(os.path.expanduser(root), *self.tfds_dataset.name.split(":"))
+        return [] if tf.io.gfile.isdir(folder) else [folder]
+
+    def _check(self) -> None:
+        # TFDS itself would ask Google Cloud Storage first, which hangs where there is no network.
+        for folder in self.missing_files(""):
+            name = self.tfds_dataset.name.split(":")[0]
             raise UserError(
                 f"TFDS has not prepared {name} in {folder}: set TFDS_DATA_DIR to where it is, or "
                 f'fetch it with python -c "import tensorflow_datasets as tfds; '

@@ -3,7 +3,7 @@
 Tasks `tatoeba_pairs_<a>_<b>`, as in `tatoeba_pairs_deu_eng`: up to 1,000 pairs, all in the split
 "train". Who trains on them has no test in `tatoeba_<code>` any more: its scores then measure
 memory. `Filter.exclude = ['tatoeba_deu', ...]` keeps the sentences of a test out of whatever is
-trained on, these tasks included.
+trained on, these tasks included. The mixture is of the languages whose files are there.
 """
 
 from tasks import parallel, text
@@ -18,4 +18,4 @@ for _code in CODES.split():
     _name = "tatoeba_pairs_" + "_".join(_pair)
     PAIRS.append(parallel.add_parallel_task(_name, _pair, _source))
 
-text.add_language_mixture("tatoeba_pairs", PAIRS)
+text.add_language_mixture("tatoeba_pairs", PAIRS, present_only=True)

@@ -18,92 +18,20 @@ from typing import Literal, get_args
 
 import seqio
 import tensorflow as tf
-import tensorflow_text as tf_text
 
-from xl_flax.data import long_texts, vocabulary
-from xl_flax.data.mixtures import TOKENS_EXPONENT
+from tasks.languages import iso639 as iso639  # part of this module's face
+from tasks.run_vocabulary import RunVocabulary
+from xl_flax.data.mixtures import PRESENT_ONLY, TOKENS_EXPONENT
 from xl_flax.errors import UserError
 from xl_flax.files.read import check_local, check_regular
 
 DATA_DIR = "XL_FLAX_DATA_DIR"
+# Corpora may lie together in these folders of it: what must not be passed on can stand apart.
+GROUPS = ("", "ner", "noncommercial")
 READ_CHUNK = 256  # examples that cross from Python to TensorFlow at once, as one takes 0.4 ms
-LONG_BYTES = 2**14  # texts from here are tokenised in Python
 LINE_BYTES = 2**26  # of a line: more is no line of text
 
-# Corpora name some languages by one of their varieties; results want one name for each.
-_VARIETIES = {"arb": "ara", "cmn": "zho", "pes": "fas", "swh": "swa", "zho-CN": "zho"}
-
 Unit = Literal["examples", "tokens"]
-
-
-class RunVocabulary(seqio.Vocabulary):
-    """The vocabulary of the run, `run_vocabulary.path` in Gin, read when it is first used."""
-
-    @property
-    def pad_id(self) -> int:
-        """The id of `<pad>` or `[PAD]`."""
-        return self._vocabulary.special.pad
-
-    @property
-    def bos_id(self) -> int:
-        """The id of `<s>` or `[CLS]`."""
-        return self._vocabulary.special.cls
-
-    @property
-    def eos_id(self) -> int:
-        """The id of `</s>` or `[SEP]`."""
-        return self._vocabulary.special.sep
-
-    @property
-    def unk_id(self) -> int:
-        """The id of `<unk>` or `[UNK]`."""
-        return self._vocabulary.special.unk
-
-    @property
-    def _vocabulary(self) -> vocabulary.Vocabulary:
-        return vocabulary.run_vocabulary()
-
-    @property
-    def _base_vocab_size(self) -> int:
-        return self._vocabulary.size
-
-    def _encode(self, s: str) -> list[int]:
-        return self._vocabulary.encode(s)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self._vocabulary.decode(ids)
-
-    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        if not isinstance(self._vocabulary, vocabulary.SentencePieceVocabulary):
-            return self._encode_in_python(s)
-        # In TensorFlow's version the time grows with the square of a run of unknown characters.
-        is_long = tf.reduce_any(tf.strings.length(s) > LONG_BYTES)
-        tokenize = self._tokenizer().tokenize
-        return tf.cond(is_long, lambda: self._encode_in_python(s), lambda: tokenize(s))
-
-    def _encode_in_python(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: tf.Tensor) -> tf.Tensor:
-            ids = lambda text: long_texts.encode(self._vocabulary, text.decode())  # noqa: E731
-            return tf.ensure_shape(tf.numpy_function(ids, [text], tf.int32), [None])
-
-        if s.shape.rank == 0:
-            return encode(s)
-        return tf.map_fn(encode, s, fn_output_signature=tf.RaggedTensorSpec([None], tf.int32))
-
-    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        if isinstance(self._vocabulary, vocabulary.SentencePieceVocabulary):
-            return self._tokenizer().detokenize(ids)
-        return tf.ensure_shape(tf.numpy_function(self._decode, [ids], tf.string), [])
-
-    def _tokenizer(self) -> tf_text.SentencepieceTokenizer:
-        with open(self._vocabulary.path, "rb") as file:
-            return tf_text.SentencepieceTokenizer(model=file.read())
-
-    def __eq__(self, other: object) -> bool:
-        """All are the one vocabulary of the run: seqio mixes only tasks with equal ones."""
-        return isinstance(other, RunVocabulary)
-
-    __hash__ = None
 
 
 def read_lines(path: str, split: str) -> Iterator[str]:
@@ -198,6 +126,15 @@ class Files(seqio.DataSource):
             raise UserError(f"there is no split {split!r}; there are {', '.join(self._paths)}")
         return [data_path(path) for path in self._paths[split]]
 
+    def missing_files(self, split: str) -> list[str]:
+        """The absolute paths of a split's files that are not there.
+
+        Raises:
+          UserError: there is no such split, or XL_FLAX_DATA_DIR is not set.
+        """
+        paths = map(find_data, self._paths.get(split) or self.files(split))
+        return [path for path in paths if not os.path.lexists(path)]
+
     def num_input_examples(self, split: str) -> int:
         """The number of examples, which takes one pass through the files that also checks them."""
         return self._survey(split)[0]
@@ -268,7 +205,8 @@ class TextFiles(Files):
           paths: the files of each split; one path alone is the split "train". Paths that are not
             absolute start at XL_FLAX_DATA_DIR, which is looked up when the files are read.
           read: a function of (path, split) that yields the texts.
-          aligned_with: a source with a translation of each example, in the same order.
+          aligned_with: a source with a translation of each example, in the same order; they are
+            counted where its files are there.
         """
         paths = {"train": paths} if isinstance(paths, str) else paths
         self._aligned_with = aligned_with
@@ -277,7 +215,9 @@ class TextFiles(Files):
     def num_input_examples(self, split: str) -> int:
         """The number of examples, which takes one pass through the files that also checks them."""
         count, other = super().num_input_examples(split), self._aligned_with
-        if other and (expected := other.num_input_examples(split)) != count:
+        if not other or other.missing_files(split):
+            return count
+        if (expected := other.num_input_examples(split)) != count:
             raise UserError(
                 f"{', '.join(self.files(split))} has {count} examples, but "
                 f"{', '.join(other.files(split))} has {expected}: line i of one must translate "
@@ -297,21 +237,27 @@ def data_path(path: str) -> str:
     Raises:
       UserError: XL_FLAX_DATA_DIR is not set, or the file is missing.
     """
-    if not os.path.isabs(path):
-        if not os.environ.get(DATA_DIR):
-            raise UserError(
-                f"{DATA_DIR} is not set: set it to the folder of your data, "
-                f"where {path} is expected"
-            )
-        check_local(os.environ[DATA_DIR], DATA_DIR)
-        path = os.path.join(os.path.abspath(os.environ[DATA_DIR]), path)
+    path = find_data(path)
     check_regular(path, f"a file of text is expected here; relative paths start at {DATA_DIR}")
     return path
 
 
-def iso639(code: str) -> str:
-    """The language (ISO 639-3) of a corpus's code: "cmn" and "zho-CN" are both "zho"."""
-    return _VARIETIES.get(code, code)
+def find_data(path: str) -> str:
+    """The absolute path of a file, or where it is expected; also in one of the GROUPS.
+
+    Raises:
+      UserError: XL_FLAX_DATA_DIR is not set.
+    """
+    if os.path.isabs(path):
+        return path
+    if not os.environ.get(DATA_DIR):
+        raise UserError(
+            f"{DATA_DIR} is not set: set it to the folder of your data, where {path} is expected"
+        )
+    check_local(os.environ[DATA_DIR], DATA_DIR)
+    root = os.path.abspath(os.environ[DATA_DIR])
+    places = [os.path.join(root, group, path) for group in GROUPS]
+    return next(filter(os.path.lexists, places), places[0])
 
 
 def set_language(dataset: tf.data.Dataset, language: str) -> tf.data.Dataset:
@@ -359,6 +305,7 @@ def add_language_mixture(
     exponent: float = 1.0,
     rates: Mapping[str, float] | None = None,
     by: Unit = "examples",
+    present_only: bool = False,
 ) -> seqio.Mixture:
     """Registers a mixture of tasks, by their sizes or by rates of your own.
 
@@ -369,6 +316,9 @@ def add_language_mixture(
         languages alike.
       rates: the rate of each task by its name, instead; only their proportions matter.
       by: what sizes and rates are counted in; XLM-R's 0.3 is over tokens.
+      present_only: leaves out the tasks whose files are missing, split by split, as the cache
+        command says when it reads the mixture; without it, a missing file is an error. For
+        mixtures of all the languages of a corpus.
 
     Raises:
       UserError: rates that do not fit the tasks, or an unknown unit.
@@ -390,6 +340,7 @@ def add_language_mixture(
         mixture = seqio.MixtureRegistry.add(name, names, default_rate=rate)
     if by == "tokens":  # which only the cache can count
         setattr(mixture, TOKENS_EXPONENT, 0.0 if rates else exponent)
+    setattr(mixture, PRESENT_ONLY, present_only)
     return mixture
 
 
@@ -400,6 +351,7 @@ def add_aligned_tasks(
     split: str = "test",
     languages: Mapping[str, str] | None = None,
     read: Callable[[str, str], Iterator[str]] = read_aligned,
+    present_only: bool = False,
 ) -> seqio.Mixture:
     """Registers parallel text: a task `{name}_{code}` per file, and the mixture `name` of them all.
 
@@ -411,10 +363,12 @@ def add_aligned_tasks(
       split: the split that the files become.
       languages: the language of a code, where they differ.
       read: as for `TextFiles`.
+      present_only: as for `add_language_mixture`; name a file that nobody lacks first, since the
+        others are compared with it.
     """
     tasks, first = [], None
     for code, path in paths.items():
         source = TextFiles({split: path}, read, aligned_with=first)
         first = first or source
         tasks.append(add_text_task(f"{name}_{code}", (languages or {}).get(code, code), source))
-    return add_language_mixture(name, tasks, exponent=0)
+    return add_language_mixture(name, tasks, exponent=0, present_only=present_only)

@@ -122,6 +122,7 @@ seqio.MixtureRegistry.add("tempered", ["one", "two"],
 from tasks import text
 text.add_language_mixture("by_tokens", ["one", "two"], exponent=0.3, by="tokens")
 seqio.MixtureRegistry.add("of_mixtures", ["by_tokens", "both"], default_rate=1.0)
+seqio.MixtureRegistry.add("deeper", ["one", "of_mixtures"], default_rate=1.0)
 """)
             return files
 
@@ -236,8 +237,9 @@ def test_rates_over_tokens_are_left_to_the_layout(project):
 
 def test_rates_over_tokens_are_not_lost_in_a_mixture_of_mixtures(project):
     project.two_languages()
-    with pytest.raises(UserError, match="'of_mixtures' holds 'by_tokens', whose rates"):
-        project.run("--dataset=of_mixtures:train:32")
+    for outer in ("of_mixtures", "deeper"):
+        with pytest.raises(UserError, match="'of_mixtures' holds 'by_tokens', whose rates"):
+            project.run(f"--dataset={outer}:train:32")
 
 
 def test_held_out_examples_keep_their_order_and_their_empty_lines(project, held_out):

@@ -42,7 +42,7 @@ from xl_flax.checkpoints.load import (
 from xl_flax.data.prepare import prepare
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
 from xl_flax.errors import UserError
-from xl_flax.evaluation import controls
+from xl_flax.evaluation import controls, predictions
 from xl_flax.evaluation import results as results_lib
 from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.config import EvaluateConfig
@@ -150,7 +150,10 @@ def evaluate(
                     subject = subject or Subject.load(checkpoint, partitioning)
                     measured = part(subject, context)
                     if main_process:
+                        for data, scored in context.predictions.items():
+                            predictions.write(folder, description.step, data, scored)
                         results_lib.write(path, source, measured)
+                    context.predictions.clear()
                     results += measured
             results += others
             if done.issuperset(sign for _, signatures in parts for sign in signatures):

@@ -8,7 +8,7 @@ from xl_flax.evaluation import compare, results
 from xl_flax.evaluation.results import Result, Source
 
 
-def write(run, values, step=10, center="none", metric="p@1", data="ntrex/test", **control):
+def write(run, values, step=10, center="none", metric="p@1", data="ntrex/test", of=None, **control):
     """Results of one layer: {(query, searched): value}."""
     sign = results.signature(metric, data=data, layer=3, center=center, similarity="cosine")
     about = {"similarity": "cosine", "layer": 3}
@@ -18,7 +18,7 @@ def write(run, values, step=10, center="none", metric="p@1", data="ntrex/test", 
     os.makedirs(run, exist_ok=True)
     results.write(
         os.path.join(run, results.FILE),
-        Source(model or f"{run}/checkpoints/{step}", step),
+        Source(model or f"{run}/checkpoints/{step}", step, id=of),
         [
             Result("retrieval", data, pair, metric, value, 100, sign, **about)
             for pair, value in values.items()
@@ -93,6 +93,29 @@ def test_measurements_in_two_ways_are_not_mixed(tmp_path, capsys):
     with pytest.raises(SystemExit):
         compare.main([run, "--layer=3", "--group=deu"])
     assert "write NAME=LANGUAGES" in capsys.readouterr().err
+
+
+def test_the_steps_that_are_compared_are_named(tmp_path, capsys):
+    runs = [f"{tmp_path}/mlm/{seed}" for seed in range(2)]
+    for run in runs:
+        write(run, SEED_0, step=1000)
+    compare.main([*runs, "--layer=3"])
+    assert capsys.readouterr().out.endswith("Of all runs step 1,000, the last in their results.\n")
+    write(runs[1], SEED_0, step=2000)
+    compare.main([*runs, "--layer=3"])
+    assert "results of runs differ: mlm/0 1,000; mlm/1 2,000" in capsys.readouterr().out
+
+
+def test_runs_that_were_measured_on_two_versions_of_a_text_are_not_mixed(tmp_path):
+    runs = [f"{tmp_path}/{setting}/0" for setting in ("mlm", "tlm")]
+    about = {"model": "tf-idf", "layer": None}
+    for run, mark in zip(runs, "ab", strict=True):
+        write(run, SEED_0)
+        write(run, {("deu", "eng"): 0.3}, of=mark, **about)
+    compare.collect(runs, SEEN)  # made anew, but the same
+    write(runs[1], {("deu", "eng"): 0.4}, of="b", **about)
+    with pytest.raises(UserError, match="tlm/0/results.*tf-idf of ntrex/test differs.*mlm/0"):
+        compare.collect(runs, SEEN)
 
 
 def test_a_run_without_results_is_named(tmp_path):

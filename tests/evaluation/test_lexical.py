@@ -1,10 +1,12 @@
 import math
+import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from xl_flax.evaluation.lexical import COLUMNS, length, tf_idf
+from xl_flax.evaluation import scores, search
+from xl_flax.evaluation.lexical import length, tf_idf
 from xl_flax.evaluation.scores import found_at_1
 from xl_flax.evaluation.search import unit
 
@@ -33,10 +35,22 @@ def by_hand(x, y):
 def test_cosines_of_tf_idf_are_those_of_the_whole_vectors():
     x, y = sentences(0, 25), [s + 15 for s in sentences(1, 40)]  # half of the pieces in common
     a, b = tf_idf(x, y)
-    np.testing.assert_allclose(a @ b.T, by_hand(x, y), atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(b, axis=1), 1, atol=1e-6)
-    assert a.shape[1] == b.shape[1] == COLUMNS
+    np.testing.assert_allclose((a @ b.T).toarray(), by_hand(x, y), atol=1e-6)
+    for side in (a, b):
+        np.testing.assert_allclose(np.linalg.norm(side.toarray(), axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "margin"])
+def test_memory_grows_with_the_text_and_not_with_its_pieces(monkeypatch, similarity):
+    monkeypatch.setattr(scores, "BLOCK", 256)
+    monkeypatch.setattr(search, "SIMILARITIES", 2**16)
+    x = list(np.arange(12_000).reshape(2000, 6))  # all pieces are rare, and in both languages
+    tracemalloc.start()
+    found = found_at_1(*tf_idf(x, x), similarity)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.min(found) == 1
+    assert peak < 20e6  # every piece of every sentence would be 2000 · 12,000 · 4 B = 96 MB
 
 
 def test_languages_without_a_common_piece_are_at_chance():
@@ -47,7 +61,7 @@ def test_languages_without_a_common_piece_are_at_chance():
 
 def test_an_empty_sentence_is_like_no_other():
     a, b = tf_idf([np.array([7, 8]), np.array([], int)], [np.array([7, 9]), np.array([7])])
-    assert (a[1] == 0).all() and (a[0] @ b.T > 0).all()
+    assert ((a @ b.T).toarray() > 0).tolist() == [[True, True], [False, False]]
 
 
 def test_the_nearest_by_cosine_is_the_nearest_in_length():

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from xl_flax.errors import UserError
-from xl_flax.evaluation import scores
+from xl_flax.evaluation import scores, search
 from xl_flax.evaluation.base import NotFiniteError
 from xl_flax.evaluation.scores import found_at_1, ratio_margins
 from xl_flax.evaluation.search import unit
@@ -112,6 +113,17 @@ def test_blocks_give_what_the_whole_matrix_gives(monkeypatch, block, similarity)
     expected = by_hand(x, y, similarity)
     assert 0.1 < expected[0] < 0.9
     assert precision_at_1(x, y, similarity) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_sparse_vectors_score_as_dense_ones_do(monkeypatch, similarity):
+    monkeypatch.setattr(scores, "BLOCK", 16)
+    monkeypatch.setattr(search, "SIMILARITIES", 100)  # two queries at a time
+    x, y = (np.where(v > 0.3, v, 0) for v in noisy(41, 12, 0.8))
+    x[5] = 0
+    expected = found_at_1(x, y, similarity)
+    assert 0.1 < np.mean(expected) < 0.9
+    np.testing.assert_allclose(found_at_1(csr_array(x), csr_array(y), similarity), expected)
 
 
 def test_a_sentence_without_an_embedding_is_found_by_chance_only():

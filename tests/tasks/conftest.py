@@ -4,7 +4,13 @@ import random
 
 import gin
 import pytest
+import seqio
 
+from xl_flax import cache as cache_command
+from xl_flax.data.filtering import Filter
+from xl_flax.data.layout import Layout
+from xl_flax.data.manifest import Cache
+from xl_flax.data.prepare import DatasetSpec, prepare
 from xl_flax.data.vocabulary import Vocabulary, VocabularyConfig, load_vocabulary
 from xl_flax.data.vocabulary_training import Corpus, train_model
 
@@ -35,3 +41,35 @@ def vocabulary(vocabulary_path) -> Vocabulary:
 def data_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("XL_FLAX_DATA_DIR", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def registry():
+    """Removes the tasks and mixtures that a test registers."""
+    registries = seqio.TaskRegistry, seqio.MixtureRegistry
+    before = [set(registry.names()) for registry in registries]
+    yield
+    for registry, names in zip(registries, before, strict=True):
+        for name in set(registry.names()) - names:
+            registry.remove(name)
+
+
+@pytest.fixture
+def run_cache(data_dir, vocabulary, vocabulary_path):
+    """run_cache(modules, dataset, ...) -> caches of the datasets, made by the command."""
+
+    def run(modules, *datasets, exclude=()):
+        rules = Filter(exclude=list(exclude))
+        cache = Cache(str(data_dir / "cache"), modules, on_missing="stop", filter=rules)
+        (data_dir / "run.gin").write_text(
+            f"Cache.directory = {cache.directory!r}\nCache.task_modules = {modules}\n"
+            f"run_vocabulary.path = {vocabulary_path!r}\nFilter.exclude = {list(exclude)}\n"
+        )
+        flags = [f"--dataset={name}" for name in datasets]
+        cache_command.main([f"--gin_file={data_dir / 'run.gin'}", "--show=2", *flags])
+        specs = [
+            DatasetSpec(*name.split(":")[:2], Layout.parse(name.split(":")[2])) for name in datasets
+        ]
+        return prepare(specs, cache, vocabulary)
+
+    return run

@@ -2,24 +2,17 @@
 
 import functools
 
-import gin
 import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
 
-from tasks import labelled, sib200, synthetic_labelled, text
-from xl_flax import cache as cache_command
+from tasks import labelled, sib200, text
 from xl_flax.data.features import FeatureSpec
-from xl_flax.data.layout import Layout
-from xl_flax.data.manifest import Cache
-from xl_flax.data.prepare import DatasetSpec, prepare
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.seqio_tasks import examples, task_features
 from xl_flax.data.seqio_text import read_lines
 from xl_flax.data.stream import Rows, open_held_out, open_stream
-from xl_flax.data.synthetic.generator import corpus_sentence
-from xl_flax.data.synthetic.inference import LABELS
-from xl_flax.data.synthetic.language import FAMILY
 from xl_flax.errors import UserError
 
 ANSWERS, TAGS = ("yes", "no"), ("NOUN", "VERB")
@@ -41,37 +34,12 @@ labelled.add_word_task("tagged", "aa", words, TAGS)
 
 
 @pytest.fixture
-def registry():
-    """Removes the tasks and mixtures that a test registers."""
-    registries = seqio.TaskRegistry, seqio.MixtureRegistry
-    before = [set(registry.names()) for registry in registries]
-    yield
-    for registry, names in zip(registries, before, strict=True):
-        for name in set(registry.names()) - names:
-            registry.remove(name)
-
-
-@pytest.fixture
-def run(data_dir, vocabulary, vocabulary_path, monkeypatch, registry):
+def run(run_cache, data_dir, monkeypatch, registry):
     """run(dataset, ...) -> the caches of datasets of MODULE, made by the command."""
     (data_dir / "labelled_module.py").write_text(MODULE)
     monkeypatch.syspath_prepend(data_dir)
     monkeypatch.delitem(__import__("sys").modules, "labelled_module", raising=False)
-    cache = Cache(str(data_dir / "cache"), ["labelled_module"], on_missing="stop")
-
-    def command(*datasets):
-        (data_dir / "run.gin").write_text(
-            f"Cache.directory = {cache.directory!r}\nCache.task_modules = ['labelled_module']\n"
-            f"run_vocabulary.path = {vocabulary_path!r}\n"
-        )
-        flags = [f"--dataset={name}" for name in datasets]
-        cache_command.main([f"--gin_file={data_dir / 'run.gin'}", "--show=2", *flags])
-        specs = [
-            DatasetSpec(*name.split(":")[:2], Layout.parse(name.split(":")[2])) for name in datasets
-        ]
-        return prepare(specs, cache, vocabulary)
-
-    return command
+    return functools.partial(run_cache, ["labelled_module"])
 
 
 def write_pairs(folder, language, count):
@@ -299,24 +267,3 @@ def test_sib200_has_topics(data_dir, vocabulary):
     (folder / "dev.tsv").write_text(rows.replace("travel", "trips"))
     with pytest.raises(UserError, match="dev.tsv, line 3: label 'trips' is none of entertainment"):
         list(examples(task, "validation"))
-
-
-def test_the_synthetic_languages_have_labels(vocabulary):
-    (batch, languages) = next(examples(seqio.TaskRegistry.get("synthetic_inference_beta"), "test"))
-    assert languages[0] == ("beta", "beta") and len(batch[0].texts) == 2
-    assert {int(e.features["label"]) for e in batch} == set(range(len(LABELS)))
-    task = seqio.TaskRegistry.get("synthetic_pos_alpha")
-    assert task_features(task)["label"].labels == synthetic_labelled.UPOS
-    (batch, _) = next(examples(task, "train"))
-    sentence = corpus_sentence(FAMILY["alpha"], "train", 3, corpus="pos")
-    (labels,) = batch[3].features["label"]
-    assert [synthetic_labelled.UPOS[i] for i in labels[labels >= 0]] == list(sentence.upos)
-    assert gin.query_parameter("run_vocabulary.path")
-
-
-def test_every_synthetic_part_of_speech_is_known():
-    for name in synthetic_labelled.CORE:
-        for split in ("train", "test"):
-            for index in range(300):
-                tags = synthetic_labelled.tagged(FAMILY[name], split, index)["text"].split("\n")
-                assert {tag.split("\t")[1] for tag in tags} <= set(synthetic_labelled.UPOS)

@@ -15,6 +15,7 @@ import pytest
 import seqio
 
 from tasks import bible, bible_parallel, local_parallel, ntrex_parallel, tatoeba_parallel
+from xl_flax.data.seqio_tasks import split_tasks
 from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 from xl_flax.objectives.base import Inputs
@@ -113,7 +114,7 @@ def test_test_sets_can_be_trained_on(data_dir):
     write(data_dir / "tatoeba/tatoeba.cmn-eng.cmn", "一\n")
     write(data_dir / "tatoeba/tatoeba.cmn-eng.eng", "one\n")
     assert texts("tatoeba_pairs_eng_zho", "train") == [("one", "一")]
-    assert len(ntrex_parallel.PAIRS) == 25 and len(tatoeba_parallel.PAIRS) == 36
+    assert len(ntrex_parallel.PAIRS) == 126 and len(tatoeba_parallel.PAIRS) == 112
 
 
 def test_local_pairs_are_found_by_their_file_names(data_dir):
@@ -171,8 +172,11 @@ def test_the_real_files_have_the_sizes_they_are_known_for(monkeypatch):
     assert counts("bible_multiway4") == (28347, 618, 585)
     pairs = [counts(name) for name in bible_parallel.PAIRS]
     assert [sum(split) for split in zip(*pairs, strict=True)] == [570_146, 11_817, 11_859]
-    assert {counts(task.name) for task in ntrex_parallel.PAIRS} == {(1997,)}
-    assert sum(counts(task.name)[0] for task in tatoeba_parallel.PAIRS) == 31_308
+    pairs = [
+        split_tasks(seqio.MixtureRegistry.get(f"{n}_pairs"), "train") for n in ("ntrex", "tatoeba")
+    ]
+    assert {counts(task.name) for task in pairs[0]} == {(1997,)} and len(pairs[0]) == 25
+    assert sum(counts(task.name)[0] for task in pairs[1]) == 31_308 and len(pairs[1]) == 36
     first = next(iter(texts("bible_deu_eng", "train")))
     assert first[0].startswith("Im Anfang") and first[1].startswith("At the first")
 

@@ -1,5 +1,6 @@
 """Contrastive objectives in the step: two passes as one, eight devices as one, beside MLM."""
 
+import dataclasses
 import functools
 import importlib.util
 import types
@@ -184,6 +185,16 @@ def test_the_queue_and_the_follower_move():
 @pytest.mark.parametrize(("microbatches", "accumulate"), [(4, 1), (2, 2)])
 def test_two_passes_equal_one(microbatches, accumulate):
     check(run(microbatches=microbatches, accumulate=accumulate), run())
+
+
+def test_the_limit_of_a_learnt_scale_judges_the_gradient_of_the_whole_batch():
+    learnt = []
+    for microbatches, accumulate in ((1, 1), (2, 2)):
+        objective = dataclasses.replace(contrasts(microbatches)[0], scale=100.0)
+        state, *_ = run(accumulate=accumulate, objectives=(objective,))
+        learnt.append(float(state.params["heads"]["contrastive"]["log_scale"]))
+    assert learnt[0] == pytest.approx(learnt[1], rel=1e-5)
+    assert learnt[0] < np.log(100) - 1e-3
 
 
 @pytest.mark.parametrize(

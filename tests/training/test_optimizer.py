@@ -1,5 +1,7 @@
 """Schedules have the published shapes; decay and orthogonalisation reach the right parameters."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 
 from xl_flax.errors import UserError
+from xl_flax.training.layer_rates import scale_by_depth
 from xl_flax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
 
@@ -158,3 +161,43 @@ def test_muon_orthogonalises_each_layer_on_its_own():
 def condition(matrix):
     singular = np.linalg.svd(matrix, compute_uv=False)
     return singular.max() / singular.min()
+
+
+def encoder_params(first=False):
+    ones = jnp.ones
+    encoder = {
+        "embeddings": {"tokens": ones((5, 2))},
+        "layers": {"up": ones((3, 2, 2)), "norm": {"scale": ones((3, 2))}},
+        "final_norm": {"scale": ones(2)},
+    }
+    if first:
+        encoder["first"] = {"up": ones((2, 2))}
+    return {"encoder": encoder, "heads": {"tokens": {"out": ones((2, 4))}}}
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_lower_layers_learn_more_slowly(first):
+    params, layers = encoder_params(first), 3 + first
+    transformation = scale_by_depth(0.5, 0)
+    scaled, _ = transformation.update(params, transformation.init(params))
+    encoder = scaled["encoder"]
+    assert scaled["heads"]["tokens"]["out"][0, 0] == encoder["final_norm"]["scale"][0] == 1
+    assert encoder["embeddings"]["tokens"][0, 0] == 0.5**layers
+    np.testing.assert_array_equal(encoder["layers"]["up"][:, 0, 0], [0.25, 0.5, 1])
+    np.testing.assert_array_equal(encoder["layers"]["norm"]["scale"][:, 1], [0.25, 0.5, 1])
+    if first:
+        assert encoder["first"]["up"][0, 0] == 0.125
+
+
+def test_frozen_layers_stay_as_they_are():
+    params = encoder_params()
+    axes = jax.tree.map(lambda x: (None,) * x.ndim, params)
+    config = OptimizerConfig(learning_rate=0.1, schedule="constant", frozen_layers=2)
+    result = run(make_optimizer(config, 10, axes)[0], params, [params])
+    moved = jax.tree.map(lambda a, b: np.asarray(a != b), result, params)
+    assert not moved["encoder"]["embeddings"]["tokens"].any()
+    assert moved["encoder"]["layers"]["up"].all(axis=(1, 2)).tolist() == [False, False, True]
+    assert moved["heads"]["tokens"]["out"].all()
+    with pytest.raises(UserError, match=r"frozen_layers = 9: the encoder has 3 layers"):
+        too_many = dataclasses.replace(config, frozen_layers=9)
+        run(make_optimizer(too_many, 10, axes)[0], params, [params])

@@ -16,7 +16,9 @@ from xl_flax.data.manifest import FORMAT, Cache, Manifest, read_json, write_json
 from xl_flax.data.records import REBUILD
 from xl_flax.errors import UserError
 
-TOKENS_EXPONENT = "tokens_exponent"  # the attribute of a seqio mixture that is `Mixture.exponent`
+# Attributes of a seqio mixture:
+TOKENS_EXPONENT = "tokens_exponent"  # is `Mixture.exponent`
+PRESENT_ONLY = "present_only"  # whether tasks without files are left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Mixture:
     exponent: float | None = None
     """A task's share of the tokens is its rate times its own number of tokens to this power; None
     if rates are per example."""
+    missing: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """Tasks that were left out because these files of theirs are missing."""
 
     def __post_init__(self):
         for task, rate in self.rates.items():
@@ -94,6 +98,11 @@ def mixture_changes(
     before, now = list(mixture.excluded_languages), list(excluded_languages)
     if before != now:
         phrases.append(f"Filter.exclude_languages changed from {before} to {now}")
+    phrases += [
+        f"the files of task {task} are there now"
+        for task, files in mixture.missing.items()
+        if all(map(os.path.lexists, files))
+    ]
     return phrases + [
         f"the number of examples of task {task} changed"
         for task, count in mixture.examples.items()

@@ -20,6 +20,7 @@ from xl_flax.data.records import ids_dtype
 from xl_flax.data.seqio_tasks import (
     examples,
     find,
+    missing_files,
     num_examples,
     seqio,
     shards,
@@ -49,10 +50,17 @@ class Excluded:
         self._owners, self._vocabulary = owners, vocabulary
         self._splits: list[tuple[seqio.Task, str]] = []
         for name in names:
-            tasks = seqio.get_subtasks(find(name, modules))
-            splits = [(task, split) for task in tasks for split in task.splits if split != TRAIN]
+            provider = find(name, modules)
+            tasks = seqio.get_subtasks(provider)
+            splits = []
+            for split in sorted({split for task in tasks for split in task.splits} - {TRAIN}):
+                missing = missing_files(provider, split)
+                splits += [(t, split) for t in tasks if split in t.splits and t.name not in missing]
             if not splits:
-                raise UserError(f"Filter.exclude: {name!r} has no split but {TRAIN!r} to exclude")
+                raise UserError(
+                    f"Filter.exclude: {name!r} has no split but {TRAIN!r} to exclude, or no files "
+                    "of any other"
+                )
             self._splits += splits
 
     @functools.cached_property
@@ -183,14 +191,21 @@ def resolve_mixture(
         examples={task: examples[task] for task in kept},
         excluded_languages=left_out,
         exponent=getattr(provider, TOKENS_EXPONENT, None),
+        missing=missing_files(provider, split),
     )
 
 
 def _check_parts(mixture: seqio.Mixture) -> None:
-    """Raises UserError if rates of a mixture inside would be lost: seqio knows no tokens."""
+    """Raises UserError if rates of a mixture inside, however deep, would be lost.
+
+    They count tokens, of which seqio knows nothing.
+    """
     for name in mixture.rate_per_task_name:
-        if hasattr(seqio.get_mixture_or_task(name), TOKENS_EXPONENT):
+        part = seqio.get_mixture_or_task(name)
+        if hasattr(part, TOKENS_EXPONENT):
             raise UserError(
                 f"mixture {mixture.name!r} holds {name!r}, whose rates count tokens, which seqio "
                 "cannot combine: name the tasks themselves"
             )
+        if isinstance(part, seqio.Mixture):
+            _check_parts(part)

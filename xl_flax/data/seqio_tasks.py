@@ -18,6 +18,7 @@ with silenced_stderr():
 
 from xl_flax.data import fingerprint
 from xl_flax.data.features import NO_FEATURES, Example, Features, FeatureSpec, Texts
+from xl_flax.data.mixtures import PRESENT_ONLY
 from xl_flax.data.task_errors import explain, explain_import
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
@@ -71,7 +72,7 @@ def find(name: str, modules: Sequence[str]) -> seqio.Task | seqio.Mixture:
 
 
 def split_tasks(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.Task]:
-    """The tasks of a mixture that have a split.
+    """The tasks of a mixture that have a split, and files where the mixture asks for no more.
 
     Raises:
       UserError: none has.
@@ -84,7 +85,25 @@ def split_tasks(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.
             f"{provider.name!r} has no split {split!r}; it has {known}: add text for this "
             "split, or read another one"
         )
-    return having
+    missing = missing_files(provider, split)
+    if len(missing) == len(having):
+        files = [file for files in missing.values() for file in files]
+        more = f" and {len(files) - 3} other files" if len(files) > 3 else ""
+        raise UserError(
+            f"{provider.name!r} has no task with files for the split {split!r}: expected "
+            f"{', '.join(files[:3])}{more}; one of its {len(having)} tasks is enough"
+        )
+    return [task for task in having if task.name not in missing]
+
+
+def missing_files(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str, list[str]]:
+    """Of a mixture that leaves out tasks without files: these tasks, and the files they lack."""
+    if not getattr(provider, PRESENT_ONLY, False):
+        return {}
+    tasks = [task for task in seqio.get_subtasks(provider) if split in task.splits]
+    # A source that cannot tell has all it needs.
+    lacking = {t.name: getattr(t.source, "missing_files", lambda split: [])(split) for t in tasks}
+    return {task: files for task, files in lacking.items() if files}
 
 
 def cached_preprocessors(task: seqio.Task) -> list[Callable]:

@@ -23,11 +23,12 @@ from xl_flax.data.mixing import Mixing
 from xl_flax.data.mixtures import check_alike, mixture_names, row_rates
 from xl_flax.data.prepare import CachedMixture, Caches, DatasetSpec
 from xl_flax.data.records import RowSource, decode_rows, ids_dtype
+from xl_flax.data.shots import Chosen, few
 from xl_flax.data.tables import split_table
 from xl_flax.data.unknown import unknown_shares
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
-from xl_flax.settings import MixtureName, Name, Natural, Positive, Settings
+from xl_flax.settings import Count, MixtureName, Name, Natural, Positive, Settings
 
 Batch = dict[str, np.ndarray]
 Unigrams = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -53,10 +54,15 @@ class Rows(Settings):
     `Layout`). None: "cut" for text of one language without features, "drop" for other examples."""
     stride: Natural = 0
     """Tokens that two windows which follow each other share."""
+    shots: Count | None = None
+    """So many examples of each label, of each task, or so many in all where examples have no label
+    of their own, drawn by the run's seed: few-shot training. None: all. Not of packed rows."""
 
     def __post_init__(self):
         super().__post_init__()
         _ = self.layout  # is checked
+        if self.shots and self.packing == "packed":
+            self.fail("shots are examples, and rows hold several: set Rows.packing = 'batch'")
 
     @property
     def layout(self) -> Layout:
@@ -83,6 +89,8 @@ class Rows(Settings):
             description["layout"] = str(self.layout)
         if self.packing == "batch":
             description["packing"] = self.packing
+        if self.shots:
+            description["shots"] = self.shots
         return description
 
     @property
@@ -186,9 +194,13 @@ class Stream(_Reader):
         self.by_example = rows.packing == "batch"
         if self.by_example:
             self.examples_per_row = MOST
+        sources = {task: self._source(task) for task in self.tasks}
+        if rows.shots:
+            sources = {task: self._few(task, sources[task], rows.shots, seed) for task in sources}
+        self._sizes = {task: len(source) for task, source in sources.items()}
         limits = None
         if rows.max_epochs is not None:
-            sizes = np.array([self._manifests[task].rows for task in self.tasks])
+            sizes = np.array([self._sizes[task] for task in self.tasks])
             limits = np.maximum(1, np.floor(rows.max_epochs * sizes)).astype(np.int64)
         phases, self._rates = [], {}
         for first, name in rows.phases:
@@ -197,14 +209,21 @@ class Stream(_Reader):
             self._rates[name] = {task: float(rate) for task, rate in rates.items()}
         self._mixing = Mixing(phases, seed, limits, self.tasks)
         self._rows = grain.MapDataset.select_from_datasets(
-            [self._shuffled(task, seed) for task in self.tasks], self._mixing
+            [
+                grain.MapDataset.source(sources[task]).shuffle(seed=_seed(task, seed)).repeat()
+                for task in self.tasks
+            ],
+            self._mixing,
         )
 
-    def _shuffled(self, task: str, seed: int) -> grain.MapDataset:
-        # With one seed for all, aligned corpora of equal length would come out in lockstep.
-        digest = hashlib.sha256(f"{seed}/{task}".encode()).digest()
-        task_seed = int.from_bytes(digest[:4], "little")
-        return grain.MapDataset.source(self._source(task)).shuffle(seed=task_seed).repeat()
+    def _few(self, task: str, source: RowSource, shots: int, seed: int) -> Chosen:
+        names = [k for k, spec in self.features.items() if spec.kind == "example" and spec.labels]
+        labels = None
+        if names:
+            parts = np.array_split(np.arange(len(source)), len(source) // 1000 + 1)
+            rows = [self._batch([source[int(i)] for i in part]) for part in parts]
+            labels = np.concatenate([batch[names[0]][:, 0] for batch in rows])
+        return Chosen(source, few(labels, len(source), shots, _seed(f"{task}/shots", seed)))
 
     def rows(self, indices: Sequence[int]) -> Batch:
         """The rows at these indices of the stream, in that order.
@@ -265,14 +284,19 @@ class Stream(_Reader):
           UserError: the stream does not have so many rows, because of `max_epochs`.
         """
         used = self._mixing.used(num_rows)
-        return {t: int(u) / self._manifests[t].rows for t, u in zip(self.tasks, used, strict=True)}
+        return {t: int(u) / self._sizes[t] for t, u in zip(self.tasks, used, strict=True)}
 
     def table(self, num_rows: int) -> str:
         """What the first `num_rows` rows read, one line per task."""
         epochs = self.epochs(num_rows)
         manifests = [self._manifests[task] for task in self.tasks]
-        shares = [epochs[m.task] * m.rows / num_rows for m in manifests]
+        shares = [epochs[m.task] * self._sizes[m.task] / num_rows for m in manifests]
         return split_table(manifests, shares, list(epochs.values()))
+
+
+def _seed(what: str, seed: int) -> int:
+    # With one seed for all, aligned corpora of equal length would come out in lockstep.
+    return int.from_bytes(hashlib.sha256(f"{seed}/{what}".encode()).digest()[:4], "little")
 
 
 def _sum(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,25 +13,29 @@ not "test". Of a run, its last checkpoint counts. Every signature is in the runs
 import argparse
 import itertools
 import os
-import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from xl_flax import cli
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
-from xl_flax.evaluation.lexical import LEXICAL
+from xl_flax.evaluation.cells import (
+    CENTRED,
+    METRICS,
+    Cell,
+    Cells,
+    collect,
+    is_control,
+    kind,
+    last_step,
+    of_setting,
+    parts,
+)
 from xl_flax.evaluation.results import UNTRAINED
 from xl_flax.text_table import table, wrapped
 
-METRICS = {
-    "p@1": "P@1 by cosine between a language and {}, mean of both directions, in %",
-    "p@1_unshared": "The same without queries whose translation shares a digit or a string",
-}
-CENTRED = ", centred"
-CONTROLS = (UNTRAINED, *LEXICAL)
 LEGEND = (
     "mean ± standard deviation over seeds; in brackets the difference to the untrained model, or ≈ "
     "and no verdict where mean ± deviation overlap or there is one seed; layer: 0 = embeddings; "
@@ -39,121 +43,16 @@ LEGEND = (
 )
 
 
-class Cell(NamedTuple):
-    """What one number of the table is about."""
-
-    # Or a control; with ", centred" where languages' means were taken out, of training text "by …".
-    setting: str
-    data: str  # as in "ntrex, seen": data and a group of languages
-    layer: int | None  # None: of what has no layers
-    metric: str = "p@1"
-
-
-Cells = Mapping[Cell, Sequence[float]]  # of each seed
-
-
-def collect(
-    runs: Sequence[str], groups: Mapping[str, Collection[str]], pivot: str = "eng"
-) -> dict[Cell, list[float]]:
-    """The mean accuracy of each run, by cell; one value per seed. Behind them their controls.
-
-    Args:
-      runs: folders SETTING/SEED with a `results.jsonl`.
-      groups: languages by the group's name; an empty group has all that no other one names.
-      pivot: the language that all are compared with.
-
-    Raises:
-      UserError: a folder has no results of retrieval with the pivot, or such of one text that were
-        measured in two ways.
-    """
-    cells: dict[Cell, list[float]] = {}
-    controls: dict[Cell, dict[str, list[float]]] = {}
+def checkpoints(runs: Sequence[str]) -> str:
+    """Says which checkpoint of each run counts."""
+    steps: dict[int, list[str]] = {}
     for run in runs:
-        path = os.path.join(run, results_lib.FILE)
-        rows = results_lib.read(path)
-        setting = os.path.basename(os.path.dirname(os.path.abspath(run)))
-        last = max((row.step for row in rows), default=0)
-        own = [row for row in rows if row.model is None and row.step == last]
-        found = _values(path, own, groups, pivot)
-        if not found:
-            raise UserError(
-                f"{run} has no results of sentence retrieval with {pivot!r}, which is all that "
-                "is compared here: evaluate it on text that has this language, too"
-            )
-        for cell, (value,) in found.items():
-            named = cell._replace(setting=setting + cell.setting)
-            cells.setdefault(named, []).append(value)
-        beside = [row for row in rows if row.model is not None]
-        for cell, values in _values(path, beside, groups, pivot).items():
-            controls.setdefault(cell, {})[setting] = values
-    return cells | _controls(controls)
-
-
-def _controls(found: Mapping[Cell, Mapping[str, list[float]]]) -> dict[Cell, list[float]]:
-    """Each once if it is the same for all settings, else by setting: shapes differ."""
-    differ = {
-        cell.setting
-        for cell, own in found.items()
-        if any(values != next(iter(own.values())) for values in own.values())
-    }
-    controls: dict[Cell, list[float]] = {}
-    for cell, own in found.items():
-        for setting, values in own.items():
-            name = _of(cell.setting, setting) if cell.setting in differ else cell.setting
-            controls[cell._replace(setting=name)] = values
-    return controls
-
-
-def _of(control: str, setting: str) -> str:
-    """ "untrained, centred" and "mlm" → "untrained of mlm, centred"."""
-    base, centred = _parts(control)
-    return f"{base} of {setting}{centred}"
-
-
-def _parts(setting: str) -> tuple[str, str]:
-    """ "mlm, centred by bible" → "mlm" and ", centred by bible"."""
-    base, centred, by = setting.partition(CENTRED)
-    return base, centred + by
-
-
-def _values(
-    path: str, rows: Sequence[results_lib.Row], groups: Mapping[str, Collection[str]], pivot: str
-) -> dict[Cell, list[float]]:
-    """P@1 by cosine, the mean over a group's languages and both directions; one value per seed."""
-    values: dict[Cell, dict[tuple, results_lib.Row]] = {}
-    for row in rows:
-        counts = row.metric in METRICS and row.similarity == "cosine" and len(row.languages) == 2
-        if not counts or pivot not in row.languages or results_lib.MACRO in row.languages:
-            continue
-        group = _group(*(x for x in row.languages if x != pivot), groups)
-        if group is None:
-            continue
-        center = re.search(r"\|center:([^|]*)|$", row.signature)[1] or "none"  # of lexical ones
-        centred = {"none": "", "test_mean": CENTRED}.get(center, f"{CENTRED} by {center}")
-        data = f"{_data(row.data)}, {group}"
-        cell = Cell((row.model or "") + centred, data, row.layer, row.metric)
-        there = values.setdefault(cell, {})
-        other = there.setdefault((row.data, row.languages), row)
-        if row.model is None and other.signature != row.signature:
-            raise UserError(
-                f"{path}: {row.data} was measured in two ways, which are not to be mixed: "
-                f"{other.signature} and {row.signature}; delete the lines of one of them"
-            )
-    return {
-        cell: np.mean([row.seeds or (row.value,) for row in own.values()], axis=0).tolist()
-        for cell, own in values.items()
-    }
-
-
-def _group(language: str, groups: Mapping[str, Collection[str]]) -> str | None:
-    rest = next((name for name, languages in groups.items() if not languages), None)
-    return next((name for name, languages in groups.items() if language in languages), rest)
-
-
-def _data(data: str) -> str:
-    """ "ntrex/test" → "ntrex", "bible_deu_eng/validation" → "bible/validation"."""
-    mixture, _, split = data.rpartition("/")
-    return mixture.split("_")[0] + ("" if split == "test" else f"/{split}")
+        step = last_step(results_lib.read(os.path.join(run, results_lib.FILE)))
+        steps.setdefault(step, []).append("/".join(os.path.abspath(run).split(os.sep)[-2:]))
+    if len(steps) == 1:
+        return f"Of all runs step {next(iter(steps)):,}, the last in their results."
+    listed = "; ".join(f"{', '.join(own)} {step:,}" for step, own in sorted(steps.items()))
+    return wrapped(f"The last steps in the results of runs differ: {listed}")
 
 
 def chosen_layers(cells: Cells, data: str) -> dict[str, int | None]:
@@ -186,7 +85,7 @@ def report(cells: Cells, layers: Mapping[str, int | None], pivot: str = "eng") -
       layers: which one to show of each setting.
       pivot: the language that all are compared with.
     """
-    parts = []
+    tables = []
     for metric, title in METRICS.items():
         data = sorted({cell.data for cell in cells if cell.metric == metric})
         shown = {
@@ -196,8 +95,11 @@ def report(cells: Cells, layers: Mapping[str, int | None], pivot: str = "eng") -
             if Cell(setting, name, layer, metric) in cells
         }
         if shown:
-            parts += [f"{title.format(pivot)}\n{_table(shown, layers, data)}", _orders(shown, data)]
-    return "\n\n".join([*parts, wrapped(LEGEND)])
+            tables += [
+                f"{title.format(pivot)}\n{_table(shown, layers, data)}",
+                _orders(shown, data),
+            ]
+    return "\n\n".join([*tables, wrapped(LEGEND)])
 
 
 def _table(
@@ -219,11 +121,11 @@ def _table(
 
 def _difference(setting: str, data: str, shown: Mapping[tuple[str, str], Sequence[float]]) -> str:
     """How far above its untrained model, as in " (+2.1)"; "" for a control."""
-    if _is_control(setting):
+    if is_control(setting):
         return ""
-    base, centred = _parts(setting)
+    base, centred = parts(setting)
     general = UNTRAINED + centred
-    names = [name for name in (_of(general, base), general) if (name, data) in shown]
+    names = [name for name in (of_setting(general, base), general) if (name, data) in shown]
     if not names or (setting, data) not in shown:
         return ""
     values, other = shown[setting, data], shown[names[0], data]
@@ -256,16 +158,7 @@ def _deviation(setting: str, values: Sequence[float]) -> float | None:
     """Over seeds; 0 of what has none, None of what has too few."""
     if len(values) > 1:
         return float(np.std(values, ddof=1))
-    return 0.0 if _is_control(setting) else None
-
-
-def _is_control(setting: str) -> bool:
-    return _kind(setting) in CONTROLS
-
-
-def _kind(setting: str) -> str:
-    """ "untrained of mlm, centred" → "untrained"."""
-    return _parts(setting)[0].split(" of ")[0]
+    return 0.0 if is_control(setting) else None
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -306,7 +199,7 @@ def _panel(axis: Any, cells: Cells, data: str, metric: str, every: Sequence[int]
     from xl_flax.evaluation.plots import COLOURS
 
     settings = list(dict.fromkeys(c.setting for c in cells))
-    base = list(dict.fromkeys(_parts(s)[0] for s in settings if not _is_control(s)))
+    base = list(dict.fromkeys(parts(s)[0] for s in settings if not is_control(s)))
     for setting in settings:
         own = {
             c.layer: 100 * np.array(v)
@@ -317,11 +210,11 @@ def _panel(axis: Any, cells: Cells, data: str, metric: str, every: Sequence[int]
             continue
         layers = every if None in own else sorted(own)
         values = [own.get(layer, own.get(None)) for layer in layers]
-        name_of, centred = _parts(setting)
+        name_of, centred = parts(setting)
         style = "--" if centred == CENTRED else "-." if centred else "-"
-        if _is_control(setting):
+        if is_control(setting):
             colour = "0.6"
-            style = {"tf-idf": (0, (1, 1)), "length": (0, (1, 4))}.get(_kind(setting), style)
+            style = {"tf-idf": (0, (1, 1)), "length": (0, (1, 4))}.get(kind(setting), style)
         else:
             colour = COLOURS[base.index(name_of) % len(COLOURS)]
         axis.plot(layers, [v.mean() for v in values], ls=style, color=colour, label=setting)
@@ -368,6 +261,7 @@ def main(argv: Sequence[str]) -> None:
     else:
         layers = {c.setting: None if c.layer is None else args.layer for c in cells}
     print(report(cells, {c.setting: layers[c.setting] for c in cells}, args.pivot))
+    print(checkpoints(args.runs))
     if args.plot:
         plot(cells, args.plot, args.pivot)
         print(f"\nwrote {args.plot}")

@@ -153,7 +153,7 @@ class LabelledEvaluation(Evaluation):
         (sign,) = self.signatures(subject.description, context)
         scored = self.scored(subject, context)
         if not context.training:
-            context.predictions[sign] = scored
+            context.predictions[self._data] = scored
         trained = subject.description.languages.get(self.head, ())
         return list(self._results(scored, sign, context, trained))
 
@@ -251,7 +251,9 @@ class LabelledEvaluation(Evaluation):
                     drawn[name] = score(drawn_sums(counts, zlib.crc32(name.encode())))
             make = functools.partial(self._result, sign, unknown)
             for name, value in values.items():
-                yield make((name,), metric, value, len(scored[name].predictions), drawn.get(name))
+                n = len(scored[name].predictions)
+                result = make((name,), metric, value, n, drawn.get(name))
+                yield dataclasses.replace(result, trained=name in trained if trained else None)
             mean = functools.partial(_mean, values, drawn)
             yield make((MACRO,), metric, *mean([*scored]))
             if others:

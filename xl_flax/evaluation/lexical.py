@@ -9,19 +9,20 @@ Shapes: N sentences, P pieces or other features.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
+
+from xl_flax.evaluation.search import Vectors
 
 COLUMNS = 256  # numbers of columns are multiples of it, so that searches compile a few times only
 
 Sentences = Sequence[np.ndarray]  # int[n] tokens of each, without special tokens
 
 
-def tf_idf(x: Sentences, y: Sentences) -> tuple[np.ndarray, np.ndarray]:
+def tf_idf(x: Sentences, y: Sentences) -> tuple[csr_array, csr_array]:
     """Counts of pieces times ln((1 + n) / (1 + df)) + 1, df of the n sentences have the piece.
 
-    These are scikit-learn's defaults (smooth idf). They are fitted on both texts. Columns are the
-    pieces that occur on both sides, and two more for the length of the rest of each side's vectors:
-    cosines between the sides are those of the whole vectors. So memory is N times the pieces in
-    common.
+    These are scikit-learn's defaults (smooth idf). They are fitted on both texts, whose pieces are
+    the columns. Memory grows with the texts: what is 0 takes none.
 
     Args:
       x: the sentences of one language.
@@ -33,18 +34,13 @@ def tf_idf(x: Sentences, y: Sentences) -> tuple[np.ndarray, np.ndarray]:
     sides = [_counts(x), _counts(y)]
     every, df_P = np.unique(np.concatenate([piece for _, piece, _ in sides]), return_counts=True)
     idf_P = np.log((1 + len(x) + len(y)) / (1 + df_P)) + 1
-    common = np.intersect1d(sides[0][1], sides[1][1])
     made = []
-    for side, (sentences, (row, piece, count)) in enumerate(zip((x, y), sides, strict=True)):
-        weight = count * idf_P[np.searchsorted(every, piece)]
+    for sentences, (row, piece, count) in zip((x, y), sides, strict=True):
+        column = np.searchsorted(every, piece)
+        weight = count * idf_P[column]
         square_N = np.bincount(row, weight**2, minlength=len(sentences))
-        weight /= np.sqrt(square_N)[row]
-        is_common = np.isin(piece, common)
-        vectors_NxP = _zeros(len(sentences), len(common) + 2)
-        vectors_NxP[row[is_common], np.searchsorted(common, piece[is_common])] = weight[is_common]
-        rest_N = np.bincount(row[~is_common], weight[~is_common] ** 2, minlength=len(sentences))
-        vectors_NxP[:, len(common) + side] = np.sqrt(rest_N)
-        made.append(vectors_NxP)
+        weight = (weight / np.sqrt(square_N)[row]).astype(np.float32)
+        made.append(csr_array((weight, (row, column)), shape=(len(sentences), len(every))))
     return tuple(made)
 
 
@@ -69,7 +65,8 @@ def length(x: Sentences, y: Sentences) -> tuple[np.ndarray, np.ndarray]:
     steps_P = np.sqrt(np.diff(points))
     made = []
     for own_N in relative:
-        vectors_NxP = _zeros(len(own_N), len(points))
+        columns = -(-len(points) // COLUMNS) * COLUMNS
+        vectors_NxP = np.zeros((len(own_N), columns), np.float32)
         vectors_NxP[:, : len(steps_P)] = np.where(own_N[:, None] > points[:-1], steps_P, -steps_P)
         vectors_NxP[:, len(steps_P)] = 1
         made.append(vectors_NxP)
@@ -85,11 +82,7 @@ def _counts(sentences: Sentences) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return *np.divmod(pairs, beyond), count.astype(np.float64)
 
 
-def _zeros(rows: int, columns: int) -> np.ndarray:
-    return np.zeros((rows, -(-columns // COLUMNS) * COLUMNS), np.float32)
-
-
-LEXICAL: dict[str, Callable[[Sentences, Sentences], tuple[np.ndarray, np.ndarray]]] = {
+LEXICAL: dict[str, Callable[[Sentences, Sentences], tuple[Vectors, Vectors]]] = {
     "tf-idf": tf_idf,
     "length": length,
 }

@@ -17,7 +17,7 @@ from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.pairs import Embedded, PairEvaluation
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, ratio_margins
-from xl_flax.evaluation.search import unit
+from xl_flax.evaluation.search import Vectors, unit
 from xl_flax.evaluation.sentences import Space
 
 K = NEIGHBOURS["margin"]
@@ -179,7 +179,7 @@ def halves(kept: np.ndarray, gold: float) -> tuple[Half, Half]:
     )
 
 
-def mine(x_NxD: np.ndarray, y_MxD: np.ndarray, k: int = K) -> Mined:
+def mine(x_NxD: Vectors, y_MxD: Vectors, k: int = K) -> Mined:
     """Pairs by ratio margin, greedily, as LASER's mine_bitexts with `--retrieval max`.
 
     Each sentence of either side proposes the best of its k nearest (Artetxe and Schwenk 2019,
@@ -208,7 +208,7 @@ def mine(x_NxD: np.ndarray, y_MxD: np.ndarray, k: int = K) -> Mined:
     (fx, fy, fs), (by, bx, bs) = proposals
     x, y, score = np.concatenate([fx, bx]), np.concatenate([fy, by]), np.concatenate([fs, bs])
     order = np.argsort(-score, kind="stable")
-    free_x, free_y = [True] * len(x_NxD), [True] * len(y_MxD)
+    free_x, free_y = [True] * x_NxD.shape[0], [True] * y_MxD.shape[0]
     taken = []
     for i, a, b in zip(order.tolist(), x[order].tolist(), y[order].tolist(), strict=True):
         if free_x[a] and free_y[b]:
@@ -249,7 +249,7 @@ def evaluate_pairs(right: np.ndarray, gold: int) -> Scores:
 def _score_pair(
     pair: tuple[str, str],
     dev_test: tuple[Half, Half],
-    vectors: tuple[np.ndarray, np.ndarray],
+    vectors: tuple[Vectors, Vectors],
     center: bool,
     template: Callable[..., Result],
 ) -> list[Result]:

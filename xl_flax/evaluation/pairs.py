@@ -4,18 +4,18 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import numpy as np
-
 from xl_flax.checkpoints.description import Description
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.evaluation.base import Baseline, Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.lexical import LEXICAL
 from xl_flax.evaluation.results import Result
+from xl_flax.evaluation.search import Vectors
 from xl_flax.evaluation.sentences import SentenceEvaluation, Space
 
-# float32[N, D] of the sentences of two languages. A baseline's follow from both texts.
-PairVectors = Callable[[str, str], tuple[np.ndarray, np.ndarray]]
+# float32[N, D] of the sentences of two languages. A baseline's follow from both texts; TF-IDF's
+# are sparse.
+PairVectors = Callable[[str, str], tuple[Vectors, Vectors]]
 # A mixture, the space, and the vectors there: all that `score` is given, one after the other.
 Embedded = tuple[DatasetSpec, Space, PairVectors]
 

@@ -52,6 +52,7 @@ class Result:
     unknown: tuple[float, ...] | None = None
     # None: of a checkpoint. Else of a control: `UNTRAINED`, "tf-idf", "length".
     model: str | None = None
+    trained: bool | None = None  # of labelled tests: whether labels of this language were trained
     interval: tuple[float, float] | None = None  # 95 % of the values on tests drawn again
     seeds: tuple[float, ...] | None = None  # of what `value` is the mean over random starts
 

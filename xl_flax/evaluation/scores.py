@@ -5,9 +5,10 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse import issparse
 
 from xl_flax.errors import UserError
-from xl_flax.evaluation.search import nearest_both, unit
+from xl_flax.evaluation.search import Vectors, nearest_both, products, unit
 
 Similarity = Literal["cosine", "csls", "margin"]
 NEIGHBOURS = {"cosine": None, "csls": 10, "margin": 4}  # k, as in the papers
@@ -17,7 +18,7 @@ TIE = 1e-6  # similarities closer than float32 can tell apart count as equal
 
 
 def found_at_1(
-    x_NxD: np.ndarray, y_NxD: np.ndarray, similarity: Similarity = "cosine"
+    x_NxD: Vectors, y_NxD: Vectors, similarity: Similarity = "cosine"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which rows find their own row of the other side first: their mean is P@1.
 
@@ -44,13 +45,13 @@ def found_at_1(
     if similarity == "margin":
         return tuple(map(_share_of_best, ratio_margins(x_NxD, y_NxD, k)))
     if similarity == "cosine":
-        return _blockwise(x_NxD, y_NxD, np.zeros((2, len(x_NxD)), np.float32))
+        return _blockwise(x_NxD, y_NxD, np.zeros((2, x_NxD.shape[0]), np.float32))
     hubness = [cos.mean(axis=1) for cos, _ in nearest_both(x_NxD, y_NxD, k)]
     return _blockwise(x_NxD, y_NxD, np.stack(hubness) / 2)  # half of CSLS: the same order
 
 
 def ratio_margins(
-    x_NxD: np.ndarray, y_MxD: np.ndarray, k: int
+    x_NxD: Vectors, y_MxD: Vectors, k: int
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Ratio margins of the k nearest candidates of each sentence, in both directions.
 
@@ -89,19 +90,24 @@ def _share_of_best(candidates: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return (best_Nxk & right_Nxk).sum(axis=1) / best_Nxk.sum(axis=1)
 
 
-def _blockwise(x_NxD: np.ndarray, y_NxD: np.ndarray, penalty_2xN: np.ndarray) -> tuple:
+def _blockwise(x_NxD: Vectors, y_NxD: Vectors, penalty_2xN: np.ndarray) -> tuple:
     """As `found_at_1`, by cos(x, y) - penalty(x) - penalty(y), among all candidates."""
     x_penalty_N, y_penalty_N = penalty_2xN
-    x_NxD, y_NxD = jnp.asarray(x_NxD), jnp.asarray(y_NxD)
-    gold_N = jnp.einsum("nd,nd->n", x_NxD, y_NxD, precision="highest") - x_penalty_N - y_penalty_N
+    if issparse(x_NxD):
+        cos_N = x_NxD.multiply(y_NxD).sum(axis=1)
+    else:
+        x_NxD, y_NxD = jnp.asarray(x_NxD), jnp.asarray(y_NxD)
+        cos_N = jnp.einsum("nd,nd->n", x_NxD, y_NxD, precision="highest")
+    gold_N = cos_N - x_penalty_N - y_penalty_N
     n = len(gold_N)
     counts = np.zeros((2, 2, n), np.int64)  # direction; above the right one, tied with it
     for i in range(0, n, BLOCK):
         for j in range(0, n, BLOCK):
             rows, columns = slice(i, i + BLOCK), slice(j, j + BLOCK)
             forward, backward = _compare(
-                (x_NxD[rows], x_penalty_N[rows], gold_N[rows]),
-                (y_NxD[columns], y_penalty_N[columns], gold_N[columns]),
+                products(x_NxD[rows], y_NxD[columns]),
+                (x_penalty_N[rows], gold_N[rows]),
+                (y_penalty_N[columns], gold_N[columns]),
             )
             counts[0, :, rows] += np.asarray(forward)
             counts[1, :, columns] += np.asarray(backward)
@@ -110,10 +116,9 @@ def _blockwise(x_NxD: np.ndarray, y_NxD: np.ndarray, penalty_2xN: np.ndarray) ->
 
 
 @jax.jit
-def _compare(queries, candidates) -> tuple[jax.Array, jax.Array]:
+def _compare(s_QxC, queries, candidates) -> tuple[jax.Array, jax.Array]:
     """Counts of similarities above and equal to the right one, int32[2, Q] and int32[2, C]."""
-    (x_QxD, x_penalty_Q, gold_Q), (y_CxD, y_penalty_C, gold_C) = queries, candidates
-    s_QxC = jnp.einsum("qd,cd->qc", x_QxD, y_CxD, precision="highest")
+    (x_penalty_Q, gold_Q), (y_penalty_C, gold_C) = queries, candidates
     s_QxC = s_QxC - x_penalty_Q[:, None] - y_penalty_C
 
     def count(margin_QxC: jax.Array, axis: int) -> jax.Array:

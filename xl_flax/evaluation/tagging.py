@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,7 +29,8 @@ class TaggingScores(LabelledEvaluation):
 
     Chunks are seqeval's, which are conlleval's: an I-X that follows no chunk of its type begins
     one. Tags without a prefix, as parts of speech, make chunks of equal neighbours; this is the
-    score of XTREME for them (Hu et al. 2020). Sentences longer than a row are predicted in parts.
+    score of XTREME for them (Hu et al. 2020, with the seqeval of then: see `with_prefixes`).
+    Sentences longer than a row are predicted in parts.
     """
 
     head: Name = "tokens"
@@ -131,14 +131,28 @@ def chunk_counts(sentences: Sequence[Tagged], repair: bool) -> Scored:
     chunks, words, said = [], [], []
     for gold, predicted in sentences:
         own = repaired(predicted) if repair else predicted
-        with warnings.catch_warnings():  # tags without a prefix are meant
-            warnings.simplefilter("ignore")
-            right, guessed = set(get_entities(gold)), set(get_entities(own))
+        right, guessed = (set(get_entities(with_prefixes(tags))) for tags in (gold, own))
         chunks.append((len(right & guessed), len(guessed), len(right)))
         words.append((sum(map(str.__eq__, gold, own)), len(gold)))
         said.append(own)
     counts = {"f1": np.array(chunks, np.float64), "accuracy": np.array(words, np.float64)}
     return Scored(counts, said)
+
+
+def with_prefixes(labels: Sequence[str]) -> list[str]:
+    """Labels as seqeval takes them: NOUN becomes I-NOUN.
+
+    seqeval 0.0.12, the newest when XTREME was published, took the first letter of a label for its
+    prefix and the whole for its type. So SYM and SCONJ, which begin as S- does, are chunks of one
+    word each, and other equal neighbours are one chunk. seqeval 1.2 also takes the first letter
+    away from the type; then X, of which nothing is left, is confused with O.
+    """
+    return [
+        label
+        if label == "O" or label[:2] in ("B-", "I-", "E-", "S-")
+        else f"{label[0] if label[0] in 'BIES' else 'I'}-{label}"
+        for label in labels
+    ]
 
 
 def repaired(labels: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ import gin
 import jax
 import jax.numpy as jnp
 import optax
-from annotated_types import doc
+from annotated_types import Interval, doc
 
 from xl_flax.errors import UserError
 from xl_flax.parallel import params as params_lib
@@ -23,6 +23,7 @@ from xl_flax.settings import (
     Settings,
     Share,
 )
+from xl_flax.training.layer_rates import scale_by_depth
 
 RateFactors = Annotated[
     Sequence[tuple[Pattern, NonNegative]],
@@ -56,6 +57,9 @@ class OptimizerConfig(Settings):
     """Factors of the learning rate, [(pattern, factor), ...]: a regular expression that matches the
     whole path of a parameter, as in "encoder/embeddings/.*"; the last one that matches counts. With
     a factor of 0 the parameter is frozen: it has no gradient and no optimizer state."""
+    # From a layer to the one below, the embeddings being the lowest; 1: all learn alike.
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    frozen_layers: Natural = 0  # the embeddings and so many layers stay as they are; 0: none
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -111,6 +115,9 @@ def make_optimizer(
     """
     schedule = make_schedule(config, steps)
     optimizer = _base_optimizer(config, schedule, axes)
+    if config.layer_decay < 1 or config.frozen_layers:
+        by_depth = scale_by_depth(config.layer_decay, config.frozen_layers)
+        optimizer = optax.chain(optimizer, by_depth)
     if not config.rate_factors:
         return optimizer, schedule
     factors = rate_factors(config, axes)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import random
 from collections import defaultdict
+from collections.abc import Callable
 
 from xl_flax.data.synthetic.language import AFFIXES, Language, ending, lexicon
 from xl_flax.data.synthetic.meaning import Meaning, draw_meaning
@@ -26,7 +27,13 @@ class Sentence:
     entities: tuple[tuple[int, int, str], ...]  # (first word, one past the last, PER | LOC | ORG)
 
 
-def corpus_sentence(language: Language, split: str, index: int, corpus: str = "text") -> Sentence:
+def corpus_sentence(
+    language: Language,
+    split: str,
+    index: int,
+    corpus: str = "text",
+    accept: Callable[[Meaning], bool] | None = None,
+) -> Sentence:
     """Sentence ``index`` of a split of the language's own text.
 
     In "train", no other language of the family has it; no sentence of one split is in another.
@@ -36,6 +43,7 @@ def corpus_sentence(language: Language, split: str, index: int, corpus: str = "t
       split: "train", "validation" or "test".
       index: any number; the sentence follows from it.
       corpus: another name draws other sentences.
+      accept: says which meanings are wanted; all by default.
     """
     rng = random.Random(key(corpus, language.name, split, index))
     knobs = {
@@ -43,30 +51,42 @@ def corpus_sentence(language: Language, split: str, index: int, corpus: str = "t
         "modifiers": language.modifiers,
         "exponent": language.zipf_exponent,
     }
-    return render(_draw(rng, split, language.name, **knobs), language)
+    return render(_draw(rng, split, language.name, accept, **knobs), language)
 
 
 def parallel_sentence(
-    language: Language, split: str, index: int, corpus: str = "parallel"
+    language: Language,
+    split: str,
+    index: int,
+    corpus: str = "parallel",
+    accept: Callable[[Meaning], bool] | None = None,
 ) -> Sentence:
     """Sentence ``index`` of a split of parallel text: the same meaning in every language.
 
     The arguments are those of `corpus_sentence`; none of its sentences is in another split of this.
     """
-    return render(_parallel_meaning(corpus, split, index), language)
+    return render(_parallel_meaning(corpus, split, index, accept), language)
 
 
 @functools.lru_cache(maxsize=1024)  # languages take turns
-def _parallel_meaning(corpus: str, split: str, index: int) -> Meaning:
+def _parallel_meaning(
+    corpus: str, split: str, index: int, accept: Callable[[Meaning], bool] | None
+) -> Meaning:
     # a little longer than most corpora, so that two sentences are seldom equal
     rng = random.Random(key(corpus, split, index))
-    return _draw(rng, split, "", modifiers=0.5)
+    return _draw(rng, split, "", accept, modifiers=0.5)
 
 
-def _draw(rng: random.Random, split: str, owner: str, **knobs) -> Meaning:
+def _draw(
+    rng: random.Random,
+    split: str,
+    owner: str,
+    accept: Callable[[Meaning], bool] | None,
+    **knobs,
+) -> Meaning:
     while True:
         meaning = draw_meaning(rng, **knobs)
-        if belongs([meaning], split, owner):
+        if (not accept or accept(meaning)) and belongs([meaning], split, owner):
             return meaning
 
 

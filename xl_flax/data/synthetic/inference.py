@@ -53,15 +53,34 @@ def inference_pair(
 
 
 def _draw_pair(rng: random.Random) -> tuple[meaning.Meaning, meaning.Meaning, str]:
+    people, deeds = draw_deeds(rng)
+    label = rng.choice(LABELS)
+    return report(deeds), draw_hypothesis(rng, people, deeds, label), label
+
+
+Deed = tuple[Person, str, Person]  # who, a verb, whom
+
+
+def draw_deeds(rng: random.Random) -> tuple[list[Person], list[Deed]]:
+    """Four people, and what the first did to the second, and the third to the fourth."""
     people = draw_people(rng, 4)
     verbs = rng.sample(meaning.VERBS["social"], 2)
-    deeds = [(people[0], verbs[0], people[1]), (people[2], verbs[1], people[3])]
-    premise = meaning.Tree()
-    first = deed(premise, *deeds[0])
-    second = deed(premise, *deeds[1], head=first)
-    premise.add("and", "CCONJ", second, "cc")
+    return people, [(people[0], verbs[0], people[1]), (people[2], verbs[1], people[3])]
 
-    label = rng.choice(LABELS)
+
+def report(deeds: list[Deed]) -> meaning.Meaning:
+    """A sentence that tells of two deeds."""
+    tree = meaning.Tree()
+    first = deed(tree, *deeds[0])
+    second = deed(tree, *deeds[1], head=first)
+    tree.add("and", "CCONJ", second, "cc")
+    return tree.meaning()
+
+
+def draw_hypothesis(
+    rng: random.Random, people: list[Person], deeds: list[Deed], label: str
+) -> meaning.Meaning:
+    """A sentence to which the report of these deeds has the relation of a label."""
     negated = rng.random() < 0.5
     subject, verb, other = rng.choice(deeds)
     if label == "neutral":
@@ -78,8 +97,8 @@ def _draw_pair(rng: random.Random) -> tuple[meaning.Meaning, meaning.Meaning, st
     if rng.random() < 0.5:
         other = dataclasses.replace(other, adjective="")
     deed(hypothesis, subject, verb, other, negated=negated)
-    return premise.meaning(), hypothesis.meaning(), label
+    return hypothesis.meaning()
 
 
-def _parties(deeds, verb: str) -> tuple[Person, Person]:
+def _parties(deeds: list[Deed], verb: str) -> tuple[Person, Person]:
     return next((subject, other) for subject, v, other in deeds if v == verb)
