@@ -130,9 +130,9 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> tuple[str, lis
         largest: dict[str, tuple[float, float]] = {}
         for tokens, real in _batches(sentences, special.pad, longest, name):
             axes = (slice(None), None) if head == "choice" else ...  # [B, choices, L]
-            ids, mask = torch.tensor(tokens)[axes], torch.tensor(real.astype(int))[axes]
+            mask = torch.tensor(real.astype(int))[axes]
             with torch.no_grad():
-                theirs = _their_outputs(hf(ids, attention_mask=mask))
+                theirs = _their_outputs(hf(torch.tensor(tokens)[axes], attention_mask=mask))
             for what, values in outputs(tokens, real).items():
                 if what in theirs:
                     value = theirs[what].numpy()
