@@ -107,13 +107,12 @@ def chosen(model, example, double):
 def test_what_is_right_is_counted(evaluate, subject, model, double):
     evaluation, context = evaluate(double_separator=double)
     results = {(r.languages, r.metric): r for r in evaluation(subject, context)}
-    (sign,) = context.predictions
-    assert sign.startswith("multiple_choice|data:t/test")
+    predictions = context.predictions["t/test"]
     shares = []
     for task, examples in EXAMPLES.items():
         expected = [chosen(model, example, double) for example in examples]
         assert len(set(expected)) == 2  # both are chosen
-        assert context.predictions[sign][task[-1]].predictions == [LABELS[i] for i in expected]
+        assert predictions[task[-1]].predictions == [LABELS[i] for i in expected]
         right = [i == e.features["label"] for i, e in zip(expected, examples, strict=True)]
         shares.append(np.mean(right))
         assert results[(task[-1],), "accuracy"].value == pytest.approx(shares[-1])
