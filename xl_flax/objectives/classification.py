@@ -90,14 +90,17 @@ class Classification(Objective):
 
     def scores(self, model: Model, batch: Batch, inputs: Inputs) -> tuple[jax.Array, JoinedRows]:
         """The head's scores, float32[B, E, C] or of tokens [B, L, C], and the rows it was given."""
+        return head_scores(model, self.name, batch, *self.reading(batch, inputs))
+
+    def reading(self, batch: Batch, inputs: Inputs) -> tuple[Reading, jax.Array | None]:
+        """How examples are read, and the rows' keys for dropout, None where none is."""
         reading = Reading(
             inputs.stream.num_texts,
             inputs.stream.examples_per_row,
             *(inputs.buffers[name] for name in ("sep_id", "pad_id", "language_rows")),
             self.double_separator,
         )
-        dropout_keys = row_keys(inputs.key, batch["row_id"]) if inputs.train else None
-        return head_scores(model, self.name, batch, reading, dropout_keys)
+        return reading, row_keys(inputs.key, batch["row_id"]) if inputs.train else None
 
     def label_loss(
         self,
