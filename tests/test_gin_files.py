@@ -159,6 +159,7 @@ def test_an_evaluation_stands_alone(path):
         "classification.gin": ["ClassificationScores"],
         "tagging.gin": ["TaggingScores"],
         "parsing.gin": ["ParsingScores"],
+        "questions.gin": ["AnswerScores"],
     }
     if name in own:
         bindings = [*bindings, "TASK_MODULES = ['tasks.synthetic']"]
