@@ -8,7 +8,8 @@
   syntactic words: ranges of multi-word tokens and empty nodes are left out.
 
 Mixtures are of the languages and treebanks whose files are there: `udpos`, `udpos_xtreme` (the 33),
-and `ud_pos_pud`, of the treebanks with the same 1,000 sentences in each language.
+`ud_pos` (all treebanks, also several of a language), and `ud_pos_pud`, of the treebanks with the
+same 1,000 sentences in each language.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,9 +66,7 @@ for _treebank in TREEBANKS.values():
     _source = labelled.TaggedFiles(_files, read_upos)
     labelled.add_word_task(f"ud_pos_{_treebank.prefix}", _treebank.language, _source, LABELS)
 
-text.add_language_mixture(
-    "ud_pos_pud",
-    [f"ud_pos_{t.prefix}" for t in TREEBANKS.values() if t.folder.endswith("-PUD")],
-    exponent=0,
-    present_only=True,
-)
+_pud = [t for t in TREEBANKS.values() if t.folder.endswith("-PUD")]
+for _name, _treebanks in (("ud_pos", TREEBANKS.values()), ("ud_pos_pud", _pud)):
+    _tasks = [f"ud_pos_{treebank.prefix}" for treebank in _treebanks]
+    text.add_language_mixture(_name, _tasks, exponent=0, present_only=True)

@@ -4,12 +4,15 @@ Where XL_FLAX_DATA_DIR holds the real ones, their counts are checked too.
 """
 
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import seqio
 
 from tasks import labelled, masakhaner, panx, pawsx, snli_cad, udpos, uner, xcopa, xnli  # noqa: F401
+from xl_flax import cli
 from xl_flax.data.seqio_tasks import examples, split_tasks
 from xl_flax.errors import UserError
 
@@ -40,6 +43,18 @@ def test_xnli_reads_what_xtreme_writes(data_dir, vocabulary):
     assert first["label"] == "contradiction" and second["text"] == ['Er "kommt".', "Ja."]
     ((batch, languages),) = examples(seqio.TaskRegistry.get("xnli_deu"), "test")
     assert [e.features["label"] for e in batch] == [2, 1] and languages[0] == ("deu", "deu")
+
+
+def test_the_labels_of_xnli_are_put_in_as_the_page_says(data_dir):
+    page = Path(cli.ROOT, "docs", "data.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^awk .*$", page, re.MULTILINE)
+    names = "\t".join(["language", "gold_label", *"abcd", "sentence1", "sentence2", "id"]) + "\n"
+    rows_of = [f"{code}\tneutral\t\t\t\t\tA {code}.\tB.\t1\n" for code in ("de", "sw", "de")]
+    write(data_dir / "XNLI-1.0/xnli.test.tsv", names + "".join(rows_of))
+    (data_dir / "xnli").mkdir()
+    subprocess.run(command, shell=True, check=True, cwd=data_dir)
+    assert [row["text"] for row in rows("xnli_deu")] == [["A de.", "B."]] * 2
+    assert [row["label"] for row in rows("xnli_swa")] == ["neutral"]
 
 
 def test_a_test_set_without_labels_is_one_error(data_dir):
@@ -213,7 +228,8 @@ def test_the_real_files_have_the_sizes_they_are_known_for(monkeypatch):
     assert sum(counts("panx", "train").values()) == 27_100
     assert counts("uner", "test") == {"en_ewt": 2077, "pt_bosque": 1167, "zh_gsd": 500}
     assert counts("ud_pos_pud", "test") == {"pos_ar_pud": 1000, "pos_hi_pud": 1000}
-    assert counts("ud_pos_tr_boun", "validation") == {"pos_tr_boun": 979}
+    assert counts("ud_pos", "validation")["pos_tr_boun"] == 979
+    assert set(counts("ud_pos", "train")) == {"pos_en_ewt", "pos_vi_vtb"}
     if (REAL / "noncommercial").is_dir():
         assert len(counts("xnli", "validation")) == 8 and counts("xnli", "test")["swa"] == 1002
         assert counts("udpos", "test")["yor"] == 318 and len(counts("udpos", "train")) == 5

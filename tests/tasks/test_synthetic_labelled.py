@@ -11,7 +11,7 @@ from xl_flax.data.synthetic.choices import choice_question
 from xl_flax.data.synthetic.generator import corpus_sentence
 from xl_flax.data.synthetic.inference import LABELS
 from xl_flax.data.synthetic.language import FAMILY
-from xl_flax.data.synthetic.topics import TOPICS, topic, topic_sentence
+from xl_flax.data.synthetic.topics import TOPICS, topic_sentence
 
 SPLITS = ("train", "validation", "test")
 
@@ -65,21 +65,32 @@ def test_entities_are_gold_in_iob2(vocabulary):
 
 
 def test_a_topic_is_the_class_of_the_object():
+    classes = {
+        **{"animals": ["animal"], "clothes": ["garment"], "food": ["food"], "plants": ["plant"]},
+        "things": ["tool", "document"],
+    }
+    assert set(classes) == set(TOPICS)
     for split in ("train", "test"):
-        drawn = {name: [topic_sentence(FAMILY[name], split, i) for i in range(30)]
-                 for name in ("alpha", "beta")}  # fmt: skip
-        for pairs in drawn.values():
-            assert all(topic(sentence.meaning) == label for sentence, label in pairs)
+        meanings = {}
+        for name in ("alpha", "beta"):
+            pairs = [topic_sentence(FAMILY[name], split, i) for i in range(40)]
+            meanings[name] = [sentence.meaning for sentence, _ in pairs]
             assert {label for _, label in pairs} == set(TOPICS)
-        same = [a.meaning == b.meaning for (a, _), (b, _) in zip(*drawn.values(), strict=True)]
+            for sentence, label in pairs:
+                # The tree of the words, not that of the meaning, says what the object is.
+                root = sentence.heads.index(0) + 1
+                words = zip(sentence.relations, sentence.heads, sentence.nodes, strict=True)
+                ((node, *_),) = [n for r, head, n in words if (r, head) == ("obj", root)]
+                assert sentence.meaning[node].concept.split("/")[1] in classes[label]
+        same = [a == b for a, b in zip(*meanings.values(), strict=True)]
         assert set(same) == {split == "test"}
 
 
 def test_one_of_two_choices_follows(vocabulary):
-    batch, languages, names = first("synthetic_choices_alpha", "test", 40)
+    batch, languages, names = first("synthetic_choices_alpha", "test", 20)
     assert languages == ("alpha",) * 3 and names == ("choice1", "choice2")
     assert {int(e.features["label"]) for e in batch} == {0, 1}
-    for index in range(40):
+    for index in range(20):
         asked, other = (choice_question(FAMILY[n], "test", index) for n in ("alpha", "inverted"))
         assert asked.label == other.label == batch[index].features["label"]
         assert [c.meaning for c in asked.choices] == [c.meaning for c in other.choices]
@@ -117,7 +128,7 @@ def test_what_is_tested_is_not_trained_on(kind):
             found |= {sentence.meaning for sentence in make(FAMILY[name], split, index)}
         return found
 
-    count = 40 if kind == "choices" else 100
+    count = 15 if kind == "choices" else 60
     meanings = {split: said(("alpha", "gamma"), split, count) for split in SPLITS}
     for one, other in itertools.combinations(SPLITS, 2):
         assert meanings[one].isdisjoint(meanings[other])

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import re
-import sys
 from collections.abc import Collection, Mapping, Sequence
 
 from xl_flax import settings
@@ -15,10 +14,9 @@ from xl_flax.data.prepare import DatasetSpec, locked, prepare
 from xl_flax.data.report import print_report, show_rows
 from xl_flax.data.required import planned_rows, required
 from xl_flax.data.seqio_cache import Excluded, cache_split, resolve_mixture
-from xl_flax.data.seqio_tasks import find, import_tasks, missing_files, seqio, split_tasks
+from xl_flax.data.seqio_tasks import find, import_tasks, say_missing, seqio, split_tasks
 from xl_flax.data.vocabulary import run_vocabulary
 from xl_flax.errors import UserError
-from xl_flax.text_table import wrapped
 
 
 def cache_datasets(args: argparse.Namespace) -> None:
@@ -35,7 +33,7 @@ def cache_datasets(args: argparse.Namespace) -> None:
         for task in split_tasks(providers[spec.mixture], spec.split)
     }
     for name, split in dict.fromkeys((spec.mixture, spec.split) for spec in specs):
-        _say_missing(providers[name], split)
+        say_missing(providers[name], split)
     excluded, written = Excluded(cache.filter.exclude, modules, owners, vocabulary), set()
     with locked(cache):
         for number, ((_, split, layout), task) in enumerate(work.items(), 1):
@@ -58,16 +56,6 @@ def cache_datasets(args: argparse.Namespace) -> None:
             print_report(cache, spec, caches[spec], planned.get(spec.mixture), new)
     if args.show:
         print(show_rows([caches[s] for s in specs if s.split == TRAIN], vocabulary, args.show))
-
-
-def _say_missing(provider: seqio.Task | seqio.Mixture, split: str) -> None:
-    """Says which tasks a mixture is read without, since they have no files."""
-    if missing := missing_files(provider, split):
-        kept = len(split_tasks(provider, split))
-        names = ", ".join(missing)
-        first = next(iter(missing.values()))[0]
-        said = f"{provider.name} ({split}): {kept} of {kept + len(missing)} tasks have files; "
-        print(wrapped(f"{said}without {names} (as {first})"), file=sys.stderr, flush=True)
 
 
 def choose(

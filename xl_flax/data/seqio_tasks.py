@@ -5,6 +5,7 @@ import difflib
 import importlib
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.files.read import check_regular
 from xl_flax.files.text import count_lines
+from xl_flax.text_table import wrapped
 
 READ_BATCH = 256  # examples that cross from TensorFlow to NumPy at once
 # Of a batch, see `Stream.rows`.
@@ -104,6 +106,16 @@ def missing_files(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str,
     # A source that cannot tell has all it needs.
     lacking = {t.name: getattr(t.source, "missing_files", lambda split: [])(split) for t in tasks}
     return {task: files for task, files in lacking.items() if files}
+
+
+def say_missing(provider: seqio.Task | seqio.Mixture, split: str) -> None:
+    """Says which tasks a mixture is read without, since they have no files."""
+    if missing := missing_files(provider, split):
+        kept = len(split_tasks(provider, split))
+        names = ", ".join(missing)
+        first = next(iter(missing.values()))[0]
+        said = f"{provider.name} ({split}): {kept} of {kept + len(missing)} tasks have files; "
+        print(wrapped(f"{said}without {names} (as {first})"), file=sys.stderr, flush=True)
 
 
 def cached_preprocessors(task: seqio.Task) -> list[Callable]:

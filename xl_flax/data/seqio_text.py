@@ -12,6 +12,7 @@ from xl_flax.data.seqio_tasks import (
     READ_BATCH,
     find,
     import_tasks,
+    say_missing,
     seqio,
     source_errors,
     split_tasks,
@@ -87,7 +88,10 @@ def by_language(names: Sequence[str], split: str, modules: Sequence[str]) -> Tas
       UserError: there is no such mixture, or a task has no examples.
     """
     import_tasks(modules)
-    chosen = {task.name: task for name in names for task in split_tasks(find(name, modules), split)}
+    providers = [find(name, modules) for name in names]
+    chosen = {task.name: task for each in providers for task in split_tasks(each, split)}
+    for provider in providers:
+        say_missing(provider, split)
     tasks: Tasks = {}
     for task in chosen.values():
         with source_errors(task, split):
