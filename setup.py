@@ -24,7 +24,7 @@ setup(
         "protobuf",
         "pydantic",
         "scipy",
-        "sentencepiece",
+        "sentencepiece>=0.2.3",
         "seqio",
         "tensorboardX",
         "tensorflow-datasets",

@@ -123,7 +123,7 @@ def set_label(
 ) -> tf.data.Dataset:
     """A preprocessor: the texts as "tokens", their languages, and the label's number."""
     wanted = ("text", "label", "id") if ids else ("text", "label")
-    _check_keys(dataset, task, wanted)
+    check_keys(dataset, task, wanted)
 
     def convert(example):
         texts = tf.ensure_shape(tf.reshape(example["text"], [-1]), [len(languages)])
@@ -163,7 +163,8 @@ def _find_labels(labels: tuple[str, ...], values: np.ndarray) -> np.ndarray:
     return np.array([numbers[value] for value in names.flat], np.int32).reshape(names.shape)
 
 
-def _check_keys(dataset: tf.data.Dataset, task: str, wanted: Sequence[str]) -> None:
+def check_keys(dataset: tf.data.Dataset, task: str, wanted: Sequence[str]) -> None:
+    """Raises a UserError that names the task unless its examples have these keys."""
     if missing := [key for key in wanted if key not in dataset.element_spec]:
         raise UserError(
             f"task {task!r}: its examples have {', '.join(dataset.element_spec)}, but no "
@@ -227,7 +228,7 @@ def tokenize_words(
     dataset: tf.data.Dataset, task: str, language: str, labels: tuple[str, ...], ids: bool
 ) -> tf.data.Dataset:
     """A preprocessor: the pieces of the words as "tokens", and what belongs to each piece."""
-    _check_keys(dataset, task, ("words", "labels", "id") if ids else ("words", "labels"))
+    check_keys(dataset, task, ("words", "labels", "id") if ids else ("words", "labels"))
 
     def convert(example):
         numbers = label_numbers(example["labels"], labels)

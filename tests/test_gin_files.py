@@ -6,6 +6,7 @@ import re
 
 import gin
 import pytest
+from small_evaluations import WORDS, make_run, train_vocabulary
 
 from xl_flax import cli
 from xl_flax.data.required import required
@@ -20,15 +21,35 @@ SET = [
     "CACHE_DIR = '/cache'",
     "VOCABULARY = '/vocabulary.model'",
 ]
+FINETUNED: list[str] = []  # what runs that fine-tune a checkpoint are given
 FROM = ["InitFrom.checkpoint = '/checkpoint'"]  # of runs that go on from another one
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checkpoint(tmp_path_factory):
+    """A checkpoint for runs that fine-tune one; its path is bound as CHECKPOINT."""
+    folder = tmp_path_factory.mktemp("gin")
+    vocabulary = train_vocabulary(folder / "vocabulary.model", WORDS)
+    run = make_run(str(folder / "run"), vocabulary, max_positions=512)
+    FINETUNED[:] = [f"CHECKPOINT = {run!r}", *SET[:2]]
+    yield
+    FINETUNED.clear()
 
 
 def files(folder):
     return sorted(glob.glob(os.path.join(cli.ROOT, "gin", folder, "*.gin")))
 
 
+def finetunes(path):
+    with open(path) as file:
+        return "include 'gin/finetune.gin'" in file.read()
+
+
 def load(path):
-    """Reads a run's file; the encoder of one is a converted model's."""
+    """Reads a run's file; the encoder of some is a converted model's, or a checkpoint's."""
+    if finetunes(path):
+        cli.load_gin([path], FINETUNED)
+        return
     converted = path.endswith("further.gin")
     model = ["gin/models/xlmr_tiny.gin"] if converted else []
     cli.load_gin([path, *model], SET + FROM + ["VOCAB_SIZE = 100"] * converted)
@@ -67,7 +88,7 @@ def test_what_a_run_sets_has_an_effect(path):
     if path.endswith("parallel_bible.gin"):  # launch/parallel.sh gives its objectives
         gin.parse_config("TrainConfig.objectives = [@MaskedLM(), @TranslationLM(), @Contrastive()]")
     before = built()
-    for name in {*own, "VOCAB_SIZE"}:
+    for name in {*own, *(() if finetunes(path) else ("VOCAB_SIZE",))}:
         value = gin.query_parameter(f"%{name}")
         if not isinstance(value, (int, str, list)):
             continue  # another macro
@@ -130,15 +151,19 @@ def test_an_evaluation_stands_alone(path):
     if name == "base.gin":
         pytest.skip("for others to include")
     bindings = SET[:2]
-    if name in ("masked_lm.gin", "retrieval.gin", "mining.gin", "both.gin", "parsing.gin"):
+    own = {
+        "masked_lm.gin": ["MaskedAccuracy"],
+        "retrieval.gin": ["SentenceRetrieval"],
+        "mining.gin": ["BitextMining"],
+        "both.gin": ["MaskedAccuracy", "SentenceRetrieval"],
+        "classification.gin": ["ClassificationScores"],
+        "tagging.gin": ["TaggingScores"],
+        "parsing.gin": ["ParsingScores"],
+        "questions.gin": ["AnswerScores"],
+    }
+    if name in own:
         bindings = [*bindings, "TASK_MODULES = ['tasks.synthetic']"]
-        evaluations = {
-            "masked_lm.gin": ["MaskedAccuracy"],
-            "retrieval.gin": ["SentenceRetrieval"],
-            "mining.gin": ["BitextMining"],
-            "parsing.gin": ["ParsingScores"],
-        }
-        for evaluation in evaluations.get(name, ["MaskedAccuracy", "SentenceRetrieval"]):
+        for evaluation in own[name]:
             bindings += [f"{evaluation}.mixture = 'm'", f"{evaluation}.length = 64"]
     cli.load_gin([path], bindings)
     assert EvaluateConfig().evaluations

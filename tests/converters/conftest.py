@@ -34,15 +34,15 @@ PIECES = SPECIAL + LETTERS + [f"##{c}" for c in LETTERS]
 
 HEADS = {
     "bert": ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification",
-             "ForQuestionAnswering", "ForPreTraining"),
+             "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining"),
     "xlm_roberta": ("Model", "ForMaskedLM", "ForSequenceClassification",
-                    "ForTokenClassification", "ForQuestionAnswering"),
+                    "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
     "xlm_roberta_xl": ("Model", "ForMaskedLM", "ForSequenceClassification",
-                       "ForTokenClassification", "ForQuestionAnswering"),
+                       "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
     "xlm": ("Model", "WithLMHeadModel", "ForSequenceClassification", "ForTokenClassification",
             "ForQuestionAnsweringSimple"),
     "modernbert": ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification",
-                   "ForQuestionAnswering"),
+                   "ForQuestionAnswering", "ForMultipleChoice"),
     "eurobert": ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"),
 }  # fmt: skip
 HEADS |= dict.fromkeys(("roberta", "camembert"), HEADS["xlm_roberta"])

@@ -40,8 +40,11 @@ def test_outputs_equal_those_of_transformers(zoo, family_and_head, tmp_path_fact
     if shifted:  # padding also before what is real, and inside
         real[1, 3], real[2] = False, np.roll(real[2], longest // 2)
         tokens = np.where(real, np.maximum(tokens, 5), 1)
+    inputs = torch.tensor(tokens), torch.tensor(real.astype(int))
+    if "Choice" in head:  # [B, choices, L]
+        inputs = tuple(array[:, None] for array in inputs)
     with torch.no_grad():
-        out = theirs(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int)))
+        out = theirs(inputs[0], attention_mask=inputs[1])
     renamed = {"last_hidden_state": "hidden", "prediction_logits": "logits"}
     expected = {renamed.get(k, k): v.numpy() for k, v in out.items() if hasattr(v, "numpy")}
     expected.pop("seq_relationship_logits", None)

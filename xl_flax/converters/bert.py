@@ -47,7 +47,21 @@ TOKENS = [
     same("heads/tokens/bias", "classifier.bias"),
 ]
 
-BODY = [*EMBEDDINGS, *BLOCKS, *NORMS, *POOLER, *linear("heads/sequence/dense", "pooler.dense")]
+# Multiple choice: a score of the pooler's vector.
+CHOICE_POOLER = linear("heads/choice/dense", "pooler.dense")
+CHOICE = [
+    Weight("heads/choice/out", ("classifier.weight",), 1),
+    same("heads/choice/bias", "classifier.bias"),
+]
+
+BODY = [
+    *EMBEDDINGS,
+    *BLOCKS,
+    *NORMS,
+    *POOLER,
+    *linear("heads/sequence/dense", "pooler.dense"),
+    *CHOICE_POOLER,
+]
 HEADS = [
     *linear(MLM_PARAMS + "dense", "cls.predictions.transform.dense"),
     *norm(MLM_PARAMS + "norm", "cls.predictions.transform.LayerNorm"),
@@ -57,6 +71,7 @@ HEADS = [
     same("heads/sequence/bias", "classifier.bias"),
     *TOKENS,
     *SPANS,
+    *CHOICE,
 ]
 
 
@@ -98,11 +113,13 @@ def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]
     if "classifier.weight" in names:
         if configs.architecture(config).endswith("ForTokenClassification"):
             heads["tokens"] = configs.classification(config, "tokens")
+        elif configs.is_choice(config):
+            heads["choice"] = configs.choice("cls", dense="tanh")
         else:
             heads["sequence"] = configs.classification(config, "cls", dense="tanh")
     if "qa_outputs.weight" in names:
         heads["question"] = configs.classification(config, "tokens")
-    if PREFIX + "pooler.dense.weight" in names and "sequence" not in heads:
+    if PREFIX + "pooler.dense.weight" in names and not {"sequence", "choice"} & heads.keys():
         heads["pooler"] = {}
     return heads
 
@@ -130,6 +147,7 @@ def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]
         "sequence": "BertForSequenceClassification",
         "tokens": "BertForTokenClassification",
         "question": "BertForQuestionAnswering",
+        "choice": "BertForMultipleChoice",
         MLM_HEAD: "BertForMaskedLM",
     }
     return {

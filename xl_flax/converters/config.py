@@ -22,6 +22,7 @@ THEIR_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "s
 
 
 MOST_LABELS = 1_000_000
+CHOICE_LABELS = ["score"]  # of the head "choice"; `config.json` says nothing of them
 
 
 def activation(config: Config, key: str) -> str:
@@ -59,8 +60,8 @@ def labels(config: Config) -> list[str]:
 
 def write_labels(heads: Heads) -> dict[str, Any]:
     """`id2label` and `label2id` of the classification head, if there is one."""
-    for settings in heads.values():
-        if names := settings.get("labels"):
+    for name, settings in heads.items():
+        if (names := settings.get("labels")) and name != "choice":
             return {
                 "id2label": {str(i): name for i, name in enumerate(names)},
                 "label2id": {name: i for i, name in enumerate(names)},
@@ -76,6 +77,16 @@ def classification(config: Config, pooling: str, **settings: Any) -> dict[str, A
         "pooling": pooling,
         **settings,
     }
+
+
+def is_choice(config: Config) -> bool:
+    """Whether the folder's classifier scores choices."""
+    return architecture(config).endswith("ForMultipleChoice")
+
+
+def choice(pooling: str, **settings: Any) -> dict[str, Any]:
+    """Settings of the head that scores choices, which has no labels of its own."""
+    return {"kind": "classification", "labels": CHOICE_LABELS, "pooling": pooling, **settings}
 
 
 def architecture(config: Config) -> str:

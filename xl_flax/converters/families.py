@@ -21,7 +21,7 @@ from xl_flax.models.heads import MLM_HEAD
 FAMILIES: list[ModuleType] = [bert, roberta, xlm_roberta_xl, xlm, modernbert, eurobert]
 
 # Heads that Transformers has classes for; a sentence head belongs to sentence-transformers.
-HEADS = (MLM_HEAD, "pooler", "sequence", "tokens", "question")
+HEADS = (MLM_HEAD, "pooler", "sequence", "tokens", "question", "choice")
 
 
 def for_config(config: Config, path: str) -> ModuleType:

@@ -15,7 +15,7 @@ IGNORED = r"decoder\.weight"
 INPUTS = ("input_ids", "attention_mask")
 UNTIED: dict[str, str] = {}
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
-CLASSIFIERS = ("sequence", "tokens", "question")
+CLASSIFIERS = ("sequence", "tokens", "question", "choice")
 
 BODY = [
     same("encoder/embeddings/tokens", "embeddings.tok_embeddings.weight"),
@@ -110,6 +110,8 @@ def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]
         if kind.endswith("ForQuestionAnswering"):
             return {"question": configs.classification(config, "tokens", **settings)}
         pooling = {"cls": "cls", "mean": "mean_all"}[config.get("classifier_pooling", "cls")]
+        if configs.is_choice(config):
+            return {"choice": configs.choice(pooling, **settings)}
         return {"sequence": configs.classification(config, pooling, **settings)}
     return {MLM_HEAD: {}} if "head.dense.weight" in names else {}
 
@@ -120,9 +122,10 @@ def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]
         "sequence": "ModernBertForSequenceClassification",
         "tokens": "ModernBertForTokenClassification",
         "question": "ModernBertForQuestionAnswering",
+        "choice": "ModernBertForMultipleChoice",
         MLM_HEAD: "ModernBertForMaskedLM",
     }
-    mean = heads.get("sequence", {}).get("pooling") == "mean_all"
+    pooled = [heads[name]["pooling"] for name in ("sequence", "choice") if name in heads]
     ropes = {GLOBAL: encoder.rotary_base, LOCAL: encoder.local_rotary_base}
     every = encoder.global_every if encoder.local_window else 1
     return {
@@ -149,7 +152,7 @@ def write_config(encoder: EncoderConfig, heads: configs.Heads) -> dict[str, Any]
         "classifier_bias": encoder.bias,
         "hidden_activation": configs.THEIR_ACTIVATIONS[encoder.activation],
         "classifier_activation": configs.THEIR_ACTIVATIONS[encoder.activation],
-        "classifier_pooling": "mean" if mean else "cls",
+        "classifier_pooling": "mean" if "mean_all" in pooled else "cls",
         "decoder_bias": encoder.head_bias,
         "tie_word_embeddings": encoder.tie_head,
         "embedding_dropout": encoder.embedding_dropout,

@@ -28,8 +28,9 @@ HEADS = [
     same("heads/sequence/bias", "classifier.out_proj.bias"),
     *bert.TOKENS,
     *bert.SPANS,
+    *bert.CHOICE,
 ]
-BODY = [*bert.EMBEDDINGS, *bert.BLOCKS, *bert.NORMS, *bert.POOLER]
+BODY = [*bert.EMBEDDINGS, *bert.BLOCKS, *bert.NORMS, *bert.POOLER, *bert.CHOICE_POOLER]
 
 
 def read_config(config: configs.Config) -> EncoderConfig:
@@ -56,11 +57,13 @@ def read_heads(config: configs.Config, names: Collection[str]) -> dict[str, Any]
         heads[MLM_HEAD] = {}
     if "classifier.out_proj.weight" in names:
         heads["sequence"] = configs.classification(config, "cls", dense="tanh")
-    if "classifier.weight" in names:
+    if "classifier.weight" in names and configs.is_choice(config):
+        heads["choice"] = configs.choice("cls", dense="tanh")
+    elif "classifier.weight" in names:
         heads["tokens"] = configs.classification(config, "tokens")
     if "qa_outputs.weight" in names:
         heads["question"] = configs.classification(config, "tokens")
-    if PREFIX + "pooler.dense.weight" in names:
+    if PREFIX + "pooler.dense.weight" in names and "choice" not in heads:
         heads["pooler"] = {}
     return heads
 
@@ -78,6 +81,7 @@ def write_as(
         "sequence": f"{name}ForSequenceClassification",
         "tokens": f"{name}ForTokenClassification",
         "question": f"{name}ForQuestionAnswering",
+        "choice": f"{name}ForMultipleChoice",
         MLM_HEAD: f"{name}ForMaskedLM",
     }
     return {

@@ -47,6 +47,7 @@ HEAD_CLASSES = {
     "SequenceClassification": "sequence",
     "TokenClassification": "tokens",
     "QuestionAnswering": "question",
+    "MultipleChoice": "choice",
     "ForMaskedLM": MLM_HEAD,
     "WithLMHead": MLM_HEAD,
     "ForPreTraining": MLM_HEAD,
@@ -128,9 +129,10 @@ def verify(checkpoint: str, folder: str, texts: Sequence[str]) -> tuple[str, lis
     for name, sentences in (("random", random), ("text", ids)):
         largest: dict[str, tuple[float, float]] = {}
         for tokens, real in _batches(sentences, special.pad, longest, name):
+            axes = (slice(None), None) if head == "choice" else ...  # [B, choices, L]
+            mask = torch.tensor(real.astype(int))[axes]
             with torch.no_grad():
-                out = hf(torch.tensor(tokens), attention_mask=torch.tensor(real.astype(int)))
-            theirs = _their_outputs(out)
+                theirs = _their_outputs(hf(torch.tensor(tokens)[axes], attention_mask=mask))
             for what, values in outputs(tokens, real).items():
                 if what in theirs:
                     value = theirs[what].numpy()

@@ -243,7 +243,8 @@ def write_model(
     notes = []
     if left_out := sorted(set(model.description.heads) - set(model.heads) - {sentence_head}):
         notes.append(f"heads that the folder has no place for: {', '.join(left_out)}")
-    pooled = {"pooler", "sequence"} & model.heads.keys()  # BERT's classifier has the pooler inside
+    # BERT's classifiers have the pooler inside.
+    pooled = {"pooler", "sequence", "choice"} & model.heads.keys()
     if not pooled and any(w.ours.startswith("heads/pooler") for w in model.family.BODY):
         notes.append(
             "no pooler is there, and AutoModel makes a random one: take the mean of the hidden "

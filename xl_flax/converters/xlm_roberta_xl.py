@@ -16,6 +16,7 @@ BODY = [
     *bert.EMBEDDINGS,
     *bert.BLOCKS,
     *bert.POOLER,
+    *bert.CHOICE_POOLER,
     *norm(LAYER + "attention_norm", "encoder.layer.{}.attention.self_attn_layer_norm"),
     *norm(LAYER + "mlp_norm", "encoder.layer.{}.LayerNorm"),
     *norm("encoder/final_norm", "encoder.LayerNorm"),

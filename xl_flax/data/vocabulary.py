@@ -87,6 +87,13 @@ class Vocabulary(Protocol):
     def encode(self, text: str) -> list[int]:
         """The ids of a text; no special pieces are added."""
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, and the characters [begin, end) of it that each one stands for.
+
+        The spaces before a piece may be among its characters. Of several pieces that one character
+        became, all but one may have none.
+        """
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; control pieces, as `<s>` or `<pad>`, leave no trace."""
 
@@ -124,6 +131,11 @@ class SentencePieceVocabulary:
     def encode(self, text: str) -> list[int]:
         """The ids of a text; no special pieces are added."""
         return self._processor.encode(text)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and their characters; see `Vocabulary.encode_with_offsets`."""
+        encoding = self._processor.encode(text, return_type="offset_mapping")
+        return encoding["ids"], encoding["offsets"]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; control pieces, as `<s>` or `<pad>`, leave no trace."""
@@ -184,6 +196,11 @@ class TokenizerVocabulary:
     def encode(self, text: str) -> list[int]:
         """The ids of a text; no special pieces are added."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and their characters; see `Vocabulary.encode_with_offsets`."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; special pieces leave no trace."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import gin
+import jax
 import numpy as np
 
 from xl_flax.checkpoints.description import Description
@@ -18,8 +19,11 @@ from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.bootstrap import Score, macro_f1, ratio
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.labelled import LabelledEvaluation, Scored
-from xl_flax.models.labelling import head_scores
+from xl_flax.models.heads import Model
+from xl_flax.models.labelling import Batch, Reading, head_scores
 from xl_flax.settings import Name
+
+Guess = Callable[[list[Example]], np.ndarray]  # of each example the number of its label
 
 SHINGLE = 2  # longest sequence of pieces that TF-IDF counts
 
@@ -38,6 +42,11 @@ class ClassificationScores(LabelledEvaluation):
     metrics: ClassVar[Mapping[str, Score]] = {"accuracy": ratio, "macro_f1": macro_f1}
     baseline_names: ClassVar[tuple[str, ...]] = ("majority", "tf-idf")
 
+    @property
+    def learners(self) -> Mapping[str, Callable[[list[Example], np.ndarray], Guess]]:
+        """What baselines beside "majority" learn from training examples and their labels."""
+        return {"tf-idf": tf_idf_classifier}
+
     def check(self, description: Description, rows: HeldOutRows) -> None:
         """Raises UserError unless the data's labels are the head's."""
         check_labels(self, description, rows, "example")
@@ -45,12 +54,7 @@ class ClassificationScores(LabelledEvaluation):
     def scored(self, subject: Subject, context: Context) -> dict[str, Scored]:
         """The label with the highest score."""
         rows, found = self.rows(context), collections.defaultdict(list)
-
-        def predict(model, batch, reading):
-            scores_BxExC, _ = head_scores(model, self.head, batch, reading)
-            return scores_BxExC.argmax(axis=-1)
-
-        for own, predicted_BxE in self.predicted(subject, context, predict):
+        for own, predicted_BxE in self.predicted(subject, context, self.predict):
             there = own["example"] >= 0
             task = np.broadcast_to(rows.row_tasks[own["row_id"], None], there.shape)
             for i in np.unique(task):
@@ -65,6 +69,11 @@ class ClassificationScores(LabelledEvaluation):
             scored[name] = label_counts(gold[order], predicted[order], labels)
         return scored
 
+    def predict(self, model: Model, batch: Batch, reading: Reading) -> jax.Array:
+        """The number of each example's label, int32[B, E]."""
+        scores_BxExC, _ = head_scores(model, self.head, batch, reading)
+        return scores_BxExC.argmax(axis=-1)
+
     def baseline_scored(self, name: str, context: Context) -> dict[str, Scored]:
         """The most frequent label of the training text; or logistic regression on TF-IDF."""
         train = [e for spec in self.control_datasets for e in _examples(context, spec)]
@@ -75,8 +84,8 @@ class ClassificationScores(LabelledEvaluation):
             guess = functools.partial(_always, most)
         else:
             guess = context.once(
-                ("tf-idf classifier", tuple(self.control_datasets), self.feature),
-                lambda: tf_idf_classifier(train, gold),
+                (name, tuple(self.control_datasets), self.feature),
+                lambda: self.learners[name](train, gold),
             )
         scored = {}
         for task, own in zip(rows.tasks, rows.task_names(), strict=True):
@@ -124,9 +133,7 @@ def label_counts(gold: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...
     )
 
 
-def tf_idf_classifier(
-    train: list[Example], gold: np.ndarray
-) -> Callable[[list[Example]], np.ndarray]:
+def tf_idf_classifier(train: list[Example], gold: np.ndarray) -> Guess:
     """Learns labels from which pieces, and which pairs of neighbours, stand in which text.
 
     It knows nothing of how languages correspond: what it gets right in another language it gets by

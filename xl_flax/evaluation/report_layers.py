@@ -15,6 +15,8 @@ MEANINGS = {
     UNTRAINED: "this model before training, mean (± standard deviation) of random starts",
     "tf-idf": "no model, the pieces that sentences have in common",
     "length": "no model, how many pieces sentences have",
+    "pieces": "no model, the pieces that words have in common",
+    "diagonal": "no model, how far through their sentences words are",
 }
 ON_THE_TEST = "* best on this very test, shown below: choose a layer on other text to quote it"
 
@@ -63,13 +65,15 @@ def by_layer(columns: dict[str, tuple[Sequence[Result], str]], best: Layers) -> 
     return table(rows, in_blocks=True)
 
 
-def star(choice: Iterable[Result], best: Layers, similarities: Sequence[str]) -> tuple[str, str]:
+def star(
+    choice: Iterable[Result], best: Layers, similarities: Sequence[str], metric: str = "p@1"
+) -> tuple[str, str]:
     """What the star means, and the signature by which the checkpoint's layer was chosen, or ""."""
-    shown = (None, "p@1", similarities[0], best[None])
+    shown = (None, metric, similarities[0], best[None])
     for r in overall(choice):
         if (r.model, r.metric, r.similarity, r.layer) == shown:
             by = f" by {r.similarity}" if len(similarities) > 1 else ""
-            text = f"* best{by} on {r.data}, shown below; choice: P@1 there, all pairs"
+            text = f"* best{by} on {r.data}, shown below; choice: {metric.upper()} there, all pairs"
             return wrapped(text), r.signature
     return ON_THE_TEST, ""
 

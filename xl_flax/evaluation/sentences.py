@@ -214,7 +214,7 @@ class SentenceEvaluation(Evaluation):
         } | centring.signed(self.center)
         sign = signature(
             task,
-            data=_data_name(specs),
+            data=data_name(specs),
             languages=",".join(languages) if chosen else len(languages),
             n=sum(len(next(iter(e.values()))) for e in examples),
             **(embedding if space.model is None else {}),
@@ -227,7 +227,7 @@ class SentenceEvaluation(Evaluation):
             _result,
             self._unknown(specs, context),
             task=task,
-            data=_data_name(specs),
+            data=data_name(specs),
             signature=sign,
             layer=space.layer,
             pooling=space.pooling,
@@ -346,7 +346,7 @@ def _report_lengths(spec: DatasetSpec, texts: dict[str, list[np.ndarray]], lengt
             print(wrapped(f"{spec.mixture}: {total:,} {what} ({share:.1%}: {listed})"))
 
 
-def _data_name(specs: Sequence[DatasetSpec]) -> str:
+def data_name(specs: Sequence[DatasetSpec]) -> str:
     """mixture/split; of several mixtures the first, how many more, and a digest of all names."""
     name = specs[0].mixture
     if len(specs) > 1:

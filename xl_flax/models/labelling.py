@@ -40,6 +40,52 @@ def head_scores(
       than in the batch: features of tokens and spans must follow "source".
     """
     rows = joined_rows(batch, reading)
+    scores = _scores(model, head, rows, reading, dropout_keys)
+    return scores, rows
+
+
+def choice_scores(
+    model: Model, head: str, batch: Batch, reading: Reading, dropout_keys: Any = None
+) -> jax.Array:
+    """A score of each choice, read behind the first text: [CLS] first [SEP] choice [SEP].
+
+    A row is encoded once for each choice, without the other choices of its examples.
+
+    Args:
+      model: with this head, which gives one score.
+      head: its name.
+      batch: as the rows of a stream or of held-out text, of examples with K texts.
+      reading: how.
+      dropout_keys: a key for each row; None: without dropout.
+
+    Returns:
+      float32[B, E, K - 1].
+    """
+    (rows_B, length), num_texts = batch["tokens"].shape, reading.num_texts
+    text_BxL = (batch["segment_ids"] - 1) % num_texts
+    ranks = (rows_B, reading.examples_per_row, num_texts)
+
+    def with_choice(choice: int) -> JoinedRows:
+        kept_BxL = (text_BxL == 0) | (text_BxL == choice)
+        segments_BxL = jnp.where(kept_BxL, batch["segment_ids"], 0)
+        rank_K = (jnp.arange(num_texts) == choice).astype(jnp.int32)
+        return _joined(
+            batch | {"segment_ids": segments_BxL}, jnp.broadcast_to(rank_K, ranks), reading
+        )
+
+    every = [with_choice(choice) for choice in range(1, num_texts)]
+    # Those of one row are neighbours, so that rows stay on their devices.
+    stacked = jax.tree.map(lambda *own: jnp.stack(own, 1).reshape(-1, length), *every)
+    if dropout_keys is not None:
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        dropout_keys = jax.vmap(fold, (0, None))(dropout_keys, jnp.arange(len(every))).reshape(-1)
+    scores = _scores(model, head, stacked, reading, dropout_keys)
+    return scores.reshape(rows_B, len(every), reading.examples_per_row).swapaxes(1, 2)
+
+
+def _scores(
+    model: Model, head: str, rows: JoinedRows, reading: Reading, dropout_keys: Any
+) -> jax.Array:
     has_types = model.encoder.config.token_types > 1
     hidden_BxLxD = model.encoder(
         rows.tokens,
@@ -49,7 +95,7 @@ def head_scores(
         languages=reading.language_rows[rows.token_languages],
         dropout_keys=dropout_keys,
     )
-    return model.heads[head](hidden_BxLxD, rows.segment_ids, reading.examples_per_row), rows
+    return model.heads[head](hidden_BxLxD, rows.segment_ids, reading.examples_per_row)
 
 
 def joined_rows(batch: Batch, reading: Reading) -> JoinedRows:
@@ -65,9 +111,13 @@ def joined_rows(batch: Batch, reading: Reading) -> JoinedRows:
             source=jnp.broadcast_to(jnp.arange(shape[1]), shape),
         )
     order = (shape[0], reading.examples_per_row, num_texts)
+    return _joined(batch, jnp.broadcast_to(jnp.arange(num_texts), order), reading)
+
+
+def _joined(batch: Batch, rank_BxExK: jax.Array, reading: Reading) -> JoinedRows:
     return join_texts(
         batch,
-        jnp.broadcast_to(jnp.arange(num_texts), order),
+        rank_BxExK,
         sep_id=reading.sep_id,
         pad_id=reading.pad_id,
         reset_positions=False,

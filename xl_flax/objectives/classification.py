@@ -41,6 +41,7 @@ class Classification(Objective):
     double_separator: bool = False  # </s></s> between texts, as in XLM-R
 
     label_kind: ClassVar[str]  # kind of the feature
+    fixed_labels: ClassVar[tuple[str, ...]] = ()  # of the head, if they are not the feature's
     metrics: ClassVar[Mapping[str, Mean]] = {
         "loss": Mean("loss", by_language=True),
         "accuracy": Mean("correct", "labels", by_language=True),
@@ -49,17 +50,20 @@ class Classification(Objective):
 
     def head_settings(self) -> dict[str, Any]:
         """The settings of the head, but for its labels."""
-        return {"kind": "classification", "dense": self.dense}
+        # ModernBERT's map has no bias.
+        bias = {"dense_bias": False} if self.dense == "gelu_norm" else {}
+        return {"kind": "classification", "dense": self.dense, **bias}
 
     def heads(self, stream: Stream) -> Mapping[str, HeadSettings]:
         """The classification head with the labels of the task."""
-        labels = list(stream.features[self.feature].labels)
+        labels = list(self.fixed_labels or stream.features[self.feature].labels)
         return {self.name: self.head_settings() | {"labels": labels}}
 
     def check(self, stream: Stream) -> None:
         """Raises UserError unless examples have this feature, with labels."""
         spec = stream.features.get(self.feature)
-        if spec is None or spec.kind != self.label_kind or not spec.labels:
+        named = spec is not None and (spec.labels or self.fixed_labels)
+        if not named or spec.kind != self.label_kind:
             features = ", ".join(f"{k} ({s.kind})" for k, s in stream.features.items()) or "none"
             raise UserError(
                 f"objective {self.name!r} predicts the feature {self.feature!r}, labels of kind "
@@ -86,14 +90,17 @@ class Classification(Objective):
 
     def scores(self, model: Model, batch: Batch, inputs: Inputs) -> tuple[jax.Array, JoinedRows]:
         """The head's scores, float32[B, E, C] or of tokens [B, L, C], and the rows it was given."""
+        return head_scores(model, self.name, batch, *self.reading(batch, inputs))
+
+    def reading(self, batch: Batch, inputs: Inputs) -> tuple[Reading, jax.Array | None]:
+        """How examples are read, and the rows' keys for dropout, None where none is."""
         reading = Reading(
             inputs.stream.num_texts,
             inputs.stream.examples_per_row,
             *(inputs.buffers[name] for name in ("sep_id", "pad_id", "language_rows")),
             self.double_separator,
         )
-        dropout_keys = row_keys(inputs.key, batch["row_id"]) if inputs.train else None
-        return head_scores(model, self.name, batch, reading, dropout_keys)
+        return reading, row_keys(inputs.key, batch["row_id"]) if inputs.train else None
 
     def label_loss(
         self,
