@@ -18,6 +18,7 @@ from pathlib import Path
 import gin
 import pytest
 import yaml
+from small_evaluations import WORDS, make_run, train_vocabulary
 
 import xl_flax
 from xl_flax import cli
@@ -33,7 +34,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GIN_FILES = sorted((ROOT / "gin").rglob("*.gin"))
 COMMANDS = [ROOT / "xl_flax" / f"{name}.py" for name in ("train", "evaluate", "cache", "vocab")]
 COMMANDS += [ROOT / f"xl_flax/{name}.py" for name in ("convert", "evaluation/compare")]
-COMMANDS += [ROOT / "xl_flax/evaluation/plots.py"]
+COMMANDS += [ROOT / f"xl_flax/evaluation/{name}.py" for name in ("plots", "transfer")]
 CONFIGS = {
     "xl_flax.train": TrainConfig,
     "xl_flax.evaluate": EvaluateConfig,
@@ -49,6 +50,8 @@ WRITTEN = {
     "runs/minilm/model.gin": MODEL,
     "RUN.gin": "include 'gin/runs/quickstart.gin'",
 }
+# Checkpoints that commands begin with; "…" is what a reader fills in.
+CHECKPOINTS = ("…", "runs/quickstart", "runs/bible", "runs/transfer/panx/pretrained/0")
 RECORDER = """
 command_not_found_handle() { printf '%s\\0' "$#" "$@" >>"$RECORD"; }
 source() { :; }  # launch/environment.sh installs what commands need
@@ -117,6 +120,13 @@ def folder(tmp_path_factory):
     for name, text in WRITTEN.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text + "\n")
+    vocabulary = train_vocabulary(folder / "v", WORDS)
+    run = make_run(str(folder / "run"), vocabulary, max_positions=512)
+    for name in CHECKPOINTS:
+        shutil.copytree(run, folder / name)
+    for task in ("sib200", "ud_pos", "snli", "panx"):
+        for setting in ("pretrained", "untrained", "translated"):
+            (folder / "runs/transfer" / task / setting / "0").mkdir(parents=True, exist_ok=True)
     for setting in ("mlm", "tlm", "contrastive", "all", "dual"):
         for seed in "012":
             (folder / "runs/parallel" / setting / seed).mkdir(parents=True)

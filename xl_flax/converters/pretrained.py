@@ -27,7 +27,7 @@ from xl_flax.errors import UserError
 from xl_flax.files.lock import locked
 from xl_flax.files.read import read_json
 from xl_flax.models.config import EncoderConfig
-from xl_flax.settings import Fraction, LocalPath
+from xl_flax.settings import Fraction, LocalPath, check, kinds
 
 
 @gin.configurable
@@ -45,6 +45,8 @@ def pretrained(source: LocalPath = gin.REQUIRED, folder: LocalPath = gin.REQUIRE
     Raises:
       UserError: there is no such model.
     """
+    for name, value in {"source": source, "folder": folder}.items():
+        check(f"pretrained.{name}", value, LocalPath)
     if not _is_foreign(source):
         return source
     target = os.path.join(folder, "pretrained", _digest(source))
@@ -89,6 +91,15 @@ def pretrained_encoder(
       scan: see `EncoderConfig`.
       remat: see `EncoderConfig`.
     """
+    given = {
+        "dropout": dropout,
+        "attention_dropout": attention_dropout,
+        "dtype": dtype,
+        "scan": scan,
+        "remat": remat,
+    }
+    for name, kind in kinds(pretrained_encoder).items():
+        check(f"pretrained_encoder.{name}", given[name], kind)
     encoder = read_description(one_checkpoint(pretrained())).encoder
     wanted = {
         "embedding_dropout": dropout,
