@@ -12,8 +12,8 @@ SENTENCES = (*TORCH, "sentence_transformers")
 
 
 @pytest.fixture(autouse=True)
-def quickly(monkeypatch, compile_quickly):
-    """Nothing is downloaded or read, and what is compiled here runs a few times only."""
+def no_data(monkeypatch):
+    """Nothing is downloaded or read."""
     monkeypatch.delenv("XL_FLAX_DATA_DIR", raising=False)
 
 
