@@ -5,6 +5,7 @@ import itertools
 import json
 import types
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import optax
 import pytest
 from flax import nnx
 
+from xl_flax import cli
 from xl_flax.checkpoints.description import Description
 from xl_flax.data import spans
 from xl_flax.data.build import write_split
@@ -28,8 +30,9 @@ from xl_flax.data.vocabulary_training import Corpus, train_model
 from xl_flax.errors import UserError
 from xl_flax.evaluation import answers, labelled
 from xl_flax.evaluation.base import NotFiniteError, Subject
+from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.questions import AnswerScores
+from xl_flax.evaluation.questions import N_BEST, AnswerScores
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 from xl_flax.objectives.base import Inputs
@@ -241,3 +244,15 @@ def test_a_model_that_diverged_is_said(trained, context):
     params = jax.tree.map(lambda x: x * np.nan, subject.params)
     with pytest.raises(NotFiniteError, match="few/train, step 9"):
         evaluation()(dataclasses.replace(subject, params=params), context)
+
+
+def test_xtremes_tests_are_scored_by_the_rules_of_its_scripts():
+    """TASK2LANGS and METRIC_FUNCTION in evaluate.py, the arguments of run_squad.py."""
+    files = ["gin/eval/xtreme_questions.gin"]
+    cli.load_gin(files, ["MODEL_DIR = '/run'", "CACHE_DIR = '/cache'"])
+    found = EvaluateConfig().evaluations
+    gin.clear_config()
+    assert {e.mixture: e.rule for e in found} == {
+        "xquad_xtreme": "squad", "mlqa": "mlqa", "tydiqa": "squad",
+    }  # fmt: skip
+    assert {(e.length, e.max_answer, e.split, N_BEST) for e in found} == {(384, 30, "test", 20)}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from xl_flax.data.batch_packing import pack_batch
 from xl_flax.data.features import FeatureSpec
 from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
@@ -42,8 +43,11 @@ def examples():
     return [[tuple(rng.integers(5, V, n) for n in pair) for pair in row] for row in SIZES]
 
 
-def packed(pack_rows):
-    rows = examples()
+def packed(pack_rows, alone=False):
+    """The examples in their rows, or each in one of its own."""
+    rows, spans = examples(), ANSWERS
+    if alone:
+        rows, spans = ([[each] for row in own for each in row] for own in (rows, spans))
     batch = pack_rows([[text for pair in row for text in pair] for row in rows], 2, 48)
     places = max(map(len, rows))
     batch["example"] = np.full((len(rows), places), -1, np.int32)
@@ -53,8 +57,8 @@ def packed(pack_rows):
         for e, (question, context) in enumerate(row):
             batch["example"][r, e] = e
             begin = at + len(question) + 3  # [CLS] question [SEP] [CLS]
-            if ANSWERS[r][e][0] >= 0:
-                batch["answer"][r, e] = np.array(ANSWERS[r][e]) + begin
+            if spans[r][e][0] >= 0:
+                batch["answer"][r, e] = np.array(spans[r][e]) + begin
             at = begin + len(context) + 1
     return batch
 
@@ -121,6 +125,18 @@ def test_packed_rows_have_the_loss_of_each_example_by_itself(model, pack_rows, d
     for row, own in enumerate(by_row):
         expected[batch["languages"][row, 1]] += own.sum()
     np.testing.assert_allclose(loss.sums["language_loss"], expected, rtol=1e-5)
+
+
+def test_windows_put_together_in_a_batch_have_the_same_loss(model, pack_rows):
+    """As `Rows.packing = 'batch'` does."""
+    alone = packed(pack_rows, alone=True)
+    alone["languages"][:] = 0  # only examples of the same languages share a row
+    alone["piece"] = np.zeros_like(alone["example"])
+    together = pack_batch(alone, 2, {"answer": FeatureSpec("span")}, 0, 1)
+    assert len(together["tokens"]) < len(alone["tokens"]) == 6
+    losses = [evaluate(model, batch) for batch in (alone, together)]
+    assert losses[1].sums["count"] == losses[0].sums["count"] == 6
+    assert losses[1].total == pytest.approx(float(losses[0].total), rel=1e-5)
 
 
 def test_weights_are_of_examples(model, pack_rows):
