@@ -42,6 +42,10 @@ def test_mlm_vs_hf(run):
     check(result["d"], ("hf", "expert"))
 
 
+def test_finetune_vs_hf(run):
+    check(run("finetune_vs_hf", TORCH), ("nli", "panx"))
+
+
 def test_contrastive_vs_st(run):
     check(run("contrastive_vs_st", SENTENCES), ("ratio",))
 
