@@ -132,11 +132,6 @@ def write_data(folder):
     path.write_bytes(train_model(corpora, VocabularyConfig("small", str(path), VOCAB_SIZE)))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quickly(compile_quickly):
-    """Most of what is compiled runs a few times only."""
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The working directory: all files of the examples, a vocabulary, data, and their cache."""
@@ -169,7 +164,7 @@ def cached(folder):
         specs |= dict.fromkeys(required())
     flags = [*command("cache", "similarity.gin"), *SIZES, *(f"--dataset={spec}" for spec in specs)]
     flags += ["--module_import=my_labels", "--module_import=small_tasks"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", cli.ROOT]), "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", cli.ROOT])}
     run = subprocess.run(
         [sys.executable, "-m", "xl_flax.cache", *flags],
         env=environment, cwd=folder, capture_output=True, text=True, check=False,

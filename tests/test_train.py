@@ -29,11 +29,6 @@ from xl_flax.training.config import InitFrom, TrainConfig
 from xl_flax.training.folder import alone
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quickly(compile_quickly):
-    """Most of what is compiled runs a few times only."""
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A vocabulary, a module with tasks, and a Gin file; caches are built by the first run."""
@@ -157,9 +152,8 @@ def started(folder, *arguments):
     """A process of Python that finds the folder's tasks."""
     environment = os.environ | {
         "PYTHONPATH": f"{folder}{os.pathsep}{cli.ROOT}",
-        "XLA_FLAGS": "",  # one device, as most users have
+        "JAX_NUM_CPU_DEVICES": "1",  # one device, as most users have
         "NPROC": "2",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     return subprocess.Popen(
         [sys.executable, *arguments],
@@ -182,18 +176,28 @@ def wait_for_step(process, step):
     raise AssertionError("the run ended early")
 
 
+# Trains, and the same in another folder, too.
+ALSO = """
+import sys
+from xl_flax import train
+folder, *flags = sys.argv[1:]
+train.main(flags)
+train.main([*flags, f"--gin.MODEL_DIR={folder}"])
+"""
+
+
 @pytest.mark.slow
 def test_interrupted_runs_end_with_the_same_bits(reference, folder, tmp_path):
     """One is killed, goes on, is asked to stop, which it does with its state saved, and goes on."""
     straight, interrupted = tmp_path / "straight", tmp_path / "interrupted"
 
-    def start(model_dir, steps=4000):
-        flags = f"--gin_file={folder}/run.gin", f"--gin.MODEL_DIR={model_dir}"
-        return started(folder, "-m", "xl_flax.train", *flags, f"--gin.STEPS={steps}")
+    def start(command=("-m", "xl_flax.train"), steps=4000):
+        flags = f"--gin_file={folder}/run.gin", f"--gin.MODEL_DIR={interrupted}"
+        return started(folder, *command, *flags, f"--gin.STEPS={steps}")
 
     rng = random.Random(os.getpid())  # another moment each time
     for step, asked in ((3, signal.SIGKILL), (9, signal.SIGTERM)):
-        process = start(interrupted)
+        process = start()
         wait_for_step(process, step)
         time.sleep(rng.uniform(0, 0.5) if asked == signal.SIGKILL else 0)
         process.send_signal(asked)
@@ -201,8 +205,8 @@ def test_interrupted_runs_end_with_the_same_bits(reference, folder, tmp_path):
     assert process.returncode == cli.EXIT_PREEMPTED
     step = int(re.search(r"saved step ([\d,]+)", output)[1].replace(",", ""))
     assert find_checkpoints(str(interrupted))[-1].endswith(f"/{step}")
-    assert f"resuming {interrupted} at step {step}" in finish(start(interrupted, step + 6))
-    finish(start(straight, step + 6))
+    output = finish(start(("-c", ALSO, straight), step + 6))
+    assert f"resuming {interrupted} at step {step}" in output
     for item in ("params", "optimizer"):
         expected = saved(straight, item)
         found = saved(interrupted, item)

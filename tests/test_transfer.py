@@ -3,6 +3,7 @@
 import os
 import sys
 
+import jax
 import pytest
 import small_transfer
 
@@ -11,6 +12,14 @@ from xl_flax.evaluation import results, transfer
 from xl_flax.evaluation.predictions import FOLDER
 
 PRETRAINING, STEPS = 300, 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimised():
+    """Hundreds of steps are run here: compiling well pays."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module")

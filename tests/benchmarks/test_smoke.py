@@ -12,8 +12,8 @@ SENTENCES = (*TORCH, "sentence_transformers")
 
 
 @pytest.fixture(autouse=True)
-def quickly(monkeypatch, compile_quickly):
-    """Nothing is downloaded or read, and what is compiled here runs a few times only."""
+def no_data(monkeypatch):
+    """Nothing is downloaded or read."""
     monkeypatch.delenv("XL_FLAX_DATA_DIR", raising=False)
 
 
@@ -40,6 +40,10 @@ def test_mlm_vs_hf(run):
     result = run("mlm_vs_hf", TORCH)
     assert set(result) == {"d"}
     check(result["d"], ("hf", "expert"))
+
+
+def test_finetune_vs_hf(run):
+    check(run("finetune_vs_hf", TORCH), ("nli", "panx"))
 
 
 def test_contrastive_vs_st(run):

@@ -20,11 +20,6 @@ pytest.importorskip("transformers")
 FAMILIES = ("bert", "xlm_roberta", "xlm_roberta_xl", "xlm", "modernbert", "eurobert")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quickly(compile_quickly):
-    """Most of what is compiled runs a few times only."""
-
-
 @settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(data=st.data())
 def test_outputs_equal_those_of_transformers(zoo, family_and_head, tmp_path_factory, data):

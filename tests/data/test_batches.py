@@ -126,7 +126,7 @@ def run_hosts(folder, directory, hosts, shapes):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // hosts}",
+        "JAX_NUM_CPU_DEVICES": f"{8 // hosts}",
         "JAX_PLATFORMS": "cpu",
     }
     outs = [f"{folder}/{hosts}-{host}" for host in range(hosts)]

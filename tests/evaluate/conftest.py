@@ -10,11 +10,6 @@ from small_evaluations import WORDS, make_cache, make_run, train_vocabulary
 from xl_flax import evaluate
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quickly(compile_quickly):
-    """Most of what is compiled runs a few times only."""
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("evaluate")

@@ -36,8 +36,6 @@ CONFIG = EncoderConfig(
 TASKS = {"first": ("a", "b"), "second": ("a", "c")}
 LENGTH = 16  # of which a sentence has 14: some are cut
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def draw_examples(seed, count=9):
     """Pairs of word lists with random links; half of the pieces are the same on both sides."""

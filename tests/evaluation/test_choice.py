@@ -31,8 +31,6 @@ CONFIG = EncoderConfig(
 HEAD = {"kind": "classification", "labels": ["score"], "pooling": "cls", "dense": "tanh"}
 LENGTH = 48  # of rows, which hold several examples
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def draw(seed, count=12):
     rng = np.random.default_rng(seed)

@@ -76,7 +76,7 @@ class Table(Evaluation):
         return [Result("table", "m/test", ("deu",), "value", subject.params["x"] ** 2, 1, SIGN)]
 
 
-def test_an_untrained_model_is_what_a_run_with_its_seed_begins_with(compile_quickly):
+def test_an_untrained_model_is_what_a_run_with_its_seed_begins_with():
     partitioning = make_partitioning(MeshConfig(), jax.devices()[:1])
     (subject,) = Subject.untrained(DESCRIPTION, [5], partitioning)
     begun = params_lib.create(lambda: build_model(CONFIG, HEADS, nnx.Rngs(5)), partitioning)

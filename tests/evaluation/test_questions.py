@@ -100,7 +100,7 @@ def make_subject(vocabulary, params, graph, config):
 
 
 @pytest.fixture(scope="module")
-def trained(caches, vocabulary, compile_quickly):
+def trained(caches, vocabulary):
     """The subject after a few steps, and its losses."""
     stream = open_stream(ROWS, caches, 0, vocabulary)
     objective = QuestionAnswering(ROWS, 4)

@@ -58,6 +58,7 @@ MomentumContrastive.momentum = 0.9
 MomentumContrastive.weight = 0.5
 labelled/Rows.mixture = 'small_inference'
 labelled/Rows.length = 48
+labelled/Rows.packing = 'batch'
 SequenceClassification.rows = @labelled/Rows()
 SequenceClassification.batch_size = 16
 SequenceClassification.weight = 0.5

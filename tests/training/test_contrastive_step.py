@@ -87,11 +87,6 @@ def batch_of(step, sides):
     }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quickly(compile_quickly):
-    """Most of what is compiled runs a few times only."""
-
-
 @functools.cache
 def prepare(ici, objectives, accumulate):
     """Step, abstract model, a function that makes the state of step 0, buffers, sharding."""

@@ -31,11 +31,6 @@ RUN = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quickly(compile_quickly):
-    """Most of what is compiled runs a few times only."""
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder with a vocabulary, a cache and a Gin file."""

@@ -21,11 +21,6 @@ from xl_flax.training.step import make_train_step, objective_gradient
 ROWS, WIDTH, MLP = 16, 8, 32
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quickly(compile_quickly):
-    """Most of what is compiled runs a few times only."""
-
-
 class TwoLayers(nnx.Module):
     def __init__(self, rngs):
         init = nnx.initializers.normal(0.5)

@@ -32,8 +32,19 @@ def param(init, rngs: nnx.Rngs, shape: tuple[int, ...], names: tuple[str | None,
     Shardings follow from the names by the rules of a mesh, outside of this package. Flax's eager
     sharding is off: it would want mesh axes, and a mesh, here and now.
     """
-    value = init(rngs.params(), shape, jnp.float32)
+    value = init(_next_key(rngs.params), shape, jnp.float32)
     return nnx.Param(value, out_sharding=names, eager_sharding=False)
+
+
+def _next_key(stream: nnx.RngStream) -> jax.Array:
+    """What calling the stream gives.
+
+    That counts in place, for which Flax asks tracers for their sharding; JAX refuses with a message
+    about all that was traced before. Constructors took most of their time for that.
+    """
+    key = jax.random.fold_in(stream.key[...], stream.count[...])
+    stream.count.set_value(stream.count[...] + 1)
+    return key
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
