@@ -1,11 +1,10 @@
-"""The encoder is compiled as users have it, with all optimisations."""
-
 import jax
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture
 def optimised():
+    """What is compiled has the optimisations that users have."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)

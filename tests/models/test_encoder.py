@@ -36,8 +36,6 @@ DEEP = dataclasses.replace(BERT, num_layers=12, max_positions=256)
 LONG = np.zeros((4, 256), np.int32)
 STATE = 4 * LONG.size * DEEP.width  # bytes of one state in float32
 
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
-
 
 @functools.cache
 def make(config):
@@ -61,7 +59,7 @@ def function(config, **options):
 
 
 def encode(config, **options):
-    return jax.jit(function(config, **options), compiler_options=FAST_COMPILE)
+    return jax.jit(function(config, **options))
 
 
 def with_dropout(config):
@@ -76,7 +74,7 @@ def loss_and_gradients(config, params, keys):
         hidden = run(params, TOKENS, segment_ids=SEGMENTS, dropout_keys=keys)
         return jnp.sum(hidden * jnp.sin(jnp.arange(hidden.size)).reshape(hidden.shape))
 
-    return jax.jit(jax.value_and_grad(loss), compiler_options=FAST_COMPILE)(params)
+    return jax.jit(jax.value_and_grad(loss))(params)
 
 
 @pytest.mark.parametrize("config", [BERT, MODERN], ids=["bert", "modernbert"])
@@ -93,7 +91,7 @@ def test_scan_unroll_and_remat_agree_with_dropout_on(config):
 
 
 @pytest.mark.parametrize("config", [BERT, MODERN], ids=["bert", "modernbert"])
-def test_packed_rows_equal_each_example_alone(config):
+def test_packed_rows_equal_each_example_alone(config, optimised):
     run, (_, params) = encode(config), make(config)
     starts = np.where(SEGMENTS == 2, [[14], [28]], 0)
     packed = run(params, TOKENS, segment_ids=SEGMENTS, positions=np.arange(32) - starts)
@@ -125,7 +123,7 @@ def test_local_layers_see_half_a_window_to_each_side():
     assert np.flatnonzero(touched).tolist() == list(range(12, 21))
 
 
-def test_bfloat16_is_close_and_parameters_stay_float32():
+def test_bfloat16_is_close_and_parameters_stay_float32(optimised):
     config = dataclasses.replace(MODERN, dtype="bfloat16")
     _, params = make(config)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
@@ -134,7 +132,7 @@ def test_bfloat16_is_close_and_parameters_stay_float32():
     assert np.abs(half.astype(np.float32) - full).mean() < 0.03 * np.abs(full).mean()
 
 
-def test_dropout_of_a_row_follows_from_its_key_alone():
+def test_dropout_of_a_row_follows_from_its_key_alone(optimised):
     config = with_dropout(BERT)
     run, (_, params) = encode(config), make(config)
     keys = jax.random.split(jax.random.key(1), 2)
@@ -191,7 +189,7 @@ def test_scan_needs_a_fraction_of_the_temporaries_of_unroll_and_dots_are_kept():
     def temporaries(scan, remat):
         run = function(dataclasses.replace(config, scan=scan, remat=remat))
         gradient = jax.grad(lambda params: run(params, tokens, segment_ids=tokens).sum())
-        compiled = jax.jit(gradient).lower(make(config)[1]).compile(FAST_COMPILE)
+        compiled = jax.jit(gradient).lower(make(config)[1]).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     full = temporaries("scan", "full")
@@ -207,7 +205,7 @@ def test_too_long_a_row_names_the_limit():
 
 
 def test_unknown_head_lists_the_known_ones():
-    with pytest.raises(UserError, match="unknown heads qa; there are classification, mlm"):
+    with pytest.raises(UserError, match="unknown heads qa; there are biaffine, classification, mlm"):
         build_model(BERT, {"qa": {}}, nnx.Rngs(0))
 
 
@@ -216,7 +214,7 @@ def reference(name):
     """The states of all layers, one layer after the other, and the output of the default call."""
     graph, params = make(CONFIGS[name])
 
-    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     def run(params):
         encoder = nnx.merge(graph, params).encoder
         positions = jnp.arange(TOKENS.shape[1])[None]
@@ -273,7 +271,7 @@ def test_gradients_are_those_of_a_full_run(name, scan):
         states = nnx.merge(graph, params).encoder(TOKENS, layers=layers)
         return sum(jnp.sum(states[i] * weights * (i + 1)) for i in chosen)
 
-    gradient = jax.jit(jax.grad(loss), static_argnums=(1, 2), compiler_options=FAST_COMPILE)
+    gradient = jax.jit(jax.grad(loss), static_argnums=(1, 2))
     got, expected = gradient(params, (1, 3), (0, 1)), gradient(params, (1, 3, 4), (0, 1))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4), got, expected)
     unused = got["encoder"]["layers"]["up"][...]
@@ -341,7 +339,7 @@ def test_stretches_cover_all_layers_once():
 
 def memory(config, layers, backward=False):
     """Bytes of temporaries and outputs."""
-    analysis = lowered(config, layers, backward).compile(FAST_COMPILE).memory_analysis()
+    analysis = lowered(config, layers, backward).compile().memory_analysis()
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
 
 
