@@ -34,7 +34,7 @@ for task in ${TASKS:-sib200 ud_pos snli panx}; do
     esac
     echo "== $task, $setting"
     python -m xl_flax.train "${own[@]}"
-    python -m xl_flax.evaluate "${own[@]}" >"$folder/$task/$setting/evaluation.txt"
+    python -m xl_flax.evaluate "${own[@]}" --checkpoint=best >"$folder/$task/$setting/evaluation.txt"
   done
 done
 python -m xl_flax.evaluation.transfer "$folder"/*/*/[0-9] --plot="$folder/transfer.png"

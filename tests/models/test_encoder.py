@@ -205,7 +205,9 @@ def test_too_long_a_row_names_the_limit():
 
 
 def test_unknown_head_lists_the_known_ones():
-    with pytest.raises(UserError, match="unknown heads qa; there are biaffine, classification, mlm"):
+    with pytest.raises(
+        UserError, match="unknown heads qa; there are biaffine, classification, mlm"
+    ):
         build_model(BERT, {"qa": {}}, nnx.Rngs(0))
 
 

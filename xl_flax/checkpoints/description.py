@@ -36,6 +36,7 @@ class Description:
     languages: Mapping[str, tuple[str, ...]]  # by objective; language ids index these
     objectives: Mapping[str, Any]  # by name: what it was trained with
     step: int = 0
+    chosen_by: str | None = None  # the metric by which it was the run's best when it was saved
 
     @property
     def all_languages(self) -> list[str]:

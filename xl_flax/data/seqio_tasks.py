@@ -108,11 +108,15 @@ def missing_files(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str,
     return {task: files for task, files in lacking.items() if files}
 
 
+NAMED = 8  # tasks whose names are printed
+
+
 def say_missing(provider: seqio.Task | seqio.Mixture, split: str) -> None:
     """Says which tasks a mixture is read without, since they have no files."""
     if missing := missing_files(provider, split):
         kept = len(split_tasks(provider, split))
-        names = ", ".join(missing)
+        names = ", ".join([*missing][:NAMED])
+        names += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         first = next(iter(missing.values()))[0]
         said = f"{provider.name} ({split}): {kept} of {kept + len(missing)} tasks have files; "
         print(wrapped(f"{said}without {names} (as {first})"), file=sys.stderr, flush=True)

@@ -123,7 +123,9 @@ class LabelledEvaluation(Evaluation):
                 f"{name}.length = {self.length}: the model takes at most {longest} tokens"
             )
         self.check(description, rows)
-        return [self._signature(rows, head=self.head, trained=_trained(self.head, description))]
+        trained = _trained(self.head, description)
+        chosen = description.chosen_by or "last"
+        return [self._signature(rows, head=self.head, trained=trained, chosen=chosen)]
 
     def baselines(self, description: Description, context: Context) -> list[Baseline]:
         """Those of the names, if there is something that they can learn from."""

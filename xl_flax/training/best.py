@@ -56,6 +56,11 @@ class BestTracker:
             self.record["waited"] += 1
         return improved
 
+    def chosen_by(self, step: int) -> str | None:
+        """The metric, if this step is the best so far."""
+        is_best = self.record is not None and self.record["step"] == step
+        return self.record["metric"] if is_best else None
+
     @property
     def exhausted(self) -> bool:
         """Whether the run ends now, as the metric has not improved for so long."""

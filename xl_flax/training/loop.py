@@ -161,7 +161,7 @@ def _train(
         say(f"step {step:,}  from here on: {begins}", flush=True)
 
     def save(step: int, evaluate: bool) -> None:
-        described = dataclasses.replace(description, step=step)
+        described = dataclasses.replace(description, step=step, chosen_by=best.chosen_by(step))
         rows = {name: feed.rows for name, feed in feeds.items()}
         progress.saved.append(step)
         manager.save(
