@@ -150,9 +150,9 @@ def evaluate(
                     subject = subject or Subject.load(checkpoint, partitioning)
                     measured = part(subject, context)
                     if main_process:
-                        for data, scored in context.predictions.items():
-                            predictions.write(folder, description.step, data, scored)
                         results_lib.write(path, source, measured)
+                        for sign, (data, scored) in context.predictions.items():
+                            predictions.write(folder, description.step, sign, data, scored)
                     context.predictions.clear()
                     results += measured
             results += others

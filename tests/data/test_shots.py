@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xl_flax.data.shots import few
+from xl_flax.data.features import FeatureSpec
+from xl_flax.data.shots import few, few_rows
 from xl_flax.data.stream import Rows
 from xl_flax.errors import UserError
 
@@ -33,3 +34,20 @@ def test_rows_of_several_examples_have_no_shots():
     with pytest.raises(UserError, match=r"Rows\.shots are examples.*Rows\.packing = 'batch'"):
         Rows("t", 32, shots=5)
     assert Rows("t", 32, packing="batch", shots=5).description()["shots"] == 5
+
+
+def test_all_pieces_of_an_example_are_drawn_together():
+    numbers = np.repeat(np.arange(20), 3)
+    batches = [
+        {"example": part[:, None], "label": part[:, None] % 2}
+        for part in np.array_split(np.random.default_rng(0).permutation(numbers), 4)
+    ]
+    specs = {"label": FeatureSpec("example", labels=("a", "b"))}
+    chosen = few_rows("t", batches, specs, 4, 0)
+    drawn = np.concatenate([batch["example"][:, 0] for batch in batches])[chosen]
+    assert sorted(drawn) == sorted(np.repeat(np.unique(drawn), 3))
+    assert np.bincount(np.unique(drawn) % 2).tolist() == [4, 4]
+    with pytest.raises(UserError, match=r"Rows\.shots = 4: the examples of t have no labels"):
+        few_rows("t", batches, {}, 4, 0)
+    with pytest.raises(UserError, match=r"several labels \(label, other\)"):
+        few_rows("t", batches, specs | {"other": specs["label"]}, 4, 0)

@@ -1,13 +1,19 @@
 """Accuracy and F1 of labels are scikit-learn's; its classifier learns what pieces say."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn import metrics
 
 from xl_flax.data.features import Example
+from xl_flax.errors import UserError
+from xl_flax.evaluation.base import NotFiniteError
 from xl_flax.evaluation.bootstrap import macro_f1, ratio
-from xl_flax.evaluation.classification import label_counts, tf_idf_classifier
+from xl_flax.evaluation.classification import check_predicted, label_counts, tf_idf_classifier
 from xl_flax.evaluation.predictions import as_text, read_counts, write
+from xl_flax.evaluation.results import Result, Row
+from xl_flax.models.labelling import best_label
 
 LABELS = ("a", "b", "c", "d")
 
@@ -50,11 +56,23 @@ def test_the_classifier_tells_texts_of_a_pair_apart():
 
 def test_predictions_are_written_as_xtreme_reads_them(tmp_path):
     scored = label_counts(np.array([0, 1]), np.array([1, 1]), LABELS)
-    write(str(tmp_path), 20, "xnli/test", {"deu": scored, "alpha": scored})
+    write(str(tmp_path), 20, "sign", "xnli/test", {"deu": scored, "alpha": scored})
     folder = tmp_path / "predictions" / "20" / "xnli"
     assert (folder / "test-de.tsv").read_text() == "b\nb\n"
     assert (folder / "test-alpha.tsv").exists()
-    counts = read_counts(str(tmp_path), 20, "xnli/test", "deu", "accuracy")
-    np.testing.assert_array_equal(counts, scored.counts["accuracy"])
+    own = Result("classification", "xnli/test", ("deu",), "accuracy", 0.5, 2, "sign")
+    row = Row(checkpoint="c", step=20, **vars(own))
+    np.testing.assert_array_equal(read_counts(str(tmp_path), row), scored.counts["accuracy"])
+    with pytest.raises(UserError, match="of another evaluation"):
+        read_counts(str(tmp_path), dataclasses.replace(row, signature="other"))
+    with pytest.raises(UserError, match="is missing"):
+        read_counts(str(tmp_path), dataclasses.replace(row, languages=("fra",)))
     assert as_text([["O", "B-X"], ["O"]]) == ("O\nB-X\n\nO\n\n", "tsv")
     assert as_text([{"id": "q", "text": "Äh"}]) == ('{\n "q": "Äh"\n}\n', "json")
+
+
+def test_scores_that_are_not_finite_are_no_label():
+    scores = np.array([[0.0, 2.0], [np.nan, 1.0], [np.inf, 0.0]])
+    assert best_label(scores).tolist() == [1, -1, -1]
+    with pytest.raises(NotFiniteError, match=r"m/test, step 3: the scores of 2 labels"):
+        check_predicted(np.array(best_label(scores)), "m/test, step 3")

@@ -179,7 +179,7 @@ def encoder_params(first=False):
 def test_lower_layers_learn_more_slowly(first):
     params, layers = encoder_params(first), 3 + first
     transformation = scale_by_depth(0.5, 0)
-    scaled, _ = transformation.update(params, transformation.init(params))
+    scaled, _ = transformation.update(params, transformation.init(params), params)
     encoder = scaled["encoder"]
     assert scaled["heads"]["tokens"]["out"][0, 0] == encoder["final_norm"]["scale"][0] == 1
     assert encoder["embeddings"]["tokens"][0, 0] == 0.5**layers
@@ -201,3 +201,17 @@ def test_frozen_layers_stay_as_they_are():
     with pytest.raises(UserError, match=r"frozen_layers = 9: the encoder has 3 layers"):
         too_many = dataclasses.replace(config, frozen_layers=9)
         run(make_optimizer(too_many, 10, axes)[0], params, [params])
+
+
+def test_depth_is_known_where_layers_are_frozen_by_name():
+    params = encoder_params()
+    axes = jax.tree.map(lambda x: (None,) * x.ndim, params)
+    config = OptimizerConfig(
+        learning_rate=0.1, schedule="constant", weight_decay=0.0, layer_decay=0.5,
+        rate_factors=[("encoder/layers/.*", 0.0)],
+    )  # fmt: skip
+    result = run(make_optimizer(config, 10, axes)[0], params, [params])
+    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a - b)), result, params)
+    assert not moved["encoder"]["layers"]["up"].any()
+    head = moved["heads"]["tokens"]["out"][0, 0]
+    np.testing.assert_allclose(moved["encoder"]["embeddings"]["tokens"], head / 8, rtol=1e-4)

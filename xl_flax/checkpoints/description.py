@@ -37,6 +37,9 @@ class Description:
     objectives: Mapping[str, Any]  # by name: what it was trained with
     step: int = 0
     chosen_by: str | None = None  # the metric by which it was the run's best when it was saved
+    # Of heads that began as another checkpoint's: what they were trained on before ("trained"), and
+    # in which "languages".
+    heads_from: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def all_languages(self) -> list[str]:
@@ -104,6 +107,16 @@ class Description:
                 if before.get(key) != now.get(key):
                     lines.append(_changed(f"{name}.{key}", before.get(key), now.get(key)))
         return lines
+
+
+def trained_on(head: str, description: Description) -> str:
+    """Mixture and split of a head's objective, as in "nli_eng/train", with "[shots]"."""
+    objective = description.objectives.get(head)
+    if objective is None or "mixture" not in objective:
+        return "elsewhere"
+    mixtures = "+".join(dict.fromkeys(name for _, name in objective["mixture"]))
+    few = objective.get("shots")
+    return f"{mixtures}/{objective.get('split', 'train')}" + (f"[{few}]" if few else "")
 
 
 def _changed(what: str, before: Any, now: Any) -> str:

@@ -23,7 +23,7 @@ from xl_flax.data.mixing import Mixing
 from xl_flax.data.mixtures import check_alike, mixture_names, row_rates
 from xl_flax.data.prepare import CachedMixture, Caches, DatasetSpec
 from xl_flax.data.records import RowSource, decode_rows, ids_dtype
-from xl_flax.data.shots import Chosen, few
+from xl_flax.data.shots import Chosen, few_rows
 from xl_flax.data.tables import split_table
 from xl_flax.data.unknown import unknown_shares
 from xl_flax.data.vocabulary import Vocabulary
@@ -176,6 +176,11 @@ class _Reader:
             for name, task in zip(languages, self.tasks, strict=True)
         ]
 
+    def languages_by_name(self) -> dict[str, tuple[str, ...]]:
+        """The languages of each of the `task_names`."""
+        languages = (self._manifests[task].languages for task in self.tasks)
+        return dict(zip(self.task_names(), languages, strict=True))
+
     def unknown(self) -> dict[str, float]:
         """Language -> share of the pieces of its text that the vocabulary does not know."""
         return unknown_shares(self._manifests[task] for task in self.tasks)
@@ -217,13 +222,10 @@ class Stream(_Reader):
         )
 
     def _few(self, task: str, source: RowSource, shots: int, seed: int) -> Chosen:
-        names = [k for k, spec in self.features.items() if spec.kind == "example" and spec.labels]
-        labels = None
-        if names:
-            parts = np.array_split(np.arange(len(source)), len(source) // 1000 + 1)
-            rows = [self._batch([source[int(i)] for i in part]) for part in parts]
-            labels = np.concatenate([batch[names[0]][:, 0] for batch in rows])
-        return Chosen(source, few(labels, len(source), shots, _seed(f"{task}/shots", seed)))
+        parts = np.array_split(np.arange(len(source)), len(source) // 1000 + 1)
+        rows = [self._batch([source[int(i)] for i in part]) for part in parts if len(part)]
+        chosen = few_rows(task, rows, self.features, shots, _seed(f"{task}/shots", seed))
+        return Chosen(source, chosen)
 
     def rows(self, indices: Sequence[int]) -> Batch:
         """The rows at these indices of the stream, in that order.

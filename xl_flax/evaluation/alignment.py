@@ -22,8 +22,8 @@ from xl_flax.evaluation import report_alignment as report
 from xl_flax.evaluation.base import Baseline, Evaluation, NotFiniteError, Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.links import ALPHA, ITERATIONS, METHODS, Method
-from xl_flax.evaluation.results import MACRO, Result, of_model, signature
-from xl_flax.evaluation.sentences import Layers, data_name, is_about
+from xl_flax.evaluation.results import MACRO, Result, data_name, of_model, signature
+from xl_flax.evaluation.sentences import Layers, is_about
 from xl_flax.evaluation.token_states import mixture_states
 from xl_flax.settings import MixtureNames, Name
 

@@ -16,7 +16,7 @@ from xl_flax.errors import UserError
 from xl_flax.evaluation.bootstrap import Score, ratio
 from xl_flax.evaluation.classification import ClassificationScores, Guess
 from xl_flax.models.heads import Model
-from xl_flax.models.labelling import Batch, Reading, choice_scores
+from xl_flax.models.labelling import Batch, Reading, best_label, choice_scores
 from xl_flax.settings import Name
 
 
@@ -54,7 +54,7 @@ class ChoiceAccuracy(ClassificationScores):
 
     def predict(self, model: Model, batch: Batch, reading: Reading) -> jax.Array:
         """The number of the choice with the highest score, int32[B, E]."""
-        return choice_scores(model, self.head, batch, reading).argmax(axis=-1)
+        return best_label(choice_scores(model, self.head, batch, reading))
 
 
 def overlap(train: list[Example], gold: np.ndarray) -> Guess:

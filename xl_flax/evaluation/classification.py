@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gin
@@ -13,14 +13,15 @@ import numpy as np
 from xl_flax.checkpoints.description import Description
 from xl_flax.data.features import Example
 from xl_flax.data.layout import Policy
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.stream import HeldOutRows
 from xl_flax.errors import UserError
-from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation.base import NotFiniteError, Subject
 from xl_flax.evaluation.bootstrap import Score, macro_f1, ratio
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.labelled import LabelledEvaluation, Scored
 from xl_flax.models.heads import Model
-from xl_flax.models.labelling import Batch, Reading, head_scores
+from xl_flax.models.labelling import Batch, Reading, best_label, head_scores
 from xl_flax.settings import Name
 
 Guess = Callable[[list[Example]], np.ndarray]  # of each example the number of its label
@@ -65,6 +66,7 @@ class ClassificationScores(LabelledEvaluation):
         scored = {}
         for name, parts in sorted(found.items()):
             number, gold, predicted = np.concatenate(parts, axis=1)
+            check_predicted(predicted, f"{self._data}, step {subject.description.step}")
             order = np.argsort(number)
             scored[name] = label_counts(gold[order], predicted[order], labels)
         return scored
@@ -72,11 +74,11 @@ class ClassificationScores(LabelledEvaluation):
     def predict(self, model: Model, batch: Batch, reading: Reading) -> jax.Array:
         """The number of each example's label, int32[B, E]."""
         scores_BxExC, _ = head_scores(model, self.head, batch, reading)
-        return scores_BxExC.argmax(axis=-1)
+        return best_label(scores_BxExC)
 
     def baseline_scored(self, name: str, context: Context) -> dict[str, Scored]:
         """The most frequent label of the training text; or logistic regression on TF-IDF."""
-        train = [e for spec in self.control_datasets for e in _examples(context, spec)]
+        train = train_examples(context, self.control_datasets)
         rows, gold = self.rows(context), np.array([int(e.features[self.feature]) for e in train])
         labels = rows.features[self.feature].labels
         if name == "majority":
@@ -114,6 +116,15 @@ def check_labels(
             f"{where} has the labels {', '.join(spec.labels)}, but the head "
             f"{evaluation.head!r} predicts {', '.join(map(str, labels))}: evaluate what it was "
             "trained for"
+        )
+
+
+def check_predicted(predicted: np.ndarray, where: str) -> None:
+    """Raises NotFiniteError where `best_label` found no label."""
+    if (predicted < 0).any():
+        raise NotFiniteError(
+            f"{where}: the scores of {(predicted < 0).sum():,} labels are not finite; evaluate an "
+            "earlier checkpoint, and train with a lower learning rate"
         )
 
 
@@ -169,8 +180,10 @@ def tf_idf_classifier(train: list[Example], gold: np.ndarray) -> Guess:
     return lambda examples: model.predict(vectorizer.transform(examples))
 
 
-def _examples(context: Context, spec: Any) -> list[Example]:
-    return [example for own in context.examples(spec).values() for example in own]
+def train_examples(context: Context, specs: Sequence[DatasetSpec]) -> list[Example]:
+    """The examples of some mixtures, those of a task that several have once."""
+    tasks = {task: own for spec in specs for task, own in context.examples(spec).items()}
+    return [example for own in tasks.values() for example in own]
 
 
 def _of_task(context: Context, specs: list[Any], task: str) -> list[Example]:

@@ -30,7 +30,7 @@ class Context:
     # Whether live parameters are evaluated while a run trains. No baselines are computed then, and
     # a language of which a small sample says nothing is left out instead of being an error.
     training: bool = False
-    # By mixture/split what labelled examples were predicted to be: the command writes it to files.
+    # By signature the data and what its examples were predicted to be, which the command writes.
     predictions: dict[str, Any] = dataclasses.field(default_factory=dict)
     _memory: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
     _subject: Hashable = None  # whose arrays `_of_subject` holds

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from xl_flax.checkpoints.description import Description
+from xl_flax.checkpoints.description import Description, trained_on
 from xl_flax.data.batches import global_batch
 from xl_flax.data.layout import Layout, Length, Policy
 from xl_flax.data.mixtures import mixture_names
@@ -30,7 +30,7 @@ from xl_flax.evaluation import report_labelled
 from xl_flax.evaluation.base import Baseline, Evaluation, Subject
 from xl_flax.evaluation.bootstrap import DRAWS, Score, drawn_sums, interval
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.results import MACRO, OTHERS, Result, of_model, signature
+from xl_flax.evaluation.results import MACRO, OTHERS, Result, data_name, of_model, signature
 from xl_flax.models.heads import Model
 from xl_flax.models.labelling import Batch, Reading
 from xl_flax.ops.languages import language_rows
@@ -125,7 +125,10 @@ class LabelledEvaluation(Evaluation):
         self.check(description, rows)
         trained = _trained(self.head, description)
         chosen = description.chosen_by or "last"
-        return [self._signature(rows, head=self.head, trained=trained, chosen=chosen)]
+        of_model = {"head": self.head, "trained": trained, "chosen": chosen}
+        if rows.num_texts > 1:
+            of_model["separators"] = 1 + self._double(description)
+        return [self._signature(rows, **of_model)]
 
     def baselines(self, description: Description, context: Context) -> list[Baseline]:
         """Those of the names, if there is something that they can learn from."""
@@ -155,8 +158,8 @@ class LabelledEvaluation(Evaluation):
         (sign,) = self.signatures(subject.description, context)
         scored = self.scored(subject, context)
         if not context.training:
-            context.predictions[self._data] = scored
-        trained = subject.description.languages.get(self.head, ())
+            context.predictions[sign] = (self._data, scored)
+        trained = head_languages(self.head, subject.description)
         return list(self._results(scored, sign, context, trained))
 
     def table(self, results: Sequence[Result]) -> str:
@@ -171,17 +174,19 @@ class LabelledEvaluation(Evaluation):
 
     def reading(self, description: Description, rows: HeldOutRows, context: Context) -> Reading:
         """How the head reads these rows: as it was trained, where the checkpoint says so."""
-        double = self.double_separator
-        if double is None:
-            double = bool(description.objectives.get(self.head, {}).get("double_separator", False))
         special: SpecialIds = context.vocabulary.special
         table = language_rows(rows.languages, description.all_languages)
         return Reading(
             rows.num_texts,
             rows.examples_per_row,
             *map(jnp.asarray, (np.int32(special.sep), np.int32(special.pad), table)),
-            double,
+            self._double(description),
         )
+
+    def _double(self, description: Description) -> bool:
+        if self.double_separator is not None:
+            return self.double_separator
+        return bool(description.objectives.get(self.head, {}).get("double_separator", False))
 
     def predicted(
         self,
@@ -225,7 +230,7 @@ class LabelledEvaluation(Evaluation):
 
     @property
     def _data(self) -> str:
-        return f"{'+'.join(mixture_names(self.mixture))}/{self.split}"
+        return data_name(self.datasets)
 
     def _signature(self, rows: HeldOutRows, **of_model: Any) -> str:
         return signature(
@@ -233,6 +238,7 @@ class LabelledEvaluation(Evaluation):
             data=self._data,
             languages=",".join(rows.languages) if self.languages else len(rows.languages),
             length=self.length,
+            **({"feature": self.feature} if hasattr(self, "feature") else {}),
             **of_model,
             **self.settings(),
             interval=f"bootstrap{DRAWS}",
@@ -241,9 +247,11 @@ class LabelledEvaluation(Evaluation):
     def _results(
         self, scored: Mapping[str, Scored], sign: str, context: Context, trained: Sequence[str]
     ) -> Iterator[Result]:
-        unknown = self.rows(context).unknown()
-        others = [name for name in scored if name not in trained] if trained else []
-        sources = [name for name in scored if name in trained]
+        rows = self.rows(context)
+        languages, by_language = rows.languages_by_name(), rows.unknown()
+        unknown = {name: max(map(by_language.get, own)) for name, own in languages.items()}
+        sources = [name for name in scored if {*languages[name]} <= {*trained}]
+        others = [name for name in scored if name not in sources] if trained else []
         for metric, score in self.metrics.items():
             values, drawn = {}, {}
             for name, own in scored.items():
@@ -255,7 +263,7 @@ class LabelledEvaluation(Evaluation):
             for name, value in values.items():
                 n = len(scored[name].predictions)
                 result = make((name,), metric, value, n, drawn.get(name))
-                yield dataclasses.replace(result, trained=name in trained if trained else None)
+                yield dataclasses.replace(result, trained=name in sources if trained else None)
             mean = functools.partial(_mean, values, drawn)
             yield make((MACRO,), metric, *mean([*scored]))
             if others:
@@ -293,11 +301,14 @@ def _mean(
     return float(np.mean([values[name] for name in names])), len(names), draws
 
 
+def head_languages(head: str, description: Description) -> set[str]:
+    """The languages that a head was trained in, also in the runs that it was taken over from."""
+    before = description.heads_from.get(head, {})
+    return {*description.languages.get(head, ()), *before.get("languages", ())}
+
+
 def _trained(head: str, description: Description) -> str:
-    """What a head was trained on, for signatures: mixture and split, as in "nli_eng/train"."""
-    objective = description.objectives.get(head)
-    if objective is None or "mixture" not in objective:
-        return "elsewhere"
-    mixtures = "+".join(dict.fromkeys(name for _, name in objective["mixture"]))
-    few = objective.get("shots")
-    return f"{mixtures}/{objective.get('split', 'train')}" + (f"[{few}]" if few else "")
+    """What a head was trained on, for signatures: "panx_eng/train", then ">panx_deu/train[10]"."""
+    before = description.heads_from.get(head)
+    own = trained_on(head, description)
+    return f"{before['trained']}>{own}" if before else own

@@ -6,7 +6,7 @@ Shapes: Batch, W places for words of a row, H = 1 + W heads.
 import collections
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gin
 import numpy as np
@@ -19,6 +19,7 @@ from xl_flax.errors import UserError
 from xl_flax.evaluation import trees
 from xl_flax.evaluation.base import NotFiniteError, Subject
 from xl_flax.evaluation.bootstrap import Score, ratio
+from xl_flax.evaluation.classification import train_examples
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.labelled import LabelledEvaluation, Scored
 from xl_flax.evaluation.trees import Tree
@@ -104,7 +105,7 @@ class ParsingScores(LabelledEvaluation):
         rows = self.rows(context)
         labels = rows.features["relation"].labels
         root = labels.index(ROOT)
-        train = [e for spec in self.control_datasets for e in _examples(context, spec)]
+        train = train_examples(context, self.control_datasets)
         if name == "neighbour":
             parse = trees.Neighbours(map(trees.tree_of, train), root)
         else:
@@ -159,7 +160,3 @@ def _scored(
         for tree in predicted
     ]
     return Scored(trees.counts(gold, predicted, cut), said)
-
-
-def _examples(context: Context, spec: Any) -> list[Example]:
-    return [example for own in context.examples(spec).values() for example in own]

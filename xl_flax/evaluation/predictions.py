@@ -5,7 +5,8 @@ In a run's folder, `predictions/STEP/MIXTURE/` holds for each language of a spli
 * `test-de.tsv`, a label a line; of words a blank line behind each sentence. XTREME's `evaluate.py`
   (Hu et al. 2020) takes these folders where the mixture has the name of one of its tasks.
 * `test-de.json` instead, of answers: {identifier: text}; of trees: a list of heads and relations.
-* `test-de.counts.json`: {metric: [[numbers of an example], …]}, of whose sums it is a function.
+* `test-de.counts.json`: the signature of the results, and by metric [[numbers of an example], …],
+  of whose sums it is a function.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 
 from xl_flax.errors import UserError
 from xl_flax.evaluation.labelled import Scored
+from xl_flax.evaluation.results import Row
 from xl_flax.files.read import read_json
 from xl_flax.files.write import write_atomically
 
@@ -33,13 +35,14 @@ XTREME = {
 }  # fmt: skip
 
 
-def write(folder: str, step: int, data: str, scored: Mapping[str, Scored]) -> None:
+def write(folder: str, step: int, sign: str, data: str, scored: Mapping[str, Scored]) -> None:
     """Writes what was predicted of a mixture's split.
 
     Args:
       folder: the run's.
       step: of the checkpoint.
-      data: mixture/split.
+      sign: the signature of the results.
+      data: mixture/split. What stands there of another signature is replaced.
       scored: by language.
     """
     for name, own in scored.items():
@@ -48,7 +51,8 @@ def write(folder: str, step: int, data: str, scored: Mapping[str, Scored]) -> No
         text, ending = as_text(own.predictions)
         write_atomically(f"{path}.{ending}", text)
         counts = {metric: array.tolist() for metric, array in own.counts.items()}
-        write_atomically(f"{path}.counts.json", json.dumps(counts))
+        kept = {"signature": sign, "counts": counts}
+        write_atomically(f"{path}.counts.json", json.dumps(kept))
 
 
 def as_text(predictions: Any) -> tuple[str, str]:
@@ -64,19 +68,21 @@ def as_text(predictions: Any) -> tuple[str, str]:
     return json.dumps(list(predictions), ensure_ascii=False) + "\n", "json"
 
 
-def read_counts(folder: str, step: int, data: str, language: str, metric: str) -> np.ndarray:
-    """The counts of a metric, float64[n, k], that `write` wrote.
+def read_counts(folder: str, row: Row) -> np.ndarray:
+    """The counts of one language's result, float64[n, k], that `write` wrote.
 
     Raises:
-      UserError: they are not there.
+      UserError: they are not there, or those of another evaluation of this data.
     """
-    path = f"{_path(folder, step, data, language)}.counts.json"
-    if not os.path.exists(path):
+    path = f"{_path(folder, row.step, row.data, row.languages[0])}.counts.json"
+    kept = read_json(path) if os.path.exists(path) else {}
+    if kept.get("signature") != row.signature:
+        wrong = "is of another evaluation" if kept else "is missing"
         raise UserError(
-            f"{path} is missing, which a paired test needs: evaluate the checkpoint again with "
-            "--overwrite"
+            f"{path} {wrong}, and a paired test needs that of {row.signature}: evaluate the "
+            "checkpoint again with --overwrite, and in no other way in the same command"
         )
-    return np.array(read_json(path)[metric], np.float64)
+    return np.array(kept["counts"][row.metric], np.float64)
 
 
 def _path(folder: str, step: int, data: str, language: str) -> str:

@@ -20,6 +20,7 @@ import pydantic
 
 import xl_flax
 from xl_flax.checkpoints.intact import CHECKSUMS_FILE, FOLDER, PARAMS
+from xl_flax.data.prepare import DatasetSpec
 from xl_flax.errors import UserError
 from xl_flax.files.checksums import checksums
 from xl_flax.files.lock import locked
@@ -113,6 +114,15 @@ def signature(method: str, **settings: Any) -> str:
     """`method|name:value|…|version:…`, after sacreBLEU (Post, 2018, arXiv:1804.08771)."""
     parts = [method, *(f"{name}:{value}" for name, value in settings.items())]
     return "|".join([*parts, f"version:{xl_flax.__version__}"])
+
+
+def data_name(specs: Sequence[DatasetSpec]) -> str:
+    """mixture/split; of several mixtures the first, how many more, and a digest of all names."""
+    name = specs[0].mixture
+    if len(specs) > 1:
+        digest = hashlib.sha256("\n".join(spec.mixture for spec in specs).encode()).hexdigest()
+        name += f"+{len(specs) - 1}#{digest[:6]}"
+    return f"{name}/{specs[0].split}"
 
 
 def of_model(sign: str, model: str) -> str:

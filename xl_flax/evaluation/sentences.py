@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -23,7 +22,7 @@ from xl_flax.evaluation.base import Evaluation, NotFiniteError, Subject
 from xl_flax.evaluation.centring import Center
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.embed import Encoding, embed, make_pool
-from xl_flax.evaluation.results import MACRO, Result, of_model, signature
+from xl_flax.evaluation.results import MACRO, Result, data_name, of_model, signature
 from xl_flax.models.heads import HEADS
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.pooling import Pooling
@@ -344,15 +343,6 @@ def _report_lengths(spec: DatasetSpec, texts: dict[str, list[np.ndarray]], lengt
             listed = ", ".join(f"{language} {n}" for language, n in counts.items() if n)
             share = total / sum(map(len, sizes.values()))
             print(wrapped(f"{spec.mixture}: {total:,} {what} ({share:.1%}: {listed})"))
-
-
-def data_name(specs: Sequence[DatasetSpec]) -> str:
-    """mixture/split; of several mixtures the first, how many more, and a digest of all names."""
-    name = specs[0].mixture
-    if len(specs) > 1:
-        digest = hashlib.sha256("\n".join(spec.mixture for spec in specs).encode()).hexdigest()
-        name += f"+{len(specs) - 1}#{digest[:6]}"
-    return f"{name}/{specs[0].split}"
 
 
 def is_about(result: Result, specs: Sequence[DatasetSpec]) -> bool:

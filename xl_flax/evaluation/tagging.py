@@ -15,10 +15,10 @@ from xl_flax.data.stream import HeldOutRows
 from xl_flax.errors import UserError
 from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.bootstrap import Score, f1, ratio
-from xl_flax.evaluation.classification import check_labels
+from xl_flax.evaluation.classification import check_labels, check_predicted, train_examples
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.labelled import LabelledEvaluation, Scored
-from xl_flax.models.labelling import head_scores
+from xl_flax.models.labelling import best_label, head_scores
 from xl_flax.settings import Name
 
 
@@ -63,7 +63,7 @@ class TaggingScores(LabelledEvaluation):
 
         def predict(model, batch, reading):
             scores_BxLxC, _ = head_scores(model, self.head, batch, reading)
-            return scores_BxLxC.argmax(axis=-1)
+            return best_label(scores_BxLxC)
 
         for own, predicted_BxL in self.predicted(subject, context, predict):
             first_BxL = own[self.feature] >= 0
@@ -79,6 +79,7 @@ class TaggingScores(LabelledEvaluation):
             found["all"].append(np.stack(columns))
         labels = rows.features[self.feature].labels
         task, example, word, gold, predicted = np.concatenate(found["all"], axis=1)
+        check_predicted(predicted, f"{self._data}, step {subject.description.step}")
         scored = {}
         for i, name in enumerate(rows.task_names()):
             mine = np.flatnonzero(task == i)
@@ -96,11 +97,9 @@ class TaggingScores(LabelledEvaluation):
         of_word: dict[tuple[int, ...], collections.Counter] = collections.defaultdict(
             collections.Counter
         )
-        for spec in self.control_datasets:
-            for examples in context.examples(spec).values():
-                for example in examples:
-                    for pieces, label in _words(example, self.feature):
-                        of_word[pieces][label] += 1
+        for example in train_examples(context, self.control_datasets):
+            for pieces, label in _words(example, self.feature):
+                of_word[pieces][label] += 1
         every = sum(of_word.values(), collections.Counter())
         usual = {pieces: labels.most_common(1)[0][0] for pieces, labels in of_word.items()}
         default = every.most_common(1)[0][0]

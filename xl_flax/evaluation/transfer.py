@@ -2,10 +2,11 @@
 
 For each test that the runs were evaluated on, a line for each language: the mean over the seeds of
 a setting and their standard deviation, and the controls that need no model. Below stand the means,
-and the gap between the languages that labels were trained in (marked *) and the others. Of a run,
-its last evaluated checkpoint counts. `--against=SETTING` tests each setting against that one,
-paired by example, with the counts averaged over seeds (approximate randomisation; Yeh 2000).
-`--plot=FILE.png` draws all as a heat map. Every signature is in the runs' `results.jsonl`.
+and the gap between the languages that labels were trained in (marked *, in brackets where only
+some settings were) and the others. Of a run, the last checkpoint that was evaluated counts.
+`--against=SETTING` tests each setting against that one, paired by example, with the counts averaged
+over seeds (approximate randomisation; Yeh 2000). `--plot=FILE.png` draws all as a heat map. Every
+signature is in the runs' `results.jsonl`.
 
 Examples:
   python -m xl_flax.evaluation.transfer runs/transfer/sib200/*/[0-9]
@@ -14,6 +15,7 @@ Examples:
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,6 +29,10 @@ from xl_flax.evaluation.bootstrap import Score, f1, macro_f1, permutation_p, rat
 from xl_flax.evaluation.results import MACRO, OTHERS, Row
 from xl_flax.text_table import table, wrapped
 
+LEGEND = (
+    "mean ± standard deviation over seeds; * labels of this language were trained, (*) in\n"
+    "  some settings; gap: languages of training less the others"
+)
 NAMES = {MACRO: "mean", OTHERS: "mean of others"}
 SCORES: Mapping[str, Score] = {"f1": f1, "macro_f1": macro_f1}  # by metric; others are ratios
 
@@ -42,72 +48,123 @@ class Runs(NamedTuple):
     """The results of runs on one test."""
 
     values: dict[str, dict[str, list[float]]]  # setting or control -> language -> of each seed
-    sources: dict[str, dict[str, int]]  # setting -> run folder -> step
-    trained: set[str]  # languages that some head was trained in
-    settings: list[str]  # those of `values` that are no controls
+    rows: dict[str, dict[str, list[Row]]]  # setting -> run's folder -> its results
+    trained: dict[str, set[str]]  # setting -> languages that its head was trained in
+
+    @property
+    def settings(self) -> list[str]:
+        """Those of `values` that are no controls."""
+        return list(self.rows)
+
+    @property
+    def languages(self) -> list[str]:
+        """Those of training first."""
+        names = sorted({x for own in self.values.values() for x in own} - {MACRO, OTHERS})
+        return sorted(names, key=lambda name: ("*", "(*)", "").index(self.marks(name)))
+
+    def marks(self, language: str) -> str:
+        """ "*" if all settings were trained in it, "(*)" if some."""
+        count = sum(language in own for own in self.trained.values())
+        return {0: "", len(self.trained): "*"}.get(count, "(*)")
 
 
 def collect(runs: Sequence[str]) -> dict[Test, Runs]:
     """The results of labelled evaluations by test, the main metric of each.
 
+    A run without such results is left out, which is said.
+
     Raises:
-      UserError: a run has none, or two settings of one name were measured in two ways.
+      UserError: no run has any, or what would be one column was measured in two ways.
     """
     tests: dict[Test, Runs] = {}
-    signatures: dict[tuple[Test, str], str] = {}
+    signs: dict[tuple[Test, str], str] = {}
+
+    def check(test: Test, column: str, row: Row) -> None:
+        sign = signs.setdefault((test, column), _measured(row))
+        if sign != _measured(row):
+            raise UserError(
+                f"{test.data}: {column} was measured in two ways, {sign} and {_measured(row)}: "
+                "give settings folders of their own, or name runs that were measured alike"
+            )
+
     for run in runs:
         rows = [r for r in results_lib.read(os.path.join(run, results_lib.FILE)) if r.interval]
         own = [row for row in rows if row.model is None]
         if not own:
-            raise UserError(f"{run} has no results of labelled tests: evaluate it first")
+            print(f"left out, as it has no results of labelled tests: {run}", file=sys.stderr)
+            continue
         setting = os.path.basename(os.path.dirname(os.path.abspath(run)))
-        last = max(row.step for row in own)
-        for test, chosen in _main([row for row in own if row.step == last]).items():
-            there = tests.setdefault(test, Runs({}, {}, set(), []))
-            sign = signatures.setdefault((test, setting), chosen[0].signature)
-            if sign != chosen[0].signature:
-                raise UserError(
-                    f"{run} and another run of {setting} were measured in two ways: {sign} and "
-                    f"{chosen[0].signature}; give their folders different names"
-                )
-            if setting not in there.settings:
-                there.settings.append(setting)
-            there.sources.setdefault(setting, {})[run] = last
+        for test, chosen in _main(own).items():
+            there = tests.setdefault(test, Runs({}, {}, {}))
+            there.rows.setdefault(setting, {})[run] = chosen
+            there.trained.setdefault(setting, set())
             for row in chosen:
+                check(test, setting, row)
                 by_language = there.values.setdefault(setting, {})
                 by_language.setdefault(row.languages[0], []).append(row.value)
-            there.trained.update(row.languages[0] for row in chosen if row.trained)
+                if row.trained:
+                    there.trained[setting].add(row.languages[0])
             for row in rows:
                 if row.model and (row.data, row.metric) == test:
-                    there.values.setdefault(row.model, {})[row.languages[0]] = [row.value]
-    return tests
+                    name = f"{row.model} of {_part(row, 'trained')}"
+                    check(test, name, row)
+                    there.values.setdefault(name, {})[row.languages[0]] = [row.value]
+    if not tests:
+        raise UserError(f"{', '.join(runs)}: no results of labelled tests; evaluate them first")
+    return {test: _short_controls(there) for test, there in tests.items()}
+
+
+def _measured(row: Row) -> str:
+    """The signature without by what a checkpoint was chosen: seeds of a run differ in it."""
+    return row.signature.replace(f"|chosen:{_part(row, 'chosen')}|", "|")
+
+
+def _part(row: Row, name: str) -> str:
+    """A part of a signature, "" if it has none of this name."""
+    parts = dict(part.partition(":")[::2] for part in row.signature.split("|"))
+    return parts.get(name, "")
+
+
+def _short_controls(runs: Runs) -> Runs:
+    """Controls that learnt from one text are called by their name alone."""
+    short = {name: name.partition(" of ")[0] for name in runs.values if name not in runs.rows}
+    alone = {name: base for name, base in short.items() if [*short.values()].count(base) == 1}
+    return runs._replace(values={alone.get(k, k): own for k, own in runs.values.items()})
 
 
 def _main(rows: Sequence[Row]) -> dict[Test, list[Row]]:
-    """Of each data set the results of the metric that comes first."""
+    """Of each data set the results of the metric that comes first, at the last step with any."""
     metrics: dict[str, str] = {}
+    last: dict[str, int] = {}
+    for row in rows:
+        metrics.setdefault(row.data, row.metric)
+        last[row.data] = max(row.step, last.get(row.data, 0))
     found: dict[Test, list[Row]] = {}
     for row in rows:
-        if row.metric == metrics.setdefault(row.data, row.metric):
+        if row.metric == metrics[row.data] and row.step == last[row.data]:
             found.setdefault(Test(row.data, row.metric), []).append(row)
     return found
 
 
 def shown(test: Test, runs: Runs) -> str:
     """The table of one test."""
-    columns = [*runs.settings, *(name for name in runs.values if name not in runs.settings)]
-    languages = sorted({x for own in runs.values.values() for x in own} - {MACRO, OTHERS})
-    languages.sort(key=lambda x: x not in runs.trained)
+    columns = [*runs.settings, *(name for name in runs.values if name not in runs.rows)]
     rows = [("language", *columns)]
-    for language in [*languages, MACRO, OTHERS]:
+    for language in [*runs.languages, MACRO, OTHERS]:
         cells = [_cell(runs.values[name].get(language, [])) for name in columns]
-        mark = " *" if language in runs.trained else ""
         if any(cells):
-            rows.append((NAMES.get(language, language) + mark, *cells))
-    gaps = [_gap(runs.values[name], runs.trained) for name in columns]
+            rows.append((f"{NAMES.get(language, language)} {runs.marks(language)}".strip(), *cells))
+    gaps = [
+        _gap(runs.values[name], runs.trained[name]) if name in runs.rows else "" for name in columns
+    ]
     if any(gaps):
         rows.append(("gap", *gaps))
-    return f"{test.metric} on {test.data}, in %\n" + table(rows, in_blocks=True)
+    steps = "; ".join(
+        f"{name} {', '.join(f'{own[0].step:,}' for own in there.values())}"
+        for name, there in runs.rows.items()
+    )
+    head = f"{test.metric} on {test.data}, in %"
+    return "\n".join([head, table(rows, in_blocks=True), wrapped(f"steps: {steps}")])
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -130,14 +187,14 @@ def against(test: Test, runs: Runs, base: str) -> str:
     if base not in runs.settings:
         raise UserError(f"--against={base}: there is no such setting; {', '.join(runs.settings)}")
     others = [name for name in runs.settings if name != base]
-    languages = [x for x in runs.values[base] if x not in (MACRO, OTHERS)]
+    languages = [x for x in runs.languages if x in runs.values[base]]
     score = SCORES.get(test.metric, ratio)
     rows = [("language", *others)]
     for language in languages:
-        one = _counts(test, runs, base, language)
+        one = _counts(runs, base, language)
         cells = []
         for name in others:
-            other = _counts(test, runs, name, language)
+            other = _counts(runs, name, language)
             if other.shape != one.shape:
                 raise UserError(f"{test.data}, {language}: {base} and {name} had other examples")
             change = 100 * float(score(other.sum(axis=0)) - score(one.sum(axis=0)))
@@ -146,11 +203,13 @@ def against(test: Test, runs: Runs, base: str) -> str:
     return f"{test.metric} on {test.data} less that of {base}, in %\n" + table(rows, in_blocks=True)
 
 
-def _counts(test: Test, runs: Runs, setting: str, language: str) -> np.ndarray:
+def _counts(runs: Runs, setting: str, language: str) -> np.ndarray:
     """Averaged over the seeds of a setting."""
     read = [
-        predictions.read_counts(run, step, test.data, language, test.metric)
-        for run, step in runs.sources[setting].items()
+        predictions.read_counts(run, row)
+        for run, rows in runs.rows[setting].items()
+        for row in rows
+        if row.languages == (language,)
     ]
     return np.mean(read, axis=0)
 
@@ -171,9 +230,8 @@ def plot(tests: Mapping[Test, Runs], path: str) -> None:
         layout="constrained",
     )
     for (test, runs), panel in zip(tests.items(), panels[:, 0], strict=True):
-        names = [*runs.settings, *(name for name in runs.values if name not in runs.settings)]
-        languages = sorted({x for own in runs.values.values() for x in own} - {MACRO, OTHERS})
-        languages.sort(key=lambda x: x not in runs.trained)
+        names = [*runs.settings, *(name for name in runs.values if name not in runs.rows)]
+        languages = runs.languages
         grid = np.array(
             [
                 [100 * np.mean(runs.values[name].get(x, [np.nan])) for x in languages]
@@ -181,7 +239,7 @@ def plot(tests: Mapping[Test, Runs], path: str) -> None:
             ]
         )
         panel.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=100)
-        marked = [f"{x}*" if x in runs.trained else x for x in languages]
+        marked = [x + runs.marks(x) for x in languages]
         panel.set_xticks(range(len(languages)), marked, fontsize=8)
         panel.set_yticks(range(len(names)), names, fontsize=8)
         panel.set_title(f"{test.metric} on {test.data}, in %", fontsize=9, loc="left")
@@ -209,7 +267,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{shown(test, runs)}\n")
         if args.against:
             print(f"{against(test, runs, args.against)}\n")
-    print(wrapped("mean ± standard deviation over seeds; * labels of this language were trained"))
+    print(LEGEND)
     if args.plot:
         plot(tests, args.plot)
         print(args.plot)

@@ -98,6 +98,12 @@ def _scores(
     return model.heads[head](hidden_BxLxD, rows.segment_ids, reading.examples_per_row)
 
 
+def best_label(scores_xC: jax.Array) -> jax.Array:
+    """The number of the highest score, int32[...]; -1 where a score is NaN or infinite."""
+    finite_x = jnp.isfinite(scores_xC).all(axis=-1)
+    return jnp.where(finite_x, scores_xC.argmax(axis=-1), -1)
+
+
 def joined_rows(batch: Batch, reading: Reading) -> JoinedRows:
     """Rows whose examples are one segment each, texts in their order."""
     shape, num_texts = batch["tokens"].shape, reading.num_texts

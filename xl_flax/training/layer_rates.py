@@ -45,8 +45,7 @@ def scale_by_depth(decay: float, frozen: int) -> optax.GradientTransformation:
     """Multiplies updates by `depth_rates`; heads and the last norm keep theirs."""
 
     def scaled(updates: Any, params: Any) -> Any:
-        del params
-        rates = depth_rates(updates["encoder"], decay, frozen)
+        rates = depth_rates(params["encoder"], decay, frozen)
 
         def scale(part: str, tree: Any) -> Any:
             if part not in rates:

@@ -10,6 +10,7 @@ import gin
 import jax
 
 from xl_flax.checkpoints.intact import newest as newest_intact
+from xl_flax.checkpoints.load import read_description
 from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress, kept
 from xl_flax.errors import UserError
 from xl_flax.files.disk import naming_full_disk
@@ -105,12 +106,16 @@ def _train(
         say(_done(first, best, config))
         return True
     if resumed:
+        heads_from = read_description(checkpoint).heads_from
+        description = dataclasses.replace(description, heads_from=heads_from)
         state = state_lib.resume(manager, first, setup.layout)
     else:
         params = params_lib.create(setup.build, setup.partitioning)
         if config.init_from:
-            params, message = state_lib.init_from(params, config.init_from, description)
+            taken = state_lib.init_from(params, config.init_from, description)
+            params, message, heads_from = taken
             say(message)
+            description = dataclasses.replace(description, heads_from=heads_from)
         streams = {name: feed.stream for name, feed in feeds.items()}
         state = state_lib.fresh(params, setup.optimizer, setup.layout, setup.objectives, streams)
     if main_process:

@@ -115,11 +115,11 @@ def make_optimizer(
     """
     schedule = make_schedule(config, steps)
     optimizer = _base_optimizer(config, schedule, axes)
+    by_depth = []
     if config.layer_decay < 1 or config.frozen_layers:
-        by_depth = scale_by_depth(config.layer_decay, config.frozen_layers)
-        optimizer = optax.chain(optimizer, by_depth)
+        by_depth = [scale_by_depth(config.layer_decay, config.frozen_layers)]
     if not config.rate_factors:
-        return optimizer, schedule
+        return optax.chain(optimizer, *by_depth) if by_depth else optimizer, schedule
     factors = rate_factors(config, axes)
 
     def scaled(updates: Any, params: Any) -> Any:
@@ -132,7 +132,7 @@ def make_optimizer(
     optimizer = optax.partition(kinds, labels)
     if any(factor not in (0, 1) for factor in jax.tree.leaves(factors)):
         optimizer = optax.chain(optimizer, optax.stateless(scaled))
-    return optimizer, schedule
+    return optax.chain(optimizer, *by_depth) if by_depth else optimizer, schedule
 
 
 def rate_factors(config: OptimizerConfig, axes: Any) -> Any:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xl_flax.checkpoints.description import Description
+from xl_flax.checkpoints.description import Description, trained_on
 from xl_flax.checkpoints.load import (
     read_description,
     replace_params,
@@ -202,8 +202,13 @@ def pack(state: TrainState) -> dict[str, Any]:
     }
 
 
-def init_from(params: Any, config: InitFrom, description: Description) -> tuple[Any, str]:
-    """Fresh parameters, some of them taken from another checkpoint; says which.
+def init_from(
+    params: Any, config: InitFrom, description: Description
+) -> tuple[Any, str, dict[str, dict[str, Any]]]:
+    """Fresh parameters, some of them taken from another checkpoint.
+
+    Returns:
+      The parameters, which of them were taken in words, and `Description.heads_from`.
 
     Raises:
       UserError: nothing matches, shapes differ, a token table is for another vocabulary, or a
@@ -233,4 +238,12 @@ def init_from(params: Any, config: InitFrom, description: Description) -> tuple[
         said += f", whose {depth} layers are repeated to make {own}"
     if left := sorted(source.heads.keys() - description.heads.keys()):
         said += f"; its heads {', '.join(left)} are left behind: no objective here has them"
-    return params, said
+    heads = {}
+    for name in source.objectives.keys() & description.heads.keys():
+        if any(path.startswith(f"heads/{name}/") for path in taken):
+            languages, trained = set(source.languages.get(name, ())), trained_on(name, source)
+            if earlier := source.heads_from.get(name):
+                languages |= set(earlier["languages"])
+                trained = f"{earlier['trained']}>{trained}"
+            heads[name] = {"trained": trained, "languages": sorted(languages)}
+    return params, said, heads
