@@ -105,7 +105,7 @@ def chosen(model, example, double):
 def test_what_is_right_is_counted(evaluate, subject, model, double):
     evaluation, context = evaluate(double_separator=double)
     results = {(r.languages, r.metric): r for r in evaluation(subject, context)}
-    predictions = context.predictions["t/test"]
+    ((_, predictions),) = context.predictions.values()
     shares = []
     for task, examples in EXAMPLES.items():
         expected = [chosen(model, example, double) for example in examples]

@@ -161,7 +161,7 @@ def test_what_was_learnt_is_found(
     values = {(r.languages[0], r.metric): r.value for r in results}
     assert values["alpha", "f1"] > 0.8 and values["gamma", "f1"] > 0.8
     assert values["alpha", "exact_match"] > 0.7
-    (scored,) = context.predictions.values()
+    ((_, scored),) = context.predictions.values()
     for language, own in scored.items():
         gold = list(asked(language, context.vocabulary))
         assert len(own.predictions) == len(gold) == 12
