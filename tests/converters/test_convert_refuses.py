@@ -12,6 +12,7 @@ from conversion import refused, run
 
 from xl_flax import convert
 from xl_flax.checkpoints.intact import write_checksums
+from xl_flax.converters import ours
 from xl_flax.errors import UserError
 
 
@@ -78,7 +79,7 @@ def test_a_full_disk_is_an_error_before_and_while_writing(saved, tmp_path, monke
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(convert, "save_checkpoint", full)
+    monkeypatch.setattr(ours, "save_checkpoint", full)
     refused(
         saved("bert"),
         tmp_path,
@@ -90,7 +91,7 @@ def test_a_full_disk_is_an_error_before_and_while_writing(saved, tmp_path, monke
             "RESOURCE_EXHAUSTED: Error writing: [OS error 28: No space left on device]"
         )
 
-    monkeypatch.setattr(convert, "save_checkpoint", tensorstore)
+    monkeypatch.setattr(ours, "save_checkpoint", tensorstore)
     refused(
         saved("bert"),
         tmp_path,
@@ -100,8 +101,8 @@ def test_a_full_disk_is_an_error_before_and_while_writing(saved, tmp_path, monke
 
 def test_a_killed_conversion_leaves_nothing_and_the_next_one_clears_up(saved, tmp_path):
     code = (
-        "import os, signal; from xl_flax import convert\n"
-        "convert.save_checkpoint = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal; from xl_flax import convert; from xl_flax.converters import ours\n"
+        "ours.save_checkpoint = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"convert.main(['--source={saved('bert')}', '--target={tmp_path}/target'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)

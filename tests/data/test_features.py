@@ -327,7 +327,7 @@ def test_a_layout_is_known_by_its_name(name):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"packing": "tight"}, r"Rows.packing = 'tight': must be 'packed' or 'single'"),
+        ({"packing": "tight"}, r"Rows.packing = 'tight': must be 'packed', 'single' or 'batch'"),
         ({"too_long": "split"}, r"Rows.too_long = 'split': must be 'cut', .* or None"),
         ({"stride": 3}, r"Rows.stride = 3 has no effect.*set Rows.too_long = 'window'"),
         ({"too_long": "window", "stride": 30}, r"Rows.stride = 30 leaves nothing new"),

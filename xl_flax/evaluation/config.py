@@ -29,14 +29,14 @@ class EvaluateConfig(Settings):
 
     # A run's folder, its `checkpoints/`, or one checkpoint; or a list of these.
     model_dir: LocalPath | Annotated[Sequence[LocalPath], Len(1)] = gin.REQUIRED
-    # Of runs with several seeds (`TrainConfig.seeds`), in model_dir/SEED each; None: model_dir.
-    seeds: Seeds | None = None
     cache: Cache = gin.REQUIRED
     evaluations: Evaluations = gin.REQUIRED
     # Measure what results must be seen beside, too: the untrained model of the same shape, and the
     # baselines that need no model.
     controls: bool = True
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    # Of runs with several seeds (`TrainConfig.seeds`), in model_dir/SEED each; None: model_dir.
+    seeds: Seeds | None = None
 
     @property
     def model_dirs(self) -> list[str]:
