@@ -52,6 +52,7 @@ WRITTEN = {
 }
 # Checkpoints that commands begin with; "…" is what a reader fills in.
 CHECKPOINTS = ("…", "runs/quickstart", "runs/bible", "runs/transfer/panx/pretrained/0")
+CHECKPOINTS += ("runs/parallel/mlm/0",)
 RECORDER = """
 command_not_found_handle() { printf '%s\\0' "$#" "$@" >>"$RECORD"; }
 source() { :; }  # launch/environment.sh installs what commands need
@@ -129,7 +130,7 @@ def folder(tmp_path_factory):
             (folder / "runs/transfer" / task / setting / "0").mkdir(parents=True, exist_ok=True)
     for setting in ("mlm", "tlm", "contrastive", "all", "dual"):
         for seed in "012":
-            (folder / "runs/parallel" / setting / seed).mkdir(parents=True)
+            (folder / "runs/parallel" / setting / seed).mkdir(parents=True, exist_ok=True)
     return folder
 
 
