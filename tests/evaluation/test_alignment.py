@@ -162,6 +162,19 @@ def test_scores_are_those_of_each_sentence_alone(context, subject, examples, enc
     assert any(len(t) > LENGTH - 2 for own in examples.values() for e in own for t in e.texts)
 
 
+def test_pairs_have_an_interval_of_sentences_drawn_again(context, subject):
+    evaluation = WordAlignment("m", layers=[1], length=LENGTH)
+    results = evaluation(subject, context)
+    pairs = [r for r in results if len(r.languages) == 2]
+    assert len(pairs) == 2 * 3 * 4 and all(r.interval for r in pairs)
+    for r in pairs:
+        low, high = r.interval
+        assert 0 <= low < r.value < high <= 1 or r.value == low == high
+        assert "|interval:bootstrap1000|" in r.signature
+    widths = [r.interval[1] - r.interval[0] for r in pairs if r.metric == "aer"]
+    assert min(widths) > 0.03  # of nine sentences
+
+
 def test_the_share_of_unknown_pieces_stands_beside(context, subject, examples):
     results = WordAlignment("m", methods=["match"], layers=[-1], length=LENGTH)(subject, context)
     shares = {}

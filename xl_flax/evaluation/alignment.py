@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from xl_flax.evaluation import gold_links
 from xl_flax.evaluation import links as links_lib
 from xl_flax.evaluation import report_alignment as report
 from xl_flax.evaluation.base import Baseline, Evaluation, NotFiniteError, Subject
+from xl_flax.evaluation.bootstrap import DRAWS, drawn_sums, interval
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.links import ALPHA, ITERATIONS, METHODS, Method
 from xl_flax.evaluation.results import MACRO, Result, data_name, of_model, signature
@@ -41,7 +43,8 @@ class Way(NamedTuple):
     model: str | None = None  # as `Result.model`; None: the checkpoint
 
 
-Counts = Mapping[Way, Mapping[str, np.ndarray]]  # of a mixture, by task: int64[4], see `links`
+# Of a mixture, by task, of each example: int64[4], see `links`.
+Counts = Mapping[Way, Mapping[str, list[np.ndarray]]]
 
 
 @gin.configurable
@@ -114,7 +117,7 @@ class WordAlignment(Evaluation):
           Per mixture, layer and method (`Result.similarity`) and pair of languages: "aer",
           "precision", "recall" and "f1", and their unweighted means over pairs as ("macro",), over
           those of all mixtures, too, if there are several. n is what a score is divided by: links
-          that were found (precision), sure ones (recall), or both.
+          that were found (precision), sure ones (recall), or both. Pairs have an interval.
 
         Raises:
           NotFiniteError: states are NaN or infinite.
@@ -188,7 +191,7 @@ class WordAlignment(Evaluation):
                     if state is None:
                         words = zip(example.features["word"], found.shape, strict=True)
                         found = links_lib.of_words(found, *(w[:n] for w, n in words))
-                    counts[Way(method, layer)][task] += links_lib.counts(found, links)
+                    counts[Way(method, layer)][task].append(links_lib.counts(found, links))
         return counts
 
     def _baseline(self, ways: Sequence[Way], context: Context) -> list[Result]:
@@ -205,7 +208,7 @@ class WordAlignment(Evaluation):
                             found = links_lib.diagonal(len(x), len(y))
                         else:
                             found = gold_links.by_pieces(x, y, idf_V, METHODS[way.method])
-                        counts[spec][way][task] += links_lib.counts(found, links)
+                        counts[spec][way][task].append(links_lib.counts(found, links))
         return self._results(counts, None, context)
 
     def _results(
@@ -255,6 +258,7 @@ class WordAlignment(Evaluation):
             **({} if way.method is None else {"links": way.method}),
             **itermax,
             **({} if length is None else {"length": length}),
+            interval=f"bootstrap{DRAWS}",
         )
         if way.model is not None:
             sign = of_model(sign, f"{way.model}#{context.vocabulary.fingerprint[:12]}")
@@ -275,19 +279,27 @@ def _result(unknown: Mapping[str, float], *, languages: Sequence[str], **about: 
     return Result(languages=tuple(languages), unknown=shares, **about)
 
 
-def _no_counts() -> dict[Way, dict[str, np.ndarray]]:
-    sums = functools.partial(collections.defaultdict, lambda: np.zeros(4, np.int64))
-    return collections.defaultdict(sums)
+def _no_counts() -> dict[Way, dict[str, list[np.ndarray]]]:
+    return collections.defaultdict(functools.partial(collections.defaultdict, list))
 
 
 def _scored(
-    counts_4: np.ndarray, languages: Sequence[str], template: Callable[..., Result]
+    counts: Sequence[np.ndarray], languages: Sequence[str], template: Callable[..., Result]
 ) -> list[Result]:
-    _, _, found, sure = map(int, counts_4)
+    counts_nx4 = np.stack(counts)
+    _, _, found, sure = map(int, counts_nx4.sum(axis=0))
     n = {"aer": found + sure, "precision": found, "recall": sure, "f1": found + sure}
+    # The same sentences are drawn for every layer, method and model.
+    drawn = links_lib.scores(drawn_sums(counts_nx4, zlib.crc32("-".join(languages).encode())))
     return [
-        template(languages=languages, metric=metric, value=value, n=n[metric])
-        for metric, value in links_lib.scores(counts_4).items()
+        template(
+            languages=languages,
+            metric=metric,
+            value=float(value),
+            n=n[metric],
+            interval=interval(drawn[metric]),
+        )
+        for metric, value in links_lib.scores(counts_nx4.sum(axis=0)).items()
     ]
 
 

@@ -133,19 +133,23 @@ def counts(links_MxN: np.ndarray, gold: Links) -> np.ndarray:
     )
 
 
-def scores(counts_4: np.ndarray) -> dict[str, float]:
+def scores(counts_4: np.ndarray) -> dict[str, np.ndarray]:
     """Scores of sums of `counts`, over all sentences (Och and Ney 2003, equation 18 and above it).
 
+    Args:
+      counts_4: [..., 4].
+
     Returns:
-      "aer" = 1 - (|A ∩ S| + |A ∩ P|) / (|A| + |S|), the alignment error rate; "precision" =
-      |A ∩ P| / |A|, 0 without links; "recall" = |A ∩ S| / |S|; "f1", their harmonic mean, as
-      SimAlign's.
+      float64[...] each: "aer" = 1 - (|A ∩ S| + |A ∩ P|) / (|A| + |S|), the alignment error rate;
+      "precision" = |A ∩ P| / |A|, 0 without links; "recall" = |A ∩ S| / |S|; "f1", their harmonic
+      mean, as SimAlign's.
     """
-    sure, possible, found, gold = map(int, counts_4)
-    precision, recall = possible / max(found, 1), sure / gold
+    sure, possible, found, gold = np.moveaxis(counts_4.astype(np.float64), -1, 0)
+    # Of sentences drawn again none may have sure links; the recall of no link is then 0.
+    precision, recall = possible / np.maximum(found, 1), sure / np.maximum(gold, 1)
     return {
-        "aer": 1 - (sure + possible) / (found + gold),
+        "aer": 1 - (sure + possible) / np.maximum(found + gold, 1),
         "precision": precision,
         "recall": recall,
-        "f1": 2 * precision * recall / max(precision + recall, 1e-12),
+        "f1": 2 * precision * recall / np.maximum(precision + recall, 1e-12),
     }

@@ -12,6 +12,7 @@ from xl_flax.evaluation.report_layers import (
     is_pair,
     overall,
     percent,
+    percent_interval,
     star,
 )
 from xl_flax.evaluation.results import UNTRAINED, Result
@@ -20,6 +21,7 @@ from xl_flax.text_table import legend, table
 SCORES = {"aer": "AER", "precision": "prec.", "recall": "recall", "f1": "F1"}
 MEANS = {
     "AER": "alignment error rate, the lower the better",
+    "95 %": "bootstrap interval of the AER",
     "prec.": "share of the links that are sure or possible",
     "recall": "share of the sure links that are found",
 }
@@ -78,12 +80,15 @@ def _pairs(shown: Sequence[Result], data: str, method: str, best: Layers) -> str
     own = [r for r in shown if r.data == data and r.similarity in (method, None)]
     values = {(r.model, r.languages, r.metric): r for r in own}
     controls = controls_of(own)
-    rows = [("pair", *SCORES.values(), *controls, UNKNOWN)]
+    metrics = ("aer", "precision", "recall")
+    aer, *others = map(SCORES.get, metrics)
+    rows = [("pair", aer, "95 %", *others, *controls, UNKNOWN)]
     lines = once(r.languages for r in own if r.model is None)
     for languages in lines if len(lines) > 2 else lines[:1]:  # the mean of one pair is its own
-        scores = [values[None, languages, metric] for metric in SCORES]
+        scores = [values[None, languages, metric] for metric in metrics]
         beside = [values.get((control, languages, "aer")) for control in controls]
         cells = [percent(r and r.value) for r in (*scores, *beside)]
+        cells.insert(1, percent_interval(scores[0].interval))
         unknown = scores[0].unknown
         rows.append(("-".join(languages), *cells, unknown_share(unknown and max(unknown))))
     other = best.get(UNTRAINED)

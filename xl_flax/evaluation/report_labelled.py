@@ -9,6 +9,7 @@ from xl_flax.evaluation.report import (
     unknown_share,
     unknown_shares,
 )
+from xl_flax.evaluation.report_layers import percent, percent_interval
 from xl_flax.evaluation.results import MACRO, OTHERS, Result
 from xl_flax.text_table import legend, table
 
@@ -32,10 +33,15 @@ def table_of(results: Sequence[Result], metrics: Sequence[str]) -> str:
     rows = [("language", "n", main, "95 %", *more, *controls, *shares)]
     for name in once(r.languages[0] for r in own):
         result = values[name, main]
-        cells = [NAMES.get(name, name), f"{result.n:,}", _percent(result.value), _interval(result)]
-        cells += [_percent(values[name, metric].value) for metric in more]
+        cells = [
+            NAMES.get(name, name),
+            f"{result.n:,}",
+            percent(result.value),
+            percent_interval(result.interval),
+        ]
+        cells += [percent(values[name, metric].value) for metric in more]
         cells += [
-            _percent(beside[model, name]) if (model, name) in beside else "" for model in controls
+            percent(beside[model, name]) if (model, name) in beside else "" for model in controls
         ]
         cells += [unknown_share(unknown.get(name)) for _ in shares]
         rows.append(cells)
@@ -43,8 +49,8 @@ def table_of(results: Sequence[Result], metrics: Sequence[str]) -> str:
     lines = [f"{own[0].data}, head {own[0].head}, in %", table(rows, in_blocks=True)]
     if gap is not None:
         lines.append(
-            f"gap: {_percent(gap.value)} ({_interval(gap)}) from the languages of training to the "
-            "others"
+            f"gap: {percent(gap.value)} ({percent_interval(gap.interval)}) from the languages of "
+            "training to the others"
         )
     words = {
         "n": "examples; of means, languages",
@@ -66,14 +72,3 @@ CONTROLS = {
     "neighbour": "no model, each word depends on the one before it, or each on that behind it",
     "lexicon": "no model, each word as far from its head as most often in training",
 }
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _interval(result: Result) -> str:
-    if result.interval is None:
-        return ""
-    low, high = result.interval
-    return f"{_percent(low)}-{_percent(high)}"

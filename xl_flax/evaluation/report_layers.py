@@ -97,6 +97,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
+def percent_interval(interval: tuple[float, float] | None) -> str:
+    """As a cell of a table; of what has none, empty."""
+    return "" if interval is None else "-".join(f"{100 * end:.1f}" for end in interval)
+
+
 def is_pair(result: Result) -> bool:
     """Whether it is of two languages, and no mean."""
     return len(result.languages) == 2 and MACRO not in result.languages

@@ -88,7 +88,8 @@ def collect(runs: Sequence[str]) -> dict[Test, Runs]:
             )
 
     for run in runs:
-        rows = [r for r in results_lib.read(os.path.join(run, results_lib.FILE)) if r.interval]
+        measured = results_lib.read(os.path.join(run, results_lib.FILE))
+        rows = [r for r in measured if r.interval and len(r.languages) == 1]  # of labelled tests
         own = [row for row in rows if row.model is None]
         if not own:
             print(f"left out, as it has no results of labelled tests: {run}", file=sys.stderr)
