@@ -98,10 +98,10 @@ def read_columns(
 
 def _rows(path: str, wanted: Sequence[int | str], quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """Line number and the wanted cells of each line that is not blank."""
-    split = _quoted_cells if quoted else _cells
+    split = quoted_cells if quoted else _cells
     lines, places = text.numbered_lines(path), wanted
     if any(isinstance(column, str) for column in wanted):
-        header = split(next(lines, (1, ""))[1])
+        header = split(path, *next(lines, (1, "")))
         if missing := [column for column in wanted if column not in header]:
             raise UserError(
                 f"{path}, line 1: there is no column {missing[0]!r} among {', '.join(header)}"
@@ -110,7 +110,7 @@ def _rows(path: str, wanted: Sequence[int | str], quoted: bool) -> Iterator[tupl
     for number, line in lines:
         if not line.strip():
             continue
-        cells = split(line)
+        cells = split(path, number, line)
         if len(cells) <= max(places):
             raise UserError(
                 f"{path}, line {number} has {len(cells)} columns set apart by tabs: expected "
@@ -119,12 +119,21 @@ def _rows(path: str, wanted: Sequence[int | str], quoted: bool) -> Iterator[tupl
         yield number, [cells[place] for place in places]
 
 
-def _cells(line: str) -> list[str]:
+def _cells(path: str, number: int, line: str) -> list[str]:
+    del path, number
     return line.split("\t")
 
 
-def _quoted_cells(line: str) -> list[str]:
-    return next(csv.reader([line], delimiter="\t"), [""])
+def quoted_cells(path: str, number: int, line: str) -> list[str]:
+    """The cells of a line that are set apart by tabs, and quoted as in CSV where they need be.
+
+    Raises:
+      UserError: the line is none, as with a carriage return inside; names file and line.
+    """
+    try:
+        return next(csv.reader([line], delimiter="\t"), [""])
+    except csv.Error as error:
+        raise UserError(f"{path}, line {number} has no cells set apart by tabs: {error}") from error
 
 
 def _labels_apart(paths: Sequence[str], label_path: str) -> Iterator[tuple[int, str]]:

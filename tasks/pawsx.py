@@ -1,8 +1,9 @@
 """PAWS-X: do two sentences with the same words say the same, in 7 languages (Yang et al. 2019).
 
 Files: $XL_FLAX_DATA_DIR/pawsx/{train,dev,test}-<code>.tsv with two sentences and the label ("1" if
-they do), as XTREME's download_data.sh writes them; it leaves the labels of "test" out, which the
-published x-final/<code>/test_2k.tsv has. Tasks `pawsx_<language>`; train on `pawsx_eng` for
+they do), quoted as XTREME's download_data.sh writes them: by Python's csv.writer, with tabs. It
+leaves the labels of "test" out: write columns 2 to 4 of the published x-final/<code>/test_2k.tsv,
+in which nothing is quoted, in the same way. Tasks `pawsx_<language>`; train on `pawsx_eng` for
 transfer from English. The mixture `pawsx` is of the languages whose files are there.
 """
 

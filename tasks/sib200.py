@@ -9,10 +9,9 @@ The tasks `sib200_topics_<code>` and the mixture `sib200_topics` have the topics
 Mixtures are of the languages whose files are there.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 
-from tasks import labelled, languages, text
+from tasks import labelled, labelled_files, languages, text
 from xl_flax.errors import UserError
 
 CODES = """
@@ -56,7 +55,7 @@ TOPICS = (
 def read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
     """Yields line number and columns of a file, which quotes some sentences as CSV does."""
     for number, line in text.numbered_lines(path):
-        row = next(csv.reader([line], delimiter="\t"), [])
+        row = labelled_files.quoted_cells(path, number, line)
         if (number == 1 and row != HEADER) or len(row) != len(HEADER) or not row[2].strip():
             raise UserError(
                 f"{path}, line {number}: expected the columns {', '.join(HEADER)}, set apart by "

@@ -44,7 +44,7 @@ def read_choices(paths: Sequence[str], split: str) -> Iterator[tuple[str, ...]]:
                     f"{' or '.join(QUESTIONS)}"
                 )
             label = row.get("label")
-            if label not in (0, 1):
+            if type(label) is not int or label not in (0, 1):
                 raise UserError(f"{path}, line {number}: label {label!r} is neither 0 nor 1")
             asked = f"{row['premise']} What was the {row['question']}?"
             identifier = str(row.get("idx", ""))

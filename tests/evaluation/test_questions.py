@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import types
 
 import gin
@@ -21,7 +22,7 @@ from xl_flax.data.features import Example, FeatureSpec
 from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache
 from xl_flax.data.mixtures import Mixture, write_mixture
-from xl_flax.data.prepare import DatasetSpec, prepare
+from xl_flax.data.prepare import Caches, DatasetSpec, prepare
 from xl_flax.data.stream import Rows, open_stream
 from xl_flax.data.synthetic.language import FAMILY
 from xl_flax.data.synthetic.passages import passage
@@ -32,7 +33,9 @@ from xl_flax.evaluation import answers, labelled
 from xl_flax.evaluation.base import NotFiniteError, Subject
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.context import Context
+from xl_flax.evaluation.labelled import Scored
 from xl_flax.evaluation.questions import N_BEST, AnswerScores
+from xl_flax.evaluation.results import MACRO
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 from xl_flax.objectives.base import Inputs
@@ -221,6 +224,41 @@ def test_a_baseline_needs_no_model(trained, context):
     assert {r.signature for r in results} == set(baseline.signatures)
     values = {(r.languages[0], r.metric): r.value for r in results}
     assert all(0 <= value < 0.7 for value in values.values()) and max(values.values()) > 0
+
+
+def test_some_languages_are_a_list_as_gin_gives_it(trained, context):
+    subject, _ = trained
+    every, some = evaluation(), evaluation(languages=["alpha"])
+    results = some(subject, context)
+    assert {r.languages for r in results} == {("alpha",), (MACRO,)}
+    signs = [e.signatures(subject.description, context)[0] for e in (every, some)]
+    sizes = [re.search(r"\|n:(\d+)#(\w{8})\|", sign).groups() for sign in signs]
+    assert int(sizes[0][0]) == 2 * int(sizes[1][0]) and sizes[0][1] != sizes[1][1]
+
+
+def test_translations_are_drawn_together(context):
+    """Where two languages are right in the same examples, their mean is as sure as one of them."""
+    right = np.random.default_rng(0).integers(2, size=(6 * PASSAGES, 1)).astype(float)
+    counts = dict.fromkeys(("f1", "exact_match"), np.hstack([right, np.ones_like(right)]))
+    scored = dict.fromkeys(LANGUAGES, Scored(counts, [""] * len(right)))
+    results = evaluation()._results(scored, "sign", context, ())
+    assert len({r.interval for r in results if r.metric == "f1"}) == 1
+
+
+def test_a_test_with_holes_is_refused(trained, context):
+    subject, _ = trained
+    caches = {
+        spec: cached._replace(
+            manifests={
+                task: dataclasses.replace(manifest, dropped={"empty text": 2})
+                for task, manifest in cached.manifests.items()
+            }
+        )
+        for spec, cached in context.caches.items()
+    }
+    holes = dataclasses.replace(context, caches=Caches(caches), _memory={})
+    with pytest.raises(UserError, match="few_alpha/train: 2 examples have an empty text"):
+        evaluation()(subject, holes)
 
 
 def test_what_does_not_suit_is_named(trained, context):

@@ -73,13 +73,17 @@ def test_controls_that_learnt_from_other_text_are_columns_of_their_own(folder):
     assert list(there.values) == ["a", "majority"]
 
 
-def test_runs_without_results_are_left_out_and_the_last_step_counts(folder, capsys):
+def test_runs_without_results_are_left_out_and_the_last_evaluation_counts(folder, capsys):
     run = write_run(folder("a/0"), {"eng"}, {"eng": 0.5})
     write_run(Path(run), {"eng"}, {"eng": 0.6}, step=20)
     empty = folder("b/0")
     (empty / results.FILE).write_text("")
     ((_, there),) = transfer.collect([run, str(empty)]).items()
     assert there.values["a"]["eng"] == [0.6]
+    # What was evaluated last counts, as the best checkpoint behind the last one.
+    write_run(Path(run), {"eng"}, {"eng": 0.7}, step=15)
+    ((_, there),) = transfer.collect([run]).items()
+    assert there.values["a"]["eng"] == [0.7]
     assert "left out" in capsys.readouterr().err
     with pytest.raises(UserError, match="evaluate them first"):
         transfer.collect([str(empty)])

@@ -132,6 +132,13 @@ def test_a_bad_line_of_a_table_is_named(data_dir, case):
         rows_of(labelled.LabelledFiles({"train": "t.tsv"}, read))
 
 
+def test_a_line_that_is_no_csv_is_named(data_dir):
+    (data_dir / "t.tsv").write_bytes(b"a\tb\tyes\nx\ry\tb\tyes\n")
+    read = labelled.columns(ANSWERS, texts=(0, 1), label=2, quoted=True)
+    with pytest.raises(UserError, match=r"t.tsv, line 2 has no cells set apart by tabs"):
+        rows_of(labelled.LabelledFiles({"train": "t.tsv"}, read))
+
+
 def test_a_missing_column_is_named(data_dir):
     (data_dir / "t.tsv").write_text("text\tlabel\nab\tyes\n")
     read = labelled.columns(ANSWERS, texts=("text",), label="answer")

@@ -83,6 +83,11 @@ def test_the_best_step_and_patience_go_on_from_a_record(mode, values):
     resumed = BestTracker(config, best.record)
     assert not resumed.is_new
     assert not resumed.update(5, {"eval/m/score": values[3]}) and resumed.exhausted
+    # Text that said when to stop has a part in the last step, too.
+    assert resumed.chosen_by(2) == "eval/m/score"
+    assert resumed.chosen_by(5) == "last,patience:eval/m/score"
+    impatient = dataclasses.replace(config, patience=None)
+    assert BestTracker(impatient, resumed.record).chosen_by(5) is None
     assert resumed.record["step"] == 2 and str(resumed).endswith("at step 2")
     assert BestTracker(dataclasses.replace(config, metric="eval/other"), resumed.record).is_new
 

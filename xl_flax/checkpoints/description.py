@@ -36,10 +36,13 @@ class Description:
     languages: Mapping[str, tuple[str, ...]]  # by objective; language ids index these
     objectives: Mapping[str, Any]  # by name: what it was trained with
     step: int = 0
-    chosen_by: str | None = None  # the metric by which it was the run's best when it was saved
+    # The metric by which it was the run's best when it was saved, or "last,patience:METRIC".
+    chosen_by: str | None = None
     # Of heads that began as another checkpoint's: what they were trained on before ("trained"), and
     # in which "languages".
     heads_from: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    # The same of the encoder, if it was trained with labels before.
+    encoder_from: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def all_languages(self) -> list[str]:

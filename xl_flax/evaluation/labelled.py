@@ -21,6 +21,7 @@ from flax import nnx
 from xl_flax.checkpoints.description import Description, trained_on
 from xl_flax.data.batches import global_batch
 from xl_flax.data.layout import Layout, Length, Policy
+from xl_flax.data.manifest import Manifest
 from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.stream import HeldOutRows
@@ -128,7 +129,7 @@ class LabelledEvaluation(Evaluation):
         of_model = {"head": self.head, "trained": trained, "chosen": chosen}
         if rows.num_texts > 1:
             of_model["separators"] = 1 + self._double(description)
-        return [self._signature(rows, **of_model)]
+        return [self._signature(rows, context, **of_model)]
 
     def baselines(self, description: Description, context: Context) -> list[Baseline]:
         """Those of the names, if there is something that they can learn from."""
@@ -136,7 +137,7 @@ class LabelledEvaluation(Evaluation):
         if self.train is None:
             return []
         trained = "+".join(mixture_names(self.train)) + "/train"
-        sign = self._signature(self.rows(context), trained=trained)
+        sign = self._signature(self.rows(context), context, trained=trained)
         return [
             Baseline(
                 name,
@@ -156,6 +157,8 @@ class LabelledEvaluation(Evaluation):
           these ("others"), with the gap to the mean of the languages of training, as "…_gap".
         """
         (sign,) = self.signatures(subject.description, context)
+        if not context.training:
+            self._check_whole(context)
         scored = self.scored(subject, context)
         if not context.training:
             context.predictions[sign] = (self._data, scored)
@@ -232,11 +235,28 @@ class LabelledEvaluation(Evaluation):
     def _data(self) -> str:
         return data_name(self.datasets)
 
-    def _signature(self, rows: HeldOutRows, **of_model: Any) -> str:
+    def _check_whole(self, context: Context) -> None:
+        """Raises UserError if examples are missing, so that no score would be the test's."""
+        for task, manifest in self._manifests(context).items():
+            if empty := manifest.dropped.get("empty text"):
+                raise UserError(
+                    f"{task}/{self.split}: {empty:,} examples have an empty text and are not in "
+                    "the cache, so that no score would be the test's: mend the task's file"
+                )
+
+    def _manifests(self, context: Context) -> dict[str, Manifest]:
+        """Of the tasks that are tested, by name, sorted."""
+        every = {k: m for spec in self.datasets for k, m in context.caches[spec].manifests.items()}
+        return {task: every[task] for task in sorted(self.rows(context).tasks)}
+
+    def _signature(self, rows: HeldOutRows, context: Context, **of_model: Any) -> str:
+        sizes = {task: m.offered for task, m in self._manifests(context).items()}
         return signature(
             self.task,
             data=self._data,
             languages=",".join(rows.languages) if self.languages else len(rows.languages),
+            # The tasks and their sizes: other files under one name are another test.
+            n=f"{sum(sizes.values())}#{zlib.crc32(repr(sizes).encode()):08x}",
             length=self.length,
             **({"feature": self.feature} if hasattr(self, "feature") else {}),
             **of_model,
@@ -258,7 +278,9 @@ class LabelledEvaluation(Evaluation):
                 counts = own.counts[metric]
                 values[name] = float(score(counts.sum(axis=0)))
                 if not context.training:
-                    drawn[name] = score(drawn_sums(counts, zlib.crc32(name.encode())))
+                    # Example i is drawn in all languages alike: where it is the same sentence, as
+                    # in XNLI, a mean over languages is no surer than that.
+                    drawn[name] = score(drawn_sums(counts, seed=0))
             make = functools.partial(self._result, sign, unknown)
             for name, value in values.items():
                 n = len(scored[name].predictions)
@@ -302,13 +324,19 @@ def _mean(
 
 
 def head_languages(head: str, description: Description) -> set[str]:
-    """The languages that a head was trained in, also in the runs that it was taken over from."""
-    before = description.heads_from.get(head, {})
-    return {*description.languages.get(head, ()), *before.get("languages", ())}
+    """The languages whose labels a head was trained with, or its encoder before it."""
+    before = (description.heads_from.get(head, {}), description.encoder_from)
+    return {
+        *description.languages.get(head, ()),
+        *(language for own in before for language in own.get("languages", ())),
+    }
 
 
 def _trained(head: str, description: Description) -> str:
-    """What a head was trained on, for signatures: "panx_eng/train", then ">panx_deu/train[10]"."""
-    before = description.heads_from.get(head)
+    """What a head was trained on, for signatures: "panx_eng/train", then ">panx_deu/train[10]".
+
+    If it is new, what labels its encoder was trained with before.
+    """
+    before = description.heads_from.get(head) or description.encoder_from
     own = trained_on(head, description)
     return f"{before['trained']}>{own}" if before else own

@@ -99,7 +99,7 @@ class AnswerScores(LabelledEvaluation):
         """What stands among the words of the question; it learns from nothing."""
         del description
         (name,) = self.baseline_names
-        sign = of_model(self._signature(self.rows(context), trained="nothing"), name)
+        sign = of_model(self._signature(self.rows(context), context, trained="nothing"), name)
         measure = functools.partial(self._baseline, name, sign, context)
         return [Baseline(name, [sign], self.datasets, measure)]
 
@@ -139,7 +139,9 @@ class AnswerScores(LabelledEvaluation):
             names = zip(rows.tasks, rows.task_names(), strict=True)
             return [(task, name, *there[task]) for task, name in names]
 
-        return context.once(("questions", *self.datasets, self.languages), read)
+        return context.once(
+            ("questions", *self.datasets, self.languages and tuple(self.languages)), read
+        )
 
     def _windows(self, subject: Subject, context: Context) -> dict[str, dict[int, list[Window]]]:
         """By task and number of the example its windows, in their order."""

@@ -47,6 +47,11 @@ class TaggingScores(LabelledEvaluation):
     def check(self, description: Description, rows: HeldOutRows) -> None:
         """Raises UserError unless the data's labels are the head's."""
         check_labels(self, description, rows, "token")
+        if rows.num_texts > 1:
+            raise UserError(
+                f"TaggingScores: examples of {', '.join(rows.tasks[:3])} have {rows.num_texts} "
+                "texts; words are tagged in tasks of one text"
+            )
         if "word" not in rows.features:
             raise UserError(
                 f"TaggingScores: {', '.join(rows.tasks[:3])} must have the feature 'word', the "

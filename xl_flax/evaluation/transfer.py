@@ -134,12 +134,12 @@ def _short_controls(runs: Runs) -> Runs:
 
 
 def _main(rows: Sequence[Row]) -> dict[Test, list[Row]]:
-    """Of each data set the results of the metric that comes first, at the last step with any."""
+    """Of each data set the results of the metric that comes first, those written last."""
     metrics: dict[str, str] = {}
     last: dict[str, int] = {}
     for row in rows:
         metrics.setdefault(row.data, row.metric)
-        last[row.data] = max(row.step, last.get(row.data, 0))
+        last[row.data] = row.step
     found: dict[Test, list[Row]] = {}
     for row in rows:
         if row.metric == metrics[row.data] and row.step == last[row.data]:

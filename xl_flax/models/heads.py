@@ -229,6 +229,8 @@ HEADS = {
     "biaffine": BiaffineHead,
 }
 
+LABELLED = ("classification", "biaffine")  # kinds of heads that labels train
+
 HeadSettings = Mapping[str, Any]  # arguments of a head; "kind" where it is not the head's name
 
 

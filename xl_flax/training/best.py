@@ -57,9 +57,12 @@ class BestTracker:
         return improved
 
     def chosen_by(self, step: int) -> str | None:
-        """The metric, if this step is the best so far."""
-        is_best = self.record is not None and self.record["step"] == step
-        return self.record["metric"] if is_best else None
+        """The metric, if this step is the best so far, or if it may have ended the run."""
+        if self._config is None:
+            return None
+        if self.record["step"] == step:
+            return self._config.metric
+        return None if self._config.patience is None else f"last,patience:{self._config.metric}"
 
     @property
     def exhausted(self) -> bool:

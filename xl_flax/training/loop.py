@@ -106,16 +106,14 @@ def _train(
         say(_done(first, best, config))
         return True
     if resumed:
-        heads_from = read_description(checkpoint).heads_from
-        description = dataclasses.replace(description, heads_from=heads_from)
+        description = state_lib.with_history(description, read_description(checkpoint))
         state = state_lib.resume(manager, first, setup.layout)
     else:
         params = params_lib.create(setup.build, setup.partitioning)
         if config.init_from:
             taken = state_lib.init_from(params, config.init_from, description)
-            params, message, heads_from = taken
+            params, message, description = taken
             say(message)
-            description = dataclasses.replace(description, heads_from=heads_from)
         streams = {name: feed.stream for name, feed in feeds.items()}
         state = state_lib.fresh(params, setup.optimizer, setup.layout, setup.objectives, streams)
     if main_process:

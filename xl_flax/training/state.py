@@ -1,5 +1,6 @@
 """The state of a run before its first step: fresh, from another checkpoint, or resumed."""
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +23,7 @@ from xl_flax.checkpoints.manager import (
 )
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
-from xl_flax.models.heads import TOKEN_TABLES
+from xl_flax.models.heads import LABELLED, TOKEN_TABLES
 from xl_flax.objectives.base import Objective
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.params import Abstract
@@ -204,11 +205,12 @@ def pack(state: TrainState) -> dict[str, Any]:
 
 def init_from(
     params: Any, config: InitFrom, description: Description
-) -> tuple[Any, str, dict[str, dict[str, Any]]]:
+) -> tuple[Any, str, Description]:
     """Fresh parameters, some of them taken from another checkpoint.
 
     Returns:
-      The parameters, which of them were taken in words, and `Description.heads_from`.
+      The parameters, which of them were taken in words, and the description with what they were
+      trained on before.
 
     Raises:
       UserError: nothing matches, shapes differ, a token table is for another vocabulary, or a
@@ -238,12 +240,42 @@ def init_from(
         said += f", whose {depth} layers are repeated to make {own}"
     if left := sorted(source.heads.keys() - description.heads.keys()):
         said += f"; its heads {', '.join(left)} are left behind: no objective here has them"
-    heads = {}
-    for name in source.objectives.keys() & description.heads.keys():
-        if any(path.startswith(f"heads/{name}/") for path in taken):
-            languages, trained = set(source.languages.get(name, ())), trained_on(name, source)
-            if earlier := source.heads_from.get(name):
-                languages |= set(earlier["languages"])
-                trained = f"{earlier['trained']}>{trained}"
-            heads[name] = {"trained": trained, "languages": sorted(languages)}
-    return params, said, heads
+    heads = {
+        name: _head_history(name, source)
+        for name in source.objectives.keys() & description.heads.keys()
+        if any(path.startswith(f"heads/{name}/") for path in taken)
+    }
+    encoder = _encoder_history(source) if any(p.startswith("encoder/") for p in taken) else {}
+    return params, said, dataclasses.replace(description, heads_from=heads, encoder_from=encoder)
+
+
+def with_history(description: Description, source: Description) -> Description:
+    """The description of a run that goes on, with what its start was trained on."""
+    return dataclasses.replace(
+        description, heads_from=source.heads_from, encoder_from=source.encoder_from
+    )
+
+
+def _head_history(name: str, source: Description) -> dict[str, Any]:
+    """What a head was trained on, as `Description.heads_from` says it."""
+    languages, trained = set(source.languages.get(name, ())), trained_on(name, source)
+    if earlier := source.heads_from.get(name) or source.encoder_from:
+        languages |= set(earlier["languages"])
+        trained = f"{earlier['trained']}>{trained}"
+    return {"trained": trained, "languages": sorted(languages)}
+
+
+def _encoder_history(source: Description) -> dict[str, Any]:
+    """What labels an encoder was trained with, as `Description.encoder_from` says it."""
+    labelled = [
+        name
+        for name in sorted(source.objectives.keys() & source.heads.keys())
+        if source.heads[name].get("kind", name) in LABELLED
+    ]
+    own = [_head_history(name, source) for name in labelled]
+    if not own:
+        return dict(source.encoder_from)
+    return {
+        "trained": "+".join(history["trained"] for history in own),
+        "languages": sorted({language for history in own for language in history["languages"]}),
+    }
