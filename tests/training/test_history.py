@@ -1,6 +1,7 @@
 """What labels a head and its encoder have seen in earlier runs is not forgotten."""
 
 import jax
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -40,7 +41,8 @@ def begun_as(params, tmp_path):
 
     def begin(source, description, include="encoder/.*"):
         folder = str(tmp_path / f"{len([*tmp_path.iterdir()])}")
-        save_checkpoint(folder, params(source), {"model.json": source.to_json()})
+        saved = jax.tree.map(np.asarray, params(source))
+        save_checkpoint(folder, saved, {"model.json": source.to_json()})
         return init_from(params(description), InitFrom(folder, include), description)[2]
 
     return begin
