@@ -37,6 +37,7 @@ setup(
         "eval": ["faiss-cpu", "matplotlib", "scikit-learn", "scipy", "seqeval"],
         "hf": ["safetensors", "sentence-transformers", "torch", "transformers"],
         "dev": [
+            "accelerate",
             "faiss-cpu",
             "hypothesis",
             "matplotlib",

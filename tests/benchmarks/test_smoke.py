@@ -46,6 +46,12 @@ def test_finetune_vs_hf(run):
     check(run("finetune_vs_hf", TORCH), ("nli", "panx"))
 
 
+def test_finetune_scores_vs_hf(run):
+    result = run("finetune_scores_vs_hf", (*TORCH, "accelerate"), "--tasks", "panx")
+    assert set(result) == {"panx"} and set(result["panx"]) == {"xl-flax", "hf", "spread"}
+    assert all(0 <= number <= 1 for number in result["panx"].values())
+
+
 def test_contrastive_vs_st(run):
     check(run("contrastive_vs_st", SENTENCES), ("ratio",))
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 
+import gin
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,6 +14,7 @@ from xl_flax.checkpoints.load import load_model, read_description
 from xl_flax.converters import tensors
 from xl_flax.errors import UserError
 from xl_flax.training import state
+from xl_flax.training.config import TrainConfig
 
 TASKS = """
 from tasks import text
@@ -81,6 +83,26 @@ def test_in_further_evaluated_and_out_again(zoo, run, tmp_path):
     again = tmp_path / "again"
     convert.main([f"--source={back}", f"--target={again}"])
     assert load_model(str(again))[1] == load_model(str(further))[1]
+
+
+def test_fine_tuning_begins_from_a_folder_of_hugging_face(zoo, tmp_path):
+    config = zoo.simple("bert") | {"max_position_embeddings": 40}
+    folder = zoo.save(zoo.make("bert", "Model", config), str(tmp_path / "theirs"))
+    bindings = f"""
+    include 'gin/runs/finetune_panx.gin'
+    CHECKPOINT = {folder!r}
+    CACHE_DIR = '{tmp_path}/cache'
+    EncoderConfig.num_layers = 99  # of another model; what is converted has its own
+    """
+    gin.parse_config(bindings)
+    try:
+        run = gin.get_configurable(TrainConfig)()
+        size = gin.query_parameter("VOCAB_SIZE/macro.value").scoped_configurable_fn()
+    finally:
+        gin.clear_config()
+    assert (run.encoder.num_layers, run.encoder.embedding_dropout) == (3, 0.1)
+    assert size == run.encoder.vocab_size == config["vocab_size"]
+    assert read_description(run.init_from.checkpoint).encoder.width == config["hidden_size"]
 
 
 def test_a_language_table_is_for_its_languages(zoo, tmp_path):

@@ -37,7 +37,7 @@ def clean_gin():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_have_their_size(name):
     gin.parse_config_file(f"gin/models/{name}.gin")
-    config = EncoderConfig()
+    config = gin.get_configurable(EncoderConfig)()
     assert config.num_params / 1e6 == pytest.approx(PUBLISHED[name], abs=0.2)
     assert config.vocab_size > 30_000
 
@@ -47,7 +47,7 @@ def test_every_gin_file_is_a_model_once_it_has_its_sizes():
         gin.clear_config()
         gin.parse_config_file(str(path))
         bound = {name: size for name, size in SIZES.items() if not gin_binds(name)}
-        assert EncoderConfig(**bound).num_params > 0, path
+        assert gin.get_configurable(EncoderConfig)(**bound).num_params > 0, path
 
 
 def gin_binds(name):

@@ -21,7 +21,7 @@ def published():
         gin.clear_config()
         gin.add_config_file_search_path(str(ROOT))
         gin.parse_config_file(f"gin/models/{name}.gin")
-        return EncoderConfig()
+        return gin.get_configurable(EncoderConfig)()
 
     yield read
     gin.clear_config()

@@ -15,7 +15,6 @@ from typing import Literal
 
 import gin
 
-from xl_flax.checkpoints.intact import MODEL
 from xl_flax.checkpoints.load import (
     complete_checkpoints,
     one_checkpoint,
@@ -25,7 +24,6 @@ from xl_flax.checkpoints.load import (
 from xl_flax.converters import read
 from xl_flax.errors import UserError
 from xl_flax.files.lock import locked
-from xl_flax.files.read import read_json
 from xl_flax.models.config import EncoderConfig
 from xl_flax.settings import Fraction, LocalPath, check, kinds
 
@@ -69,9 +67,7 @@ def pretrained_vocabulary() -> str:
 @gin.configurable
 def pretrained_vocab_size() -> int:
     """The rows of the checkpoint's token table."""
-    # Gin asks for it whenever an `EncoderConfig` is made, so none may be made here.
-    path = os.path.join(one_checkpoint(pretrained()), MODEL, "model.json")
-    return read_json(path)["encoder"]["vocab_size"]
+    return read_description(one_checkpoint(pretrained())).encoder.vocab_size
 
 
 @gin.configurable

@@ -12,7 +12,8 @@ from xl_flax.errors import UserError
 from xl_flax.settings import Count, Fraction, Natural, NonNegative, Positive, Settings
 
 
-@gin.configurable
+# Registered only: made in Python, as from a checkpoint, it has nothing of what Gin binds.
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(Settings):
     """Sizes and choices of one encoder; `gin/models/*.gin` holds the published ones.
