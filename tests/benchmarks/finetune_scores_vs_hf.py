@@ -49,7 +49,8 @@ LENGTH = 128
 
 def read(task: str, split: str) -> list[tuple]:
     """(premise, hypothesis, label) or (words, labels) of each example."""
-    path = Path(os.environ["XL_FLAX_DATA_DIR"]) / FILES[task].format(split)
+    name, folder = FILES[task].format(split), Path(os.environ["XL_FLAX_DATA_DIR"])
+    path = next(p for p in (folder / name, folder / "ner" / name) if p.exists())
     if task == "nli":
         lines = path.read_text(encoding="utf-8").splitlines()[1:]
         return [tuple(cell.strip('"') for cell in line.split("\t")) for line in lines if line]
