@@ -31,4 +31,5 @@ done
 source launch/environment.sh eval
 # Only beta has translations into alpha in training; anchored has words of alpha, the others neither.
 python -m xl_flax.evaluation.compare "$folder"/{mlm,tlm,labse,ppa,infoxlm}/[0-9] --pivot=alpha \
-  --group=beta=beta --group=anchored=anchored --group=gamma,inverted=gamma,inverted --choose_on=synthetic/validation
+  --group=beta=beta --group=anchored=anchored --group=gamma,inverted=gamma,inverted --choose_on=synthetic/validation \
+  --plot="$folder/synthetic.png"
