@@ -52,7 +52,7 @@ WRITTEN = {
 }
 # Checkpoints that commands begin with; "…" is what a reader fills in.
 CHECKPOINTS = ("…", "runs/quickstart", "runs/bible", "runs/transfer/panx/pretrained/0")
-CHECKPOINTS += ("runs/parallel/mlm/0",)
+CHECKPOINTS += ("runs/parallel800/mlm/0",)
 RECORDER = """
 command_not_found_handle() { printf '%s\\0' "$#" "$@" >>"$RECORD"; }
 source() { :; }  # launch/environment.sh installs what commands need

@@ -250,7 +250,8 @@ def explain(error: Exception) -> str:
         return text + (f" Did you mean {close[0]!r}?" if close else "")
     parameter = re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text)
     if parameter:
-        names = inspect.signature(gin.get_configurable(parameter[1])).parameters
+        made = gin.get_configurable(parameter[1])
+        names = inspect.signature(made.__init__ if inspect.isclass(made) else made).parameters
         close = difflib.get_close_matches(parameter[2], names, n=1, cutoff=0.5)
         return text + (f" Did you mean {close[0]!r}?" if close else "")
     return text
