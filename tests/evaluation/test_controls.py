@@ -73,7 +73,9 @@ class Table(Evaluation):
 
     def __call__(self, subject, context):
         self.calls.append(subject.key[-1])
-        return [Result("table", "m/test", ("deu",), "value", subject.params["x"] ** 2, 1, SIGN)]
+        value = subject.params["x"] ** 2
+        made = Result("table", "m/test", ("deu",), "value", value, 1, SIGN, interval=(0.0, 9.0))
+        return [made]
 
 
 def test_an_untrained_model_is_what_a_run_with_its_seed_begins_with():
@@ -93,6 +95,7 @@ def test_values_are_means_over_seeds_with_signatures_of_their_own(context, tmp_p
     (result,) = untrained.results
     assert result.seeds == (0, 1, 4) and result.value == pytest.approx(5 / 3)
     assert result.spread == pytest.approx(np.std([0, 1, 4], ddof=1))
+    assert result.interval is None  # that of one start says nothing of the mean
     digest = controls.shape(dataclasses.replace(DESCRIPTION, heads={}))
     assert f"|model:untrained*3#{digest}|version:" in result.signature
     assert result.model == "untrained" and baseline.results[0].model == "none"

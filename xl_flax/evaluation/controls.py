@@ -155,6 +155,7 @@ def _mean(results: Sequence[Result], digest: str) -> Result:
         signature=_signature(results[0].signature, digest),
         model=UNTRAINED,
         seeds=values,
+        interval=None,  # of one start, and not of the mean
     )
 
 
