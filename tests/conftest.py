@@ -3,6 +3,7 @@
 import collections
 import os
 import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -43,6 +44,17 @@ def no_gin_left():
     import gin
 
     gin.clear_config()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_modules_left(tmp_path_factory):
+    """Modules that one file of tests wrote are unknown to the next, which may use their names."""
+    yield
+    base = str(tmp_path_factory.getbasetemp())
+    for name, module in [*sys.modules.items()]:
+        file = getattr(module, "__dict__", {}).get("__file__")
+        if file and str(file).startswith(base):
+            del sys.modules[name]
 
 
 @pytest.fixture
