@@ -30,7 +30,6 @@ run() {
   esac
   echo "== $setting, seed $seed"
   python -m xl_flax.train "${gin[@]}" "${own[@]}"
-  mkdir -p "$folder/$setting/$seed"
   python -m xl_flax.evaluate "${gin[@]}" "${own[@]}" >"$folder/$setting/$seed/evaluation.txt"
 }
 

@@ -130,7 +130,8 @@ def folder(tmp_path_factory):
             (folder / "runs/transfer" / task / setting / "0").mkdir(parents=True, exist_ok=True)
     for setting in ("mlm", "tlm", "contrastive", "all", "dual"):
         for seed in "012":
-            (folder / "runs/parallel" / setting / seed).mkdir(parents=True, exist_ok=True)
+            for runs in ("runs/parallel", "runs/parallel800"):
+                (folder / runs / setting / seed).mkdir(parents=True, exist_ok=True)
     return folder
 
 

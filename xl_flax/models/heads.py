@@ -229,7 +229,7 @@ HEADS = {
     "biaffine": BiaffineHead,
 }
 
-LABELLED = ("classification", "biaffine")  # kinds of heads that labels train
+UNLABELLED = (MLM_HEAD, "sentence")  # kinds of heads that text alone trains
 
 HeadSettings = Mapping[str, Any]  # arguments of a head; "kind" where it is not the head's name
 

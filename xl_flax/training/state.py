@@ -23,7 +23,7 @@ from xl_flax.checkpoints.manager import (
 )
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
-from xl_flax.models.heads import LABELLED, TOKEN_TABLES
+from xl_flax.models.heads import TOKEN_TABLES, UNLABELLED
 from xl_flax.objectives.base import Objective
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.params import Abstract
@@ -270,7 +270,7 @@ def _encoder_history(source: Description) -> dict[str, Any]:
     labelled = [
         name
         for name in sorted(source.objectives.keys() & source.heads.keys())
-        if source.heads[name].get("kind", name) in LABELLED
+        if source.heads[name].get("kind", name) not in UNLABELLED
     ]
     own = [_head_history(name, source) for name in labelled]
     if not own:
