@@ -3,7 +3,7 @@
 #
 #   XL_FLAX_DATA_DIR=… bash launch/transfer.sh runs/bible
 #
-# Four tasks, three seeds, and beside them the same encoder untrained; SIB-200 also with the training text of
+# Six tasks, three seeds, and beside them the same encoder untrained; SIB-200 also with the training text of
 # all languages. Gin flags behind the checkpoint count for all the runs. Runs go to
 # runs/transfer/TASK/SETTING/SEED. What is finished is left alone and what was cut off goes on, so the same
 # command can be started as often as it takes. TASKS, SETTINGS and SEEDS choose some of them.
@@ -19,7 +19,7 @@ shift
 source launch/environment.sh eval
 folder="${TRANSFER_DIR:-runs/transfer}"
 
-for task in ${TASKS:-sib200 ud_pos snli panx}; do
+for task in ${TASKS:-sib200 ud_pos panx snli ud_trees questions}; do
   for setting in ${SETTINGS:-pretrained untrained translated}; do
     own=(--gin_file="gin/runs/finetune_$task.gin" --gin.CHECKPOINT="$checkpoint")
     own+=(--gin.MODEL_DIR="$folder/$task/$setting" --gin.CACHE_DIR="$folder/cache")

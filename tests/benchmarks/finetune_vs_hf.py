@@ -12,27 +12,30 @@ of MiniLM's size with random weights; inference has a label for each pair, names
            AdamW, the Trainer's default; each batch is padded to its longest example
   hf-128   the same, padded to 128 tokens, as XTREME's scripts do
 
-The sides take turns in one process, a step each per round, after each has seen all its batches
-once; ratios are medians over rounds. Text is that of nli_en and PAN-X in XL_FLAX_DATA_DIR, cut by a
-SentencePiece vocabulary of 8,000 pieces that is made of it, and otherwise random tokens with
-lengths like theirs.
+Ours and theirs have a process each: in one, the threads and the freed memory of one library slow
+down the other. All sides take turns, a step each per round, after each has seen its batches once;
+ratios are medians over rounds. Memory comes in pages of 2 MiB, as launch/environment.sh has it.
+Text is that of nli_en and PAN-X in XL_FLAX_DATA_DIR, cut by a SentencePiece vocabulary of 8,000
+pieces that is made of it, and otherwise random tokens with lengths like theirs.
 
 The last line is JSON: {"nli": seconds of hf / ours, "panx": …}.
 """
 
 import argparse
 import json
+import multiprocessing.connection
 import os
 import statistics
 import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # PyTorch's threads sleep while they wait: where other programs run, too, spinning slows it down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # read when a process starts
 
 import jax
 import numpy as np
@@ -163,6 +166,7 @@ class HuggingFace:
         import torch
         import transformers
 
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         settings = transformers.BertConfig(
             vocab_size=config.vocab_size, hidden_size=config.width,
             num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
@@ -211,6 +215,47 @@ class HuggingFace:
         return loss.item()
 
 
+# ---- Workers
+
+
+class Worker:
+    """A process of its own that holds sides of one kind."""
+
+    def __init__(self, kind: type):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, kind), daemon=True)
+        self.process.start()
+        other.close()  # so that the end of the process ends the pipe
+
+    def ask(self, name: str, request: Any) -> float:
+        """Makes the side of this name, of a tuple of arguments, or gives the seconds of its step on
+        a batch, of a number."""
+        self.pipe.send((name, request))
+        return self.pipe.recv()
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.pipe.close()
+        self.process.join()
+
+
+def serve(pipe: multiprocessing.connection.Connection, kind: type) -> None:
+    """Answers what `Worker.ask` sends, until the pipe is closed."""
+    sides = {}
+    while True:
+        try:
+            name, request = pipe.recv()
+        except EOFError:
+            return
+        start = time.perf_counter()
+        if isinstance(request, tuple):
+            sides[name] = kind(*request)
+        else:
+            assert np.isfinite(sides[name].step(request))
+        pipe.send(time.perf_counter() - start)
+
+
 # ---- The comparison
 
 
@@ -229,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
     import transformers
 
-    torch.set_num_threads(threads := len(os.sched_getaffinity(0)))
+    threads = len(os.sched_getaffinity(0))
     config = EncoderConfig(
         vocab_size=30_522, num_layers=args.layers, width=args.width,
         num_heads=max(1, args.width // 32), mlp_width=4 * args.width, max_positions=512,
@@ -238,26 +283,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     print(f"jax {jax.__version__}, torch {torch.__version__}, transformers ", end="")
     print(f"{transformers.__version__}; {threads} threads; median of {args.rounds} rounds")
+    ours, theirs = Worker(XlFlax), Worker(HuggingFace)
+    # Where each side runs, and the tokens that it pads rows to (None: the longest example's).
+    sides = {"xl-flax": (ours, args.length), "hf": (theirs, None), "hf-128": (theirs, args.length)}
     rows, ratios = [("task", "tokens", "side", "examples/s", "of hf")], {}
     for task in LABELS:
         made = examples(task, args.batch * args.rounds, args.length)
         batches = [made[i :: args.rounds] for i in range(args.rounds)]
-        sides = {
-            "xl-flax": XlFlax(task, config, batches, args.length),
-            "hf": HuggingFace(task, config, batches, None),
-            "hf-128": HuggingFace(task, config, batches, args.length),
-        }
+        for name, (worker, length) in sides.items():
+            worker.ask(name, (task, config, batches, length))
+            for i in range(args.rounds):  # compiles each shape
+                worker.ask(name, i)
         times: dict[str, list[float]] = {name: [] for name in sides}
-        for side in sides.values():  # compiles each shape
-            for i in range(args.rounds):
-                side.step(i)
         for i in range(args.rounds):
             # The order turns, so that no side always follows the same one.
             for name in np.roll(list(sides), i):
-                start = time.perf_counter()
-                loss = sides[name].step(i)
-                times[name].append(time.perf_counter() - start)
-                assert np.isfinite(loss)
+                times[name].append(sides[name][0].ask(name, i))
         tokens = np.mean([sum(len(t) + 1 for t in e.texts) + 1 for e in made])
         for name, own in times.items():
             pairs = zip(times["hf"], own, strict=True)
@@ -266,6 +307,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append((task, f"{tokens:.1f}", name, f"{speed:.1f}", f"{ratio:.2f}"))
             if name == "xl-flax":
                 ratios[task] = round(ratio, 2)
+    ours.stop()
+    theirs.stop()
     print(table(rows, left=(0, 2)))
     print(json.dumps(ratios))
 
