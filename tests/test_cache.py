@@ -206,7 +206,9 @@ TrainConfig.steps = %STEPS
         ("a", "validation", 16),
         ("a", "train", 16),
     }
-    assert planned_rows() == {"a": 40, "b": 0, "c": 40}
+    planned = {(s.mixture, s.split, s.layout.length): n for s, n in planned_rows().items()}
+    # Not the rows of "a" that are evaluated.
+    assert planned == {("a", "train", 32): 40, ("b", "train", 32): 0, ("c", "train", 64): 40}
     gin.clear_config()
 
 

@@ -53,7 +53,7 @@ def cache_datasets(args: argparse.Namespace) -> None:
         caches, planned = prepare(specs, there, vocabulary), planned_rows()
         for spec in specs:
             new = any((task, *spec[1:]) in written for task in caches[spec].manifests)
-            print_report(cache, spec, caches[spec], planned.get(spec.mixture), new)
+            print_report(cache, spec, caches[spec], planned.get(spec), new)
     if args.show:
         print(show_rows([caches[s] for s in specs if s.split == TRAIN], vocabulary, args.show))
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from xl_flax.data.build import TRAIN
 from xl_flax.data.features import FeatureSpec
 from xl_flax.data.framing import Part
 from xl_flax.data.manifest import Cache, Manifest
@@ -27,7 +26,7 @@ def print_report(
       cache: where the rows lie.
       spec: the mixture, split and layout.
       cached: its rows.
-      num_rows: rows that a run will read of its train split, None if unknown.
+      num_rows: rows that a run will train on, None if it trains on others.
       new: whether any of it has just been cached.
     """
     table = report(spec, cached, num_rows)
@@ -43,8 +42,7 @@ def report(spec: DatasetSpec, cached: CachedMixture, num_rows: int | None) -> st
     """The table of a cached mixture under a line that names it; arguments as of `print_report`."""
     mixture, manifests, _ = cached
     shares = row_rates(mixture, manifests)
-    planned = num_rows if spec.split == TRAIN else None
-    epochs = [planned * shares[t] / m.rows if planned else None for t, m in manifests.items()]
+    epochs = [num_rows * shares[t] / m.rows if num_rows else None for t, m in manifests.items()]
     table = split_table(list(manifests.values()), [shares[t] for t in manifests], epochs)
     return f"{spec.mixture} ({spec.split}, {spec.layout} tokens per row)\n{table}"
 

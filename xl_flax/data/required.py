@@ -23,17 +23,21 @@ def required() -> list[DatasetSpec]:
     return list(dict.fromkeys(specs))
 
 
-def planned_rows() -> dict[str, int]:
-    """Mixture -> rows that the configured run will read of it; empty if no run is configured."""
+def planned_rows() -> dict[DatasetSpec, int]:
+    """Rows that the configured run will train on, by where they are; empty if no run is configured.
+
+    Another layout of a mixture, as an evaluation reads it, has rows of its own.
+    """
     try:
         train = settings.bindings("TrainConfig", "steps", "objectives")
         steps, objectives = train["steps"], train["objectives"]
     except (KeyError, ValueError, TypeError, RuntimeError):
         return {}
-    planned: Counter[str] = Counter()
+    planned: Counter[DatasetSpec] = Counter()
     for objective in objectives:
         end = objective.row_after(0, steps)
+        specs = {spec.mixture: spec for spec in objective.rows.datasets}
         phases = [*objective.rows.phases, (end, "")]
         for (first, name), (after, _) in itertools.pairwise(phases):
-            planned[name] += max(0, min(after, end) - first)
+            planned[specs[name]] += max(0, min(after, end) - first)
     return dict(planned)
