@@ -7,7 +7,9 @@ Models name the axes of their arrays ("batch", "embed", "mlp", …) and know no 
 import contextlib
 import contextvars
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,11 +60,17 @@ class Partitioning:
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:
         """While active (at trace time), `constrain` applies this partitioning."""
-        token = _active.set(self)
-        try:
+        with _activated(self):
             yield
-        finally:
-            _active.reset(token)
+
+
+@contextlib.contextmanager
+def _activated(partitioning: Partitioning | None) -> Iterator[None]:
+    token = _active.set(partitioning)
+    try:
+        yield
+    finally:
+        _active.reset(token)
 
 
 def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
@@ -71,6 +79,14 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
     if partitioning is None or partitioning.mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, partitioning.sharding(names, x.shape))
+
+
+def constrain_as(tree: Any, shardings: Any) -> Any:
+    """As `constrain`, of a pytree of arrays, as these NamedShardings say."""
+    partitioning = _active.get()
+    if partitioning is None or partitioning.mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, shardings)
 
 
 def local_shape(names: Sequence[str | None], shape: Sequence[int]) -> tuple[int, ...]:
@@ -110,3 +126,33 @@ def per_device(
         out_specs=tuple(map(partitioning.spec, out_names)),
         check_vma=False,
     )
+
+
+def sum_over_devices(function: Callable) -> Callable:
+    """`function(params, batch, *others)`, a sum over the rows of a batch, by devices.
+
+    Where the mesh divides nothing but the batch, each device sums its own rows, as if it were
+    alone, and all results are added up once, at the end. The compiler by itself adds up each
+    contribution to a gradient where it arises, and what arises in a loop at every turn. On other
+    meshes it does so still.
+
+    Args:
+      function: of arrays, returning a pytree of sums over rows.
+    """
+    partitioning, axes = _active.get(), batch_axes()
+    if not axes or math.prod(partitioning.mesh.shape[a] for a in axes) < partitioning.mesh.size:
+        return function
+
+    def on_device(*args: Any) -> Any:
+        with _activated(None):
+            return jax.lax.psum(function(*args), axes)
+
+    def run(params: Any, batch: Any, *others: Any) -> Any:
+        whole, rows = PartitionSpec(), PartitionSpec(axes)
+        specs = (whole, rows, *(whole for _ in others))
+        summed = jax.shard_map(
+            on_device, mesh=partitioning.mesh, in_specs=specs, out_specs=whole, check_vma=False
+        )
+        return summed(params, batch, *others)
+
+    return run

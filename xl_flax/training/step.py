@@ -1,6 +1,7 @@
 """The training step: any weighted sum of objectives, on any mesh, in one jitted function."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from flax import nnx
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
 from xl_flax.objectives.base import Batch, Inputs, Loss, Objective, objective_key
-from xl_flax.parallel.rules import Partitioning
+from xl_flax.parallel.rules import Partitioning, constrain_as, sum_over_devices
 
 Sums = dict[str, jax.Array]
+
+ARRAYS = ("key", "buffers", "state")  # of Inputs
 
 
 @jax.tree_util.register_dataclass
@@ -210,7 +213,9 @@ def objective_gradient(
             params = jax.tree.map(stop, params, frozen)
         return nnx.merge(graph, params)
 
-    def loss(params: Any, batch: Batch, encoded: Any = None) -> tuple[jax.Array, Loss]:
+    def loss(
+        params: Any, batch: Batch, encoded: Any = None, inputs: Inputs = inputs
+    ) -> tuple[jax.Array, Loss]:
         given = dataclasses.replace(inputs, encoded=encoded)
         result = objective.loss(merge(params), batch, given)
         if "count" not in result.sums:
@@ -225,7 +230,7 @@ def objective_gradient(
 
     def keep_layout(grads: Any) -> Any:
         # Without this the compiler may drop the fsdp axis and gather whole gradients.
-        return jax.lax.with_sharding_constraint(grads, shardings)
+        return constrain_as(grads, shardings)
 
     if objective.compares_rows and parts > 1:
         return _compare_in_parts(loss, encode, params, batch, parts, keep_layout)
@@ -234,19 +239,26 @@ def objective_gradient(
         (_, result), grads = jax.value_and_grad(whole, has_aux=True)(params)
         return keep_layout(grads), result
 
-    def part_gradient(batch: Batch) -> tuple[Any, Loss]:
-        (_, result), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
-        return keep_layout(grads), result
+    def gradient(params: Any, batch: Batch, arrays: tuple) -> tuple[Any, Loss]:
+        given = dataclasses.replace(inputs, **dict(zip(ARRAYS, arrays, strict=True)))
 
-    if parts == 1:
-        return part_gradient(batch)
-    batches = split_batch(batch, parts)
-    zeros = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, s.dtype),
-        jax.eval_shape(part_gradient, jax.tree.map(lambda x: x[0], batches)),
-    )
-    add = lambda sums, batch: (jax.tree.map(jnp.add, sums, part_gradient(batch)), None)  # noqa: E731
-    return jax.lax.scan(add, zeros, batches)[0]
+        def part_gradient(batch: Batch) -> tuple[Any, Loss]:
+            own = functools.partial(loss, inputs=given)
+            (_, result), grads = jax.value_and_grad(own, has_aux=True)(params, batch)
+            return keep_layout(grads), result
+
+        if parts == 1:
+            return part_gradient(batch)
+        batches = split_batch(batch, parts)
+        zeros = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype),
+            jax.eval_shape(part_gradient, jax.tree.map(lambda x: x[0], batches)),
+        )
+        add = lambda sums, batch: (jax.tree.map(jnp.add, sums, part_gradient(batch)), None)  # noqa: E731
+        return jax.lax.scan(add, zeros, batches)[0]
+
+    arrays = tuple(getattr(inputs, name) for name in ARRAYS)
+    return sum_over_devices(gradient)(params, batch, arrays)
 
 
 def _compare_in_parts(
