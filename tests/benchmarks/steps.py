@@ -48,13 +48,12 @@ class TrainingStep:
         self.shardings = abstract.shardings(self.partitioning)
         self.optimizer, schedule = make_optimizer(optimizer, 1000, abstract.axes)
         self.train_step = make_train_step(
-            abstract.graph,
+            abstract,
             [objective],
             self.streams,
             self.optimizer,
             schedule,
             self.partitioning,
-            self.shardings,
         )
         self.layout = state_lib.layout(
             abstract, self.optimizer, self.partitioning, [objective], self.streams

@@ -97,13 +97,12 @@ def prepare(ici, objectives, accumulate):
     abstract = params_lib.abstract(build)
     optimizer = optax.sgd(0.5)
     step = make_train_step(
-        abstract.graph,
+        abstract,
         objectives,
         streams,
         optimizer,
         lambda count: 0.5,
         partitioning,
-        abstract.shardings(partitioning),
         accumulate,
     )
     buffers = {o.name: o.buffers(VOCABULARY, streams[o.name], LANGUAGES) for o in objectives}

@@ -124,10 +124,19 @@ def batch_of(rng, rows=ROWS):
     }
 
 
-def run(ici, accumulate=1, steps=3, clip_norm=None, spoil=(), objectives=None, settings=None):
+def run(
+    ici,
+    accumulate=1,
+    steps=3,
+    clip_norm=None,
+    spoil=(),
+    objectives=None,
+    settings=None,
+    divided=(),
+):
     """Trains a few steps; returns parameters, state and the metrics of each step."""
     devices = jax.devices()[: int(np.prod(ici))]
-    partitioning = make_partitioning(MeshConfig(ici=ici), devices)
+    partitioning = make_partitioning(MeshConfig(ici=ici, optimizer=divided), devices)
     build = lambda: TwoLayers(nnx.Rngs(0))  # noqa: E731
     abstract = params_lib.abstract(build)
     objectives = objectives or (regression(),)
@@ -135,13 +144,12 @@ def run(ici, accumulate=1, steps=3, clip_norm=None, spoil=(), objectives=None, s
     optimizer, schedule = make_optimizer(settings, 10, abstract.axes)
     streams = dict.fromkeys((o.name for o in objectives), None)
     step = make_train_step(
-        abstract.graph,
+        abstract,
         objectives,
         streams,
         optimizer,
         schedule,
         partitioning,
-        abstract.shardings(partitioning),
         accumulate,
         clip_norm,
         frozen_params(settings, abstract.axes),
@@ -173,11 +181,19 @@ def reference():
 
 
 @pytest.mark.parametrize(
-    ("ici", "accumulate"),
-    [((1, 1, 1), 4), ((8, 1, 1), 1), ((2, 2, 2), 2), ((1, 8, 1), 2), ((1, 2, 4), 4)],
+    ("ici", "accumulate", "divided"),
+    [
+        ((1, 1, 1), 4, ()),
+        ((8, 1, 1), 1, ()),
+        ((8, 1, 1), 2, ("data",)),
+        ((2, 2, 2), 2, ()),
+        ((2, 2, 2), 1, ("data",)),
+        ((1, 8, 1), 2, ()),
+        ((1, 2, 4), 4, ()),
+    ],
 )
-def test_every_mesh_and_accumulation_gives_the_same_run(reference, ici, accumulate):
-    state, history = run(ici, accumulate)
+def test_every_mesh_and_accumulation_gives_the_same_run(reference, ici, accumulate, divided):
+    state, history = run(ici, accumulate, divided=divided)
     expected_state, expected = reference
     for a, b in zip(history, expected, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
@@ -194,6 +210,23 @@ def test_state_is_sharded_as_the_rules_say():
     assert up.sharding.shard_shape(up.shape) == (WIDTH // 2, MLP // 2)
     moments = [x for x in jax.tree.leaves(state.optimizer) if x.shape == up.shape]
     assert all(m.sharding.shard_shape(m.shape) == (WIDTH // 2, MLP // 2) for m in moments)
+
+
+@pytest.mark.parametrize(
+    ("ici", "own", "moments"),
+    [
+        ((8, 1, 1), (WIDTH, MLP), (WIDTH // 8, MLP)),
+        ((4, 2, 1), (WIDTH // 2, MLP), (WIDTH // 2, MLP // 4)),
+        ((2, 2, 2), (WIDTH // 2, MLP // 2), (WIDTH // 2, MLP // 2)),  # no axis is left
+    ],
+)
+def test_the_optimizers_state_may_be_divided_over_data(ici, own, moments):
+    state, _ = run(ici, steps=2, divided=("data",))
+    part = lambda x: x.sharding.shard_shape(x.shape)  # noqa: E731
+    up = state.params["up"]
+    assert part(up) == own
+    large = [x for x in jax.tree.leaves(state.optimizer) if x.shape == up.shape]
+    assert len(large) == 2 and {part(x) for x in large} == {moments}
 
 
 @pytest.mark.parametrize("name", ["adamw", "stable_adamw", "muon"])
@@ -373,7 +406,7 @@ def test_gradients_of_two_losses_can_be_had_apart():
         return jax.jit(
             lambda params: objective_gradient(
                 *(abstract.graph, objective, params, batch, inputs),
-                *(abstract.shardings(partitioning), accumulate),
+                *((abstract.shardings(partitioning),) * 2, accumulate),
             )
         )(params)
 

@@ -28,6 +28,12 @@ class Abstract:
         """The NamedSharding of each parameter."""
         return jax.tree.map(lambda s, a: partitioning.sharding(a, s.shape), self.shapes, self.axes)
 
+    def optimizer_shardings(self, partitioning: Partitioning) -> dict[str, Any]:
+        """The NamedSharding of each parameter's gradient and moments."""
+        return jax.tree.map(
+            lambda s, a: partitioning.optimizer_sharding(a, s.shape), self.shapes, self.axes
+        )
+
     def layout(self, partitioning: Partitioning) -> dict[str, Any]:
         """Shapes with shardings: what restoring a checkpoint needs."""
         return jax.tree.map(

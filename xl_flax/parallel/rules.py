@@ -28,6 +28,7 @@ class Partitioning:
 
     mesh: Mesh
     rules: Rules
+    optimizer_axes: tuple[str, ...] = ()  # divide the optimizer's state, too
 
     def spec(
         self, names: Sequence[str | None], shape: Sequence[int] | None = None
@@ -56,6 +57,22 @@ class Partitioning:
     ) -> NamedSharding:
         """`spec` as a NamedSharding on this mesh."""
         return NamedSharding(self.mesh, self.spec(names, shape))
+
+    def optimizer_sharding(
+        self, names: Sequence[str | None], shape: Sequence[int]
+    ) -> NamedSharding:
+        """The sharding of a parameter's moments, and of the gradient that they read.
+
+        As `sharding`, but the first axis that is whole and can be is divided over `optimizer_axes`;
+        the last axis, whose neighbours lie beside each other in memory, if no other.
+        """
+        count = lambda axes: math.prod(self.mesh.shape[a] for a in axes)  # noqa: E731
+        spec = [axes if count(_axes_of([axes])) > 1 else None for axes in self.spec(names, shape)]
+        axes = tuple(a for a in self.optimizer_axes if a not in _axes_of(spec))
+        whole = (i for i, own in enumerate(spec) if own is None and shape[i] % count(axes) == 0)
+        if count(axes) > 1 and (first := next(whole, None)) is not None:
+            spec[first] = axes if len(axes) > 1 else axes[0]
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:
@@ -128,31 +145,54 @@ def per_device(
     )
 
 
-def sum_over_devices(function: Callable) -> Callable:
-    """`function(params, batch, *others)`, a sum over the rows of a batch, by devices.
+def sum_over_devices(function: Callable, params: Any, sums: Any) -> Callable:
+    """`function(params, batch, *others)`, two sums over the rows of a batch, by devices.
 
-    Where the mesh divides nothing but the batch, each device sums its own rows, as if it were
-    alone, and all results are added up once, at the end. The compiler by itself adds up each
-    contribution to a gradient where it arises, and what arises in a loop at every turn. On other
-    meshes it does so still.
+    Where each device has all parameters, it sums its own rows, as if it were alone, and the results
+    of all devices are added up once, at the end. The compiler by itself adds up each contribution
+    to a gradient where it arises, and what arises in a loop at every turn. On other meshes it does
+    so still.
 
     Args:
-      function: of arrays, returning a pytree of sums over rows.
+      function: of arrays, returning two pytrees of sums over rows.
+      params: NamedSharding of each parameter.
+      sums: NamedSharding of each array of the first result.
     """
-    partitioning, axes = _active.get(), batch_axes()
-    if not axes or math.prod(partitioning.mesh.shape[a] for a in axes) < partitioning.mesh.size:
+    axes = batch_axes()
+    if not axes or not all(s.is_fully_replicated for s in jax.tree.leaves(params)):
         return function
+    mesh = _active.get().mesh
+    if math.prod(mesh.shape[a] for a in axes) < mesh.size:
+        return function
+    specs = jax.tree.map(lambda s: s.spec, sums)
+
+    def add_up(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        for i, names in enumerate(spec):
+            if names is not None:  # each device gets its part of the sum
+                x = jax.lax.psum_scatter(x, names, scatter_dimension=i, tiled=True)
+        others = tuple(a for a in axes if a not in _axes_of(spec) and mesh.shape[a] > 1)
+        return jax.lax.psum(x, others) if others else x
 
     def on_device(*args: Any) -> Any:
         with _activated(None):
-            return jax.lax.psum(function(*args), axes)
+            first, second = function(*args)
+        return jax.tree.map(add_up, first, specs), jax.lax.psum(second, axes)
 
     def run(params: Any, batch: Any, *others: Any) -> Any:
         whole, rows = PartitionSpec(), PartitionSpec(axes)
-        specs = (whole, rows, *(whole for _ in others))
         summed = jax.shard_map(
-            on_device, mesh=partitioning.mesh, in_specs=specs, out_specs=whole, check_vma=False
+            on_device,
+            mesh=mesh,
+            in_specs=(whole, rows, *(whole for _ in others)),
+            out_specs=(specs, whole),
+            check_vma=False,
         )
         return summed(params, batch, *others)
 
     return run
+
+
+def _axes_of(spec: Sequence[str | Sequence[str] | None]) -> Iterator[str]:
+    """The mesh axes that a PartitionSpec names."""
+    for axes in spec:
+        yield from (axes,) if isinstance(axes, str) else axes or ()

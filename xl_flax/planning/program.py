@@ -24,7 +24,10 @@ _CALLED = re.compile(
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _BODY = re.compile(r" while\(.*body=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})")
+# Written as counts, as lists of devices, or as axes of a mesh.
+_GROUPS = re.compile(
+    r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[([^\]]*)\] *\{([^}]*)\})"
+)
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -33,7 +36,7 @@ class Collective(NamedTuple):
 
     kind: str  # of KINDS
     bytes: int  # of the whole arrays that a device puts in or gets out, the larger of the two
-    group: int | None  # devices that take part together; None: all
+    group: int | None  # devices that take part together; None: all, or pairs
     loops: tuple[int | None, ...]  # turns of the loops around it, outermost first; None: unknown
     source: str  # the operation of JAX that it comes from
 
@@ -56,7 +59,9 @@ def collectives(text: str) -> list[Collective]:
     def walk(name: str, loops: tuple[int | None, ...]) -> Iterator[Collective]:
         for line in computations.get(name, ()):
             if found := _collective(line, loops):
-                yield found
+                # Of this name is what a TPU does at once: the sum, and a part of it for each.
+                scattered = name.startswith("all-reduce-scatter")
+                yield found._replace(kind="reduce-scatter") if scattered else found
             body = _BODY.search(line)
             for called in _called(line):
                 inside = loops
@@ -92,10 +97,7 @@ def _collective(line: str, loops: tuple[int | None, ...]) -> Collective | None:
     if match is None:
         return None
     result, kind, start = match.groups()
-    groups, source = _GROUPS.search(line), _OP_NAME.search(line)
-    group = None
-    if groups:
-        group = int(groups[1]) if groups[1] else len(groups[2].split(","))
+    group, source = _group(line), _OP_NAME.search(line)
     sizes = [_bytes(*array) for array in _ARRAY.findall(result)]
     size = sum(sizes)
     if start and kind != "all-reduce":  # its result holds the operands, too
@@ -103,6 +105,17 @@ def _collective(line: str, loops: tuple[int | None, ...]) -> Collective | None:
     elif kind == "reduce-scatter":
         size *= group or 1
     return Collective(kind, size, group, loops, source[1] if source else "")
+
+
+def _group(line: str) -> int | None:
+    match = _GROUPS.search(line)
+    if match is None:
+        return None
+    count, devices, mesh, axes = match.groups()
+    if mesh is None:
+        return int(count or len(devices.split(",")))
+    sizes = dict(axis.split("=") for axis in mesh.split(","))
+    return math.prod(int(sizes[axis]) for axis in axes.split(","))
 
 
 def _bytes(dtype: str, shape: str) -> int:

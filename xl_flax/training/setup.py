@@ -117,13 +117,12 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
     optimizer, schedule = make_optimizer(config.optimizer, config.steps, abstract.axes)
     frozen = frozen_params(config.optimizer, abstract.axes)
     step = make_train_step(
-        abstract.graph,
+        abstract,
         objectives,
         streams,
         optimizer,
         schedule,
         partitioning,
-        abstract.shardings(partitioning),
         config.accumulate,
         config.optimizer.clip_norm,
         frozen,

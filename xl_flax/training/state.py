@@ -78,8 +78,8 @@ def layout(
 ) -> TrainState:
     """Shapes, dtypes and shardings of the whole state.
 
-    The optimizer's moments lie as their parameters do, the objectives' states as their `state_axes`
-    say, everything else on each device.
+    The optimizer's moments lie as `Partitioning.optimizer_sharding` says, the objectives' states as
+    their `state_axes` say, everything else on each device.
 
     Raises:
       UserError: the axes of an objective's state do not fit it.
@@ -87,14 +87,15 @@ def layout(
     params = abstract.layout(partitioning)
     whole = partitioning.sharding(())
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    like = dict(params_lib.flat(params))
+    like = dict(params_lib.flat(abstract.shapes))
+    moments = dict(params_lib.flat(abstract.optimizer_shardings(partitioning)))
 
     def moment(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
         # The path of a moment ends with that of its parameter.
         parts = path.split("/")
-        named = [like.get("/".join(parts[i:])) for i in range(len(parts))]
-        same = (p for p in named if p is not None and p.shape == leaf.shape)
-        sharding = next((p.sharding for p in same), whole)
+        names = ("/".join(parts[i:]) for i in range(len(parts)))
+        same = (moments[n] for n in names if n in like and like[n].shape == leaf.shape)
+        sharding = next(same, whole)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     opt_state = jax.eval_shape(optimizer.init, params)

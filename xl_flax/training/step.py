@@ -13,6 +13,7 @@ from flax import nnx
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
 from xl_flax.objectives.base import Batch, Inputs, Loss, Objective, objective_key
+from xl_flax.parallel.params import Abstract
 from xl_flax.parallel.rules import Partitioning, constrain_as, sum_over_devices
 
 Sums = dict[str, jax.Array]
@@ -34,13 +35,12 @@ class TrainState:
 
 
 def make_train_step(
-    graph: nnx.GraphDef,
+    abstract: Abstract,
     objectives: Sequence[Objective],
     streams: Mapping[str, Stream],
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],
     partitioning: Partitioning,
-    shardings: Any,
     accumulate: int = 1,
     clip_norm: float | None = None,
     frozen: Any = None,
@@ -52,13 +52,12 @@ def make_train_step(
     A loss or gradient that is not finite leaves the state as it was, but for its counters.
 
     Args:
-      graph: the model's graph definition.
+      abstract: the model.
       objectives: what to train.
       streams: the rows of each objective by its name; the objectives read their static properties.
       optimizer: the transformation applied to the clipped gradient.
       schedule: the learning rate by number of updates, for the metrics.
       partitioning: mesh and rules.
-      shardings: NamedSharding per parameter; gradients are kept in the same layout.
       accumulate: microbatches per step, each with an equal share of every device's rows.
       clip_norm: the gradient's largest global norm.
       frozen: a bool per parameter, is it never updated; None: all are trained.
@@ -69,6 +68,8 @@ def make_train_step(
       another step. `metrics` holds each objective's sums with "loss" and "grad_norm" (of its
       weighted gradient) and, under "step", loss, grad_norm, learning_rate, skipped and bad_streak.
     """
+
+    layouts = abstract.shardings(partitioning), abstract.optimizer_shardings(partitioning)
 
     def step(
         state: TrainState,
@@ -89,8 +90,8 @@ def make_train_step(
                     phase=phase,
                 )
                 grads, result = objective_gradient(
-                    *(graph, objective, state.params, batches[name], inputs),
-                    *(shardings, accumulate, frozen),
+                    *(abstract.graph, objective, state.params, batches[name], inputs),
+                    *(layouts, accumulate, frozen),
                 )
                 count = result.sums["count"]
                 scale = objective.weight / jnp.where(count > 0, count, 1.0)
@@ -109,6 +110,8 @@ def make_train_step(
                 total = jax.tree.map(lambda g: g * factor, total)
             finite = jnp.isfinite(norm) & jnp.isfinite(loss)
             new = guarded_update(state, total, state_updates, finite, objectives, optimizer)
+            # Moments may be divided further than their parameters, which are gathered here.
+            new = dataclasses.replace(new, params=constrain_as(new.params, layouts[0]))
             metrics["step"] = {
                 "loss": loss,
                 "grad_norm": norm,
@@ -186,7 +189,7 @@ def objective_gradient(
     params: Any,
     batch: Batch,
     inputs: Inputs,
-    shardings: Any,
+    layouts: tuple[Any, Any],
     accumulate: int = 1,
     frozen: Any = None,
 ) -> tuple[Any, Loss]:
@@ -198,7 +201,7 @@ def objective_gradient(
       params: the model's parameters.
       batch: of the objective, whole.
       inputs: of the objective.
-      shardings: NamedSharding per parameter, the layout of the gradient.
+      layouts: NamedSharding per parameter, of itself and of its gradient.
       accumulate: microbatches, beside `objective.microbatches`.
       frozen: a bool per parameter; the gradient of frozen ones is 0 and not computed.
 
@@ -230,7 +233,7 @@ def objective_gradient(
 
     def keep_layout(grads: Any) -> Any:
         # Without this the compiler may drop the fsdp axis and gather whole gradients.
-        return constrain_as(grads, shardings)
+        return constrain_as(grads, layouts[1])
 
     if objective.compares_rows and parts > 1:
         return _compare_in_parts(loss, encode, params, batch, parts, keep_layout)
@@ -258,7 +261,7 @@ def objective_gradient(
         return jax.lax.scan(add, zeros, batches)[0]
 
     arrays = tuple(getattr(inputs, name) for name in ARRAYS)
-    return sum_over_devices(gradient)(params, batch, arrays)
+    return sum_over_devices(gradient, *layouts)(params, batch, arrays)
 
 
 def _compare_in_parts(
