@@ -11,7 +11,9 @@ from xl_flax.evaluation.results import MACRO, OTHERS, Result, Source
 SIGN = "tagging|data:pos/test|trained:{}/train|chosen:{}|version:0.3.0"
 
 
-def write_run(folder, trained, values, text="pos_eng", chosen="last", control=None, step=10):
+def write_run(
+    folder, trained, values, text="pos_eng", chosen="last", control=None, step=10, unknown=None
+):
     """A run whose results are by language; `control` is what "majority" has in English."""
     sign, found = SIGN.format(text, chosen), []
     for language, value in values.items():
@@ -19,6 +21,7 @@ def write_run(folder, trained, values, text="pos_eng", chosen="last", control=No
             Result(
                 "tagging", "pos/test", (language,), "f1", value, 5, sign,
                 trained=language in trained, interval=(0.0, 1.0),
+                unknown=((unknown or {}).get(language, 0.01),),
             )
         )  # fmt: skip
     results.write(str(folder / results.FILE), Source("checkpoints/10", step, id="x"), found)
@@ -52,6 +55,21 @@ def test_each_setting_has_its_own_gap(folder):
     (gap,) = [line for line in shown.splitlines() if line.startswith("gap")]
     assert gap.split() == ["gap", "30.0", "±", "14.1"]
     assert "steps: one 10, 10; all 10" in shown
+
+
+def test_languages_that_the_vocabulary_does_not_read_stand_apart(folder):
+    values = {"eng": 0.9, "deu": 0.5, "hin": 0.1, "fra": 0.3, MACRO: 0.45, OTHERS: 0.3}
+    runs = [
+        write_run(folder("one/0"), {"eng"}, values, control=0.7, unknown={"hin": 0.4}),
+        write_run(folder("two/0"), {"eng"}, values, control=0.7, unknown={"hin": 0.04}),
+    ]
+    ((test, there),) = transfer.collect(runs).items()
+    lines = [line.rsplit(None, 3) for line in transfer.shown(test, there).splitlines()[3:-1]]
+    assert [line[:3] for line in lines[:2]] == [["eng *", "90.0", "90.0"], ["deu", "50.0", "50.0"]]
+    assert lines[2][:3] == ["fra", "30.0", "30.0"]
+    assert lines[3][-3:] == ["56.7", "56.7", "70.0"]
+    assert [line[-2:] for line in lines[4:6]] == [["40.0", "40.0"], ["50.0", "50.0"]]
+    assert lines[6][-3:] == ["!", "10.0", "10.0"]
 
 
 def test_two_ways_of_measuring_are_refused(folder):

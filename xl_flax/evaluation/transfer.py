@@ -6,7 +6,8 @@ and the gap between the languages that labels were trained in (marked *, in brac
 some settings were) and the others. Of a run, the last checkpoint that was evaluated counts.
 `--against=SETTING` tests each setting against that one, paired by example, with the counts averaged
 over seeds (approximate randomisation; Yeh 2000). `--plot=FILE.png` draws all as a heat map. Every
-signature is in the runs' `results.jsonl`.
+signature is in the runs' `results.jsonl`. Languages of which the vocabulary lacks many pieces say
+nothing of transfer: they stand apart, marked !, and are in no mean.
 
 Examples:
   python -m xl_flax.evaluation.transfer runs/transfer/sib200/*/[0-9]
@@ -22,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xl_flax import cli
+from xl_flax.data.unknown import MANY_UNKNOWN
 from xl_flax.errors import UserError
 from xl_flax.evaluation import predictions
 from xl_flax.evaluation import results as results_lib
@@ -31,9 +33,11 @@ from xl_flax.text_table import table, wrapped
 
 LEGEND = (
     "mean ± standard deviation over seeds; * labels of this language were trained, (*) in\n"
-    "  some settings; gap: languages of training less the others"
+    "  some settings; gap: languages of training less the others; ! more than "
+    f"{100 * MANY_UNKNOWN:.0f} % of the\n"
+    "  pieces are unknown to a vocabulary: in no mean"
 )
-NAMES = {MACRO: "mean", OTHERS: "mean of others"}
+MEANS = (MACRO, OTHERS)
 SCORES: Mapping[str, Score] = {"f1": f1, "macro_f1": macro_f1}  # by metric; others are ratios
 
 
@@ -50,6 +54,7 @@ class Runs(NamedTuple):
     values: dict[str, dict[str, list[float]]]  # setting or control -> language -> of each seed
     rows: dict[str, dict[str, list[Row]]]  # setting -> run's folder -> its results
     trained: dict[str, set[str]]  # setting -> languages that its head was trained in
+    unread: set[str]  # languages of which a vocabulary lacks many pieces
 
     @property
     def settings(self) -> list[str]:
@@ -58,14 +63,16 @@ class Runs(NamedTuple):
 
     @property
     def languages(self) -> list[str]:
-        """Those of training first."""
-        names = sorted({x for own in self.values.values() for x in own} - {MACRO, OTHERS})
-        return sorted(names, key=lambda name: ("*", "(*)", "").index(self.marks(name)))
+        """Those of training first, the unread ones last."""
+        names = sorted({x for own in self.values.values() for x in own})
+        marks = ("*", "(*)", "", "* !", "(*) !", "!")
+        return sorted(names, key=lambda name: marks.index(self.marks(name)))
 
     def marks(self, language: str) -> str:
-        """ "*" if all settings were trained in it, "(*)" if some."""
+        """ "*" if all settings were trained in it, "(*)" if some; "!" if it is unread."""
         count = sum(language in own for own in self.trained.values())
-        return {0: "", len(self.trained): "*"}.get(count, "(*)")
+        trained = {0: "", len(self.trained): "*"}.get(count, "(*)")
+        return f"{trained} {'!' if language in self.unread else ''}".strip()
 
 
 def collect(runs: Sequence[str]) -> dict[Test, Runs]:
@@ -96,17 +103,22 @@ def collect(runs: Sequence[str]) -> dict[Test, Runs]:
             continue
         setting = os.path.basename(os.path.dirname(os.path.abspath(run)))
         for test, chosen in _main(own).items():
-            there = tests.setdefault(test, Runs({}, {}, {}))
+            there = tests.setdefault(test, Runs({}, {}, {}, set()))
             there.rows.setdefault(setting, {})[run] = chosen
             there.trained.setdefault(setting, set())
             for row in chosen:
                 check(test, setting, row)
+                if row.languages[0] in MEANS:
+                    continue
+                if row.unknown and row.unknown[0] > MANY_UNKNOWN:
+                    there.unread.add(row.languages[0])
                 by_language = there.values.setdefault(setting, {})
                 by_language.setdefault(row.languages[0], []).append(row.value)
                 if row.trained:
                     there.trained[setting].add(row.languages[0])
             for row in rows:
-                if row.model and (row.data, row.metric) == test:
+                there_too = (row.data, row.metric) == test and row.languages[0] not in MEANS
+                if row.model and there_too:
                     name = f"{row.model} of {_part(row, 'trained')}"
                     check(test, name, row)
                     there.values.setdefault(name, {})[row.languages[0]] = [row.value]
@@ -151,15 +163,20 @@ def shown(test: Test, runs: Runs) -> str:
     """The table of one test."""
     columns = [*runs.settings, *(name for name in runs.values if name not in runs.rows)]
     rows = [("language", *columns)]
-    for language in [*runs.languages, MACRO, OTHERS]:
-        cells = [_cell(runs.values[name].get(language, [])) for name in columns]
-        if any(cells):
-            rows.append((f"{NAMES.get(language, language)} {runs.marks(language)}".strip(), *cells))
-    gaps = [
-        _gap(runs.values[name], runs.trained[name]) if name in runs.rows else "" for name in columns
-    ]
-    if any(gaps):
-        rows.append(("gap", *gaps))
+
+    def add(name: str, values: Sequence[Mapping[str, list[float]]], label: str = "") -> None:
+        if any(name in own for own in values):
+            cells = (_cell(own.get(name, [])) for own in values)
+            rows.append((f"{name} {label}".strip(), *cells))
+
+    by_language = [runs.values[name] for name in columns]
+    read = [x for x in runs.languages if x not in runs.unread]
+    for language in read:
+        add(language, by_language, runs.marks(language))
+    for name in ("mean", "mean of others", "gap"):
+        add(name, [_means(runs, column) for column in columns])
+    for language in runs.languages[len(read) :]:
+        add(language, by_language, runs.marks(language))
     steps = "; ".join(
         f"{name} {', '.join(f'{own[0].step:,}' for own in there.values())}"
         for name, there in runs.rows.items()
@@ -175,12 +192,17 @@ def _cell(values: Sequence[float]) -> str:
     return f"{mean} ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
-def _gap(values: Mapping[str, list[float]], trained: set[str]) -> str:
-    sources = [values[x] for x in trained if x in values]
-    others = [own for x, own in values.items() if x not in trained | {MACRO, OTHERS}]
-    if not sources or not others:
-        return ""
-    return _cell((np.mean(sources, axis=0) - np.mean(others, axis=0)).tolist())
+def _means(runs: Runs, column: str) -> dict[str, list[float]]:
+    """Of each seed the means over read languages and over those not trained in, and the gap."""
+    languages = [x for x in runs.values[column] if x not in runs.unread]
+    trained = [x for x in languages if x in runs.trained.get(column, ())]
+    others = [x for x in languages if x not in trained]
+    over = lambda names: np.mean([runs.values[column][x] for x in names], axis=0)  # noqa: E731
+    means = {"mean": over(languages)} if languages else {}
+    if others and trained:
+        means["mean of others"] = over(others)
+        means["gap"] = over(trained) - over(others)
+    return {name: values.tolist() for name, values in means.items()}
 
 
 def against(test: Test, runs: Runs, base: str) -> str:
