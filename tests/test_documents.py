@@ -125,7 +125,7 @@ def folder(tmp_path_factory):
     run = make_run(str(folder / "run"), vocabulary, max_positions=512)
     for name in CHECKPOINTS:
         shutil.copytree(run, folder / name)
-    for task in ("sib200", "ud_pos", "snli", "panx"):
+    for task in ("sib200", "ud_pos", "panx", "snli", "ud_trees", "questions"):
         for setting in ("pretrained", "untrained", "translated"):
             (folder / "runs/transfer" / task / setting / "0").mkdir(parents=True, exist_ok=True)
     for setting in ("mlm", "tlm", "contrastive", "all", "dual"):

@@ -229,8 +229,8 @@ class Worker:
         other.close()  # so that the end of the process ends the pipe
 
     def ask(self, name: str, request: Any) -> float:
-        """Makes the side of this name, of a tuple of arguments, or gives the seconds of its step on
-        a batch, of a number."""
+        """Gives the seconds that a request took: a tuple, the arguments of which a side of this
+        name is made, or a number, the batch on which it takes a step."""
         self.pipe.send((name, request))
         return self.pipe.recv()
 

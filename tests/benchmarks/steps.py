@@ -47,6 +47,9 @@ class TrainingStep:
         abstract = params_lib.abstract(self.build)
         self.shardings = abstract.shardings(self.partitioning)
         self.optimizer, schedule = make_optimizer(optimizer, 1000, abstract.axes)
+        self.layout = state_lib.layout(
+            abstract, self.optimizer, self.partitioning, [objective], self.streams
+        )
         self.train_step = make_train_step(
             abstract,
             [objective],
@@ -54,9 +57,7 @@ class TrainingStep:
             self.optimizer,
             schedule,
             self.partitioning,
-        )
-        self.layout = state_lib.layout(
-            abstract, self.optimizer, self.partitioning, [objective], self.streams
+            self.layout,
         )
         self.buffers = objective.buffers(vocabulary, stream, stream.languages)
         self.key = jax.random.key(0)

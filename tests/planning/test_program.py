@@ -90,8 +90,8 @@ def test_gradients_are_added_up_once_on_tpus():
 def test_the_optimizer_may_be_divided_on_tpus():
     found = sent(*tpu_program("v5e:2x2", (4, 1, 1), ("data",)))
     # What is small may be added up whole.
-    assert found["reduce-scatter"] + found["all-reduce"] == 1 > 2 * found["all-reduce"]
-    assert found["all-gather"] == 1
+    assert found["reduce-scatter"] > 0.5 and found["all-gather"] == 1
+    assert found["reduce-scatter"] + found.get("all-reduce", 0) == pytest.approx(1, abs=0.02)
 
 
 # ---- Reading programs
@@ -157,6 +157,19 @@ def test_a_loop_of_unknown_length(mesh):
     assert found.loops == (None,) and found.turns == 1
 
 
+def test_what_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="ENTRY"):
+        collectives("HloModule jit_f")
+
+
+def test_the_condition_of_a_loop_is_in_the_loop(mesh):
+    def function(x):
+        return jax.lax.while_loop(lambda x: jax.lax.psum(x[0, 0], "d") < 5, lambda x: x + 1, x)
+
+    found = collectives(compiled(each(function, mesh, "d"), (8, 4), mesh=mesh))
+    assert found and all(c.loops == (None,) for c in found)
+
+
 def test_what_starts_and_ends_apart():
     text = """HloModule jit_f, is_scheduled=true
 
@@ -170,7 +183,9 @@ ENTRY %main.1 (p: bf16[4,8]) -> f32[16,8] {
   %p = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
   %g = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) all-gather-start(%p), replica_groups={{0,1,2,3}}
   %h = bf16[16,8]{1,0} all-gather-done(%g)
-  %c = f32[16,8]{1,0} convert(%h)
+  %q = (bf16[16,8], bf16[16,8], u32[], u32[]) collective-permute-start(%h), channel_id=1
+  %j = bf16[16,8]{1,0} collective-permute-done(%q)
+  %c = f32[16,8]{1,0} convert(%j)
   %r = f32[16,8]{1,0} all-reduce-start(%c), replica_groups=[2,2]<=[4], to_apply=%add
   %d = f32[16,8]{1,0} all-reduce-done(%r), metadata={op_name="jit(f)/psum"}
   ROOT %m = f32[16,8]{1,0} all-reduce(%d), replica_groups=mesh['a'=2,'b'=4,'c'=3] {'a','c'}
@@ -178,6 +193,7 @@ ENTRY %main.1 (p: bf16[4,8]) -> f32[16,8] {
 """
     assert collectives(text) == [
         Collective("all-gather", 256, 4, (), ""),
+        Collective("collective-permute", 256, None, (), ""),
         Collective("all-reduce", 512, 2, (), ""),
         Collective("all-reduce", 512, 6, (), ""),
     ]

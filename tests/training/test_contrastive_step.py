@@ -88,14 +88,16 @@ def batch_of(step, sides):
 
 
 @functools.cache
-def prepare(ici, objectives, accumulate):
+def prepare(ici, objectives, accumulate, divided):
     """Step, abstract model, a function that makes the state of step 0, buffers, sharding."""
-    partitioning = make_partitioning(MeshConfig(ici=ici), jax.devices()[: int(np.prod(ici))])
+    mesh = MeshConfig(ici=ici, optimizer=divided)
+    partitioning = make_partitioning(mesh, jax.devices()[: int(np.prod(ici))])
     streams = {o.name: stream(sides(o)) for o in objectives}
     heads = all_heads(objectives, streams)
     build = lambda: build_model(CONFIG, heads, nnx.Rngs(0))  # noqa: E731
     abstract = params_lib.abstract(build)
     optimizer = optax.sgd(0.5)
+    layout = state_lib.layout(abstract, optimizer, partitioning, objectives, streams)
     step = make_train_step(
         abstract,
         objectives,
@@ -103,10 +105,10 @@ def prepare(ici, objectives, accumulate):
         optimizer,
         lambda count: 0.5,
         partitioning,
+        layout,
         accumulate,
     )
     buffers = {o.name: o.buffers(VOCABULARY, streams[o.name], LANGUAGES) for o in objectives}
-    layout = state_lib.layout(abstract, optimizer, partitioning, objectives, streams)
     params = jax.device_get(params_lib.create(build, partitioning))
 
     def fresh():
@@ -122,13 +124,13 @@ def sides(objective):
 
 
 @functools.cache
-def run(ici=(1, 1, 1), microbatches=1, accumulate=1, objectives=None, spoil=()):
+def run(ici=(1, 1, 1), microbatches=1, accumulate=1, objectives=None, spoil=(), divided=()):
     """Trains a few steps by gradient descent.
 
     Returns the state, the metrics of each step, and what was carried before the last.
     """
     objectives = objectives or contrasts(microbatches)
-    step, fresh, buffers, sharding = prepare(ici, objectives, accumulate)
+    step, fresh, buffers, sharding = prepare(ici, objectives, accumulate, divided)
     state, history = fresh(), []
     phases = tuple(o.phase_at(0) for o in objectives)
     for i in range(STEPS):
@@ -169,7 +171,7 @@ def test_the_queue_and_the_follower_move():
     filled = np.asarray(carried["queue"])[np.asarray(carried["filled"])]
     np.testing.assert_allclose(np.linalg.norm(filled, axis=-1), 1, rtol=1e-4)
     assert history[0]["momentum"]["loss"] == 0 < history[1]["momentum"]["loss"]
-    _, fresh, *_ = prepare((1, 1, 1), contrasts(), 1)
+    _, fresh, *_ = prepare((1, 1, 1), contrasts(), 1, ())
     start, fast, slow = (
         p["encoder"]["embeddings"]["tokens"] for p in (fresh().params, state.params, carried)
     )
@@ -230,6 +232,14 @@ def test_all_objectives_together():
         *contrasts(),
     )
     state, history, _ = run((2, 2, 2), objectives=objectives)
+    # Of rows by devices, too, the sums are the same.
+    spread, same, _ = run((8, 1, 1), objectives=objectives, divided=("data",))
+    for one, other in zip(history, same, strict=True):
+        for name in ("mlm", "tlm"):
+            for key, value in one[name].items():
+                np.testing.assert_allclose(other[name][key], value, rtol=1e-4, err_msg=key)
+    followers = jax.tree.leaves(spread.objectives["momentum"]["encoder"])
+    assert all(leaf.sharding.is_fully_replicated for leaf in followers)
     for metrics in history:
         sums = [metrics[o.name] for o in objectives]  # the first step's queue is empty
         means = [

@@ -143,6 +143,7 @@ def run(
     settings = settings or OptimizerConfig(learning_rate=1e-2, schedule="constant", eps=1e-8)
     optimizer, schedule = make_optimizer(settings, 10, abstract.axes)
     streams = dict.fromkeys((o.name for o in objectives), None)
+    layout = state_lib.layout(abstract, optimizer, partitioning, objectives, streams)
     step = make_train_step(
         abstract,
         objectives,
@@ -150,11 +151,11 @@ def run(
         optimizer,
         schedule,
         partitioning,
+        layout,
         accumulate,
         clip_norm,
         frozen_params(settings, abstract.axes),
     )
-    layout = state_lib.layout(abstract, optimizer, partitioning, objectives, streams)
     params = params_lib.create(build, partitioning)
     state = state_lib.fresh(params, optimizer, layout, objectives, streams)
     history = []
@@ -430,6 +431,10 @@ def test_frozen_parameters_stay_and_others_have_their_own_rate():
         atol=1e-6,
     )
     assert other[0]["grad_norm"] < history[0]["grad_norm"]  # without the frozen ones
+    spread, on_eight = run((8, 1, 1), steps=1, settings=frozen, divided=("data",))
+    np.testing.assert_array_equal(spread.params["up"], start.params["up"])
+    np.testing.assert_allclose(spread.params["down"], state.params["down"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(on_eight[0]["grad_norm"], other[0]["grad_norm"], rtol=1e-5)
     moments = [x for x in jax.tree.leaves(state.optimizer) if x.ndim == 2]
     assert {x.shape for x in moments} == {state.params["down"].shape}
 

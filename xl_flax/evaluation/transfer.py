@@ -222,7 +222,7 @@ def against(test: Test, runs: Runs, base: str) -> str:
                 raise UserError(f"{test.data}, {language}: {base} and {name} had other examples")
             change = 100 * float(score(other.sum(axis=0)) - score(one.sum(axis=0)))
             cells.append(f"{change:+.1f} (p {permutation_p(one, other, score):.4f})")
-        rows.append((language, *cells))
+        rows.append((f"{language} {runs.marks(language)}".strip(), *cells))
     return f"{test.metric} on {test.data} less that of {base}, in %\n" + table(rows, in_blocks=True)
 
 

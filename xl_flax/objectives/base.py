@@ -89,7 +89,8 @@ class Loss(NamedTuple):
     "loss", the total."""
     state_update: Any = None
     """What `Objective.update_state` is given. Of a sum over rows it must be a sum over rows, too,
-    since it is added up over microbatches: divide in `update_state`, by a count that it holds."""
+    since it is added up over microbatches and devices: divide in `update_state`, by a count that it
+    holds."""
 
 
 @dataclasses.dataclass(frozen=True)

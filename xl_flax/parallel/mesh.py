@@ -48,10 +48,12 @@ class MeshConfig(Settings):
     optimizer: Sequence[Literal["data", "fsdp", "tensor"]] = ()
     """Axes that divide the optimizer's state, and the gradient that it reads, beside those that
     divide the parameters; ('data',) is stage 1 of ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054):
-    less memory, and no more traffic."""
+    less memory, and hardly more traffic, but for Muon, which multiplies whole matrices."""
 
     def __post_init__(self):
         super().__post_init__()
+        if len(set(self.optimizer)) < len(self.optimizer):
+            self.fail(f"optimizer = {tuple(self.optimizer)} names an axis twice")
         for name, axes in self.rules:
             for axis in (axes,) if isinstance(axes, str) else axes or ():
                 if axis not in AXES:

@@ -145,7 +145,7 @@ def per_device(
     )
 
 
-def sum_over_devices(function: Callable, params: Any, sums: Any) -> Callable:
+def sum_over_devices(function: Callable, params: Any, sums: Any, constant: Any = None) -> Callable:
     """`function(params, batch, *others)`, two sums over the rows of a batch, by devices.
 
     Where each device has all parameters, it sums its own rows, as if it were alone, and the results
@@ -157,6 +157,7 @@ def sum_over_devices(function: Callable, params: Any, sums: Any) -> Callable:
       function: of arrays, returning two pytrees of sums over rows.
       params: NamedSharding of each parameter.
       sums: NamedSharding of each array of the first result.
+      constant: a bool per array of the first result, is it 0 everywhere; None: none is.
     """
     axes = batch_axes()
     if not axes or not all(s.is_fully_replicated for s in jax.tree.leaves(params)):
@@ -164,9 +165,12 @@ def sum_over_devices(function: Callable, params: Any, sums: Any) -> Callable:
     mesh = _active.get().mesh
     if math.prod(mesh.shape[a] for a in axes) < mesh.size:
         return function
-    specs = jax.tree.map(lambda s: s.spec, sums)
+    constant = jax.tree.map(lambda _: False, sums) if constant is None else constant
+    specs = jax.tree.map(lambda s, zero: PartitionSpec() if zero else s.spec, sums, constant)
 
-    def add_up(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    def add_up(x: jax.Array, spec: PartitionSpec, zero: bool) -> jax.Array:
+        if zero:
+            return x
         for i, names in enumerate(spec):
             if names is not None:  # each device gets its part of the sum
                 x = jax.lax.psum_scatter(x, names, scatter_dimension=i, tiled=True)
@@ -176,7 +180,7 @@ def sum_over_devices(function: Callable, params: Any, sums: Any) -> Callable:
     def on_device(*args: Any) -> Any:
         with _activated(None):
             first, second = function(*args)
-        return jax.tree.map(add_up, first, specs), jax.lax.psum(second, axes)
+        return jax.tree.map(add_up, first, specs, constant), jax.lax.psum(second, axes)
 
     def run(params: Any, batch: Any, *others: Any) -> Any:
         whole, rows = PartitionSpec(), PartitionSpec(axes)

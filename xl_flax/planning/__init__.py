@@ -1,1 +1,1 @@
-"""What a run will cost, read from the program that the compiler makes of its step."""
+"""Reading the program that the compiler makes of a step."""

@@ -12,6 +12,7 @@ KINDS = (
     "collective-permute",
     "all-to-all",
     "ragged-all-to-all",
+    "collective-broadcast",
 )
 
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -22,7 +23,7 @@ _CALLED = re.compile(
     r"(?:body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.-]+)"
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_BODY = re.compile(r" while\(.*body=%?([\w.-]+)")
+_LOOP = re.compile(r" while\(")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 # Written as counts, as lists of devices, or as axes of a mesh.
 _GROUPS = re.compile(
@@ -53,8 +54,13 @@ def collectives(text: str) -> list[Collective]:
 
     Args:
       text: `jax.stages.Compiled.as_text()`.
+
+    Raises:
+      ValueError: the text is not a program.
     """
     computations, entry = _computations(text)
+    if not entry:
+        raise ValueError("no ENTRY computation: this is not the text of a compiled program")
 
     def walk(name: str, loops: tuple[int | None, ...]) -> Iterator[Collective]:
         for line in computations.get(name, ()):
@@ -62,12 +68,11 @@ def collectives(text: str) -> list[Collective]:
                 # Of this name is what a TPU does at once: the sum, and a part of it for each.
                 scattered = name.startswith("all-reduce-scatter")
                 yield found._replace(kind="reduce-scatter") if scattered else found
-            body = _BODY.search(line)
+            inside = loops
+            if _LOOP.search(line):
+                trips = _TRIPS.search(line)
+                inside = (*loops, int(trips[1]) if trips else None)
             for called in _called(line):
-                inside = loops
-                if body and called == body[1]:
-                    trips = _TRIPS.search(line)
-                    inside = (*loops, int(trips[1]) if trips else None)
                 yield from walk(called, inside)
 
     return list(walk(entry, ()))
@@ -98,7 +103,10 @@ def _collective(line: str, loops: tuple[int | None, ...]) -> Collective | None:
         return None
     result, kind, start = match.groups()
     group, source = _group(line), _OP_NAME.search(line)
-    sizes = [_bytes(*array) for array in _ARRAY.findall(result)]
+    arrays = _ARRAY.findall(result)
+    if start:  # beside the arrays a TPU has scalars of its own there
+        arrays = [(dtype, shape) for dtype, shape in arrays if shape] or arrays
+    sizes = [_bytes(*array) for array in arrays]
     size = sum(sizes)
     if start and kind != "all-reduce":  # its result holds the operands, too
         size = max(sum(sizes[: len(sizes) // 2]), sum(sizes[len(sizes) // 2 :]))

@@ -116,6 +116,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
     abstract = params_lib.abstract(build)
     optimizer, schedule = make_optimizer(config.optimizer, config.steps, abstract.axes)
     frozen = frozen_params(config.optimizer, abstract.axes)
+    layout = state_lib.layout(abstract, optimizer, partitioning, objectives, streams)
     step = make_train_step(
         abstract,
         objectives,
@@ -123,6 +124,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
         optimizer,
         schedule,
         partitioning,
+        layout,
         config.accumulate,
         config.optimizer.clip_norm,
         frozen,
@@ -136,7 +138,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
         abstract=abstract,
         optimizer=optimizer,
         step=step,
-        layout=state_lib.layout(abstract, optimizer, partitioning, objectives, streams),
+        layout=layout,
         key=jax.random.key(config.seed),
         description=Description(
             encoder=config.encoder,

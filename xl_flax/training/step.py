@@ -41,6 +41,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],
     partitioning: Partitioning,
+    layout: TrainState,
     accumulate: int = 1,
     clip_norm: float | None = None,
     frozen: Any = None,
@@ -58,6 +59,7 @@ def make_train_step(
       optimizer: the transformation applied to the clipped gradient.
       schedule: the learning rate by number of updates, for the metrics.
       partitioning: mesh and rules.
+      layout: shapes with shardings of the state, as it is before and after the step.
       accumulate: microbatches per step, each with an equal share of every device's rows.
       clip_norm: the gradient's largest global norm.
       frozen: a bool per parameter, is it never updated; None: all are trained.
@@ -68,8 +70,8 @@ def make_train_step(
       another step. `metrics` holds each objective's sums with "loss" and "grad_norm" (of its
       weighted gradient) and, under "step", loss, grad_norm, learning_rate, skipped and bad_streak.
     """
-
-    layouts = abstract.shardings(partitioning), abstract.optimizer_shardings(partitioning)
+    shardings = jax.tree.map(lambda s: s.sharding, layout)
+    layouts = shardings.params, abstract.optimizer_shardings(partitioning)
 
     def step(
         state: TrainState,
@@ -111,7 +113,7 @@ def make_train_step(
             finite = jnp.isfinite(norm) & jnp.isfinite(loss)
             new = guarded_update(state, total, state_updates, finite, objectives, optimizer)
             # Moments may be divided further than their parameters, which are gathered here.
-            new = dataclasses.replace(new, params=constrain_as(new.params, layouts[0]))
+            new = constrain_as(new, shardings)
             metrics["step"] = {
                 "loss": loss,
                 "grad_norm": norm,
@@ -195,6 +197,8 @@ def objective_gradient(
 ) -> tuple[Any, Loss]:
     """The gradient of one objective's loss sum, apart from the other objectives'.
 
+    On a mesh it is called while its `Partitioning` is active.
+
     Args:
       graph: the model's graph definition.
       objective: whose loss.
@@ -250,18 +254,10 @@ def objective_gradient(
             (_, result), grads = jax.value_and_grad(own, has_aux=True)(params, batch)
             return keep_layout(grads), result
 
-        if parts == 1:
-            return part_gradient(batch)
-        batches = split_batch(batch, parts)
-        zeros = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype),
-            jax.eval_shape(part_gradient, jax.tree.map(lambda x: x[0], batches)),
-        )
-        add = lambda sums, batch: (jax.tree.map(jnp.add, sums, part_gradient(batch)), None)  # noqa: E731
-        return jax.lax.scan(add, zeros, batches)[0]
+        return sum_parts(part_gradient, batch, parts)
 
     arrays = tuple(getattr(inputs, name) for name in ARRAYS)
-    return sum_over_devices(gradient, *layouts)(params, batch, arrays)
+    return sum_over_devices(gradient, *layouts, frozen)(params, batch, arrays)
 
 
 def _compare_in_parts(
@@ -291,6 +287,19 @@ def _compare_in_parts(
 
     grads, _ = jax.lax.scan(add, keep_layout(grads), (batches, split_batch(d_encoded, parts)))
     return grads, result
+
+
+def sum_parts(function: Callable[[Any], Any], batch: Any, parts: int) -> Any:
+    """The sum of `function` over microbatches, one after the other."""
+    if parts == 1:
+        return function(batch)
+    batches = split_batch(batch, parts)
+    zeros = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype),
+        jax.eval_shape(function, jax.tree.map(lambda x: x[0], batches)),
+    )
+    add = lambda sums, batch: (jax.tree.map(jnp.add, sums, function(batch)), None)  # noqa: E731
+    return jax.lax.scan(add, zeros, batches)[0]
 
 
 def split_batch(batch: Any, count: int) -> Any:
