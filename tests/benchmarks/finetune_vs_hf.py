@@ -13,8 +13,11 @@ of MiniLM's size with random weights; inference has a label for each pair, names
   hf-128   the same, padded to 128 tokens, as XTREME's scripts do
 
 Ours and theirs have a process each: in one, the threads and the freed memory of one library slow
-down the other. All sides take turns, a step each per round, after each has seen its batches once;
-ratios are medians over rounds. Memory comes in pages of 2 MiB, as launch/environment.sh has it.
+down the other. All sides take turns, after each has seen its batches once. A turn is two steps on a
+batch, of which the second is measured: in a virtual machine, what a process frees may go back to
+the host while it waits, and the first step fetches it again. Ratios are medians over rounds. Memory
+comes in pages of 2 MiB, as launch/environment.sh has it.
+
 Text is that of nli_en and PAN-X in XL_FLAX_DATA_DIR, cut by a SentencePiece vocabulary of 8,000
 pieces that is made of it, and otherwise random tokens with lengths like theirs.
 
@@ -298,6 +301,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for i in range(args.rounds):
             # The order turns, so that no side always follows the same one.
             for name in np.roll(list(sides), i):
+                sides[name][0].ask(name, i)
                 times[name].append(sides[name][0].ask(name, i))
         tokens = np.mean([sum(len(t) + 1 for t in e.texts) + 1 for e in made])
         for name, own in times.items():
