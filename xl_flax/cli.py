@@ -17,7 +17,7 @@ from typing import TextIO
 
 import gin
 
-from xl_flax.errors import UserError
+from xl_flax.errors import UserError, message
 from xl_flax.files.read import check_local, check_regular
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE = 0, 1, 2
@@ -207,9 +207,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     try:
         code = main(sys.argv[1:]) or EXIT_DONE
     except UserError as error:
-        # Gin adds where it was when a configurable raised; the message stands without it.
-        message = str(error).split("\n  In call to configurable")[0]
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {message(error)}", file=sys.stderr)
         code = EXIT_ERROR
     except OSError as error:
         path = error.filename2 or error.filename or "a file"  # the first of two is temporary

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""The exceptions for mistakes that a user can mend."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,12 @@ class UserError(ValueError):
 
     The commands print it as one line, without a traceback, and exit with status 1.
     """
+
+
+class MissingError(UserError):
+    """A file is not there yet, and the message says which command makes it."""
+
+
+def message(error: UserError) -> str:
+    """What an error says; Gin adds where it was when a configurable raised it."""
+    return str(error).split("\n  In call to configurable")[0]

@@ -12,20 +12,40 @@ Exit codes: 0 done, 1 error, 2 usage, 75 stopped by SIGTERM with its state saved
 import argparse
 from collections.abc import Sequence
 
-from xl_flax import cli
+import jax
+
+from xl_flax import cli, settings
+from xl_flax.errors import UserError
 from xl_flax.parallel import distributed
 
 
 def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dry_run", action="store_true", help="build everything, compile the step, run none"
+        "--dry_run",
+        action="store_true",
+        help="compile the step, run none and write nothing; without text and vocabulary, too",
+    )
+    parser.add_argument(
+        "--devices", type=int, metavar="N", help="with --dry_run: as if there were N CPU devices"
     )
     distributed.add_flags(parser)
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    """Makes this machine's CPU so many devices."""
+    settings.check("--devices", args.devices, settings.Count | None)
+    if args.devices is None:
+        return
+    if not args.dry_run:
+        raise UserError("--devices simulates devices, on which nothing is trained: add --dry_run")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", args.devices)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     args = cli.parse(argv, __doc__, _flags)
+    _simulate(args)
     distributed.initialize(args)
     from xl_flax.training.config import TrainConfig
     from xl_flax.training.loop import train

@@ -173,12 +173,13 @@ def bad_steps(monkeypatch):
             count = itertools.count(1)
 
             def step(*args):
-                state, metrics = made.step(*args)
+                state, metrics = made.program.step(*args)
                 at = next(count)
                 metrics["step"]["bad_streak"] = max(0, at - first + 1) if at <= last else 0
                 return state, metrics
 
-            return dataclasses.replace(made, step=step)
+            program = dataclasses.replace(made.program, step=step)
+            return dataclasses.replace(made, program=program)
 
         monkeypatch.setattr(loop, "set_up", set_up_so)
 

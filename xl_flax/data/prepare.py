@@ -86,24 +86,34 @@ def prepare(
       UserError: a cache is damaged, or it is missing or stale and must not or cannot be built.
     """
     specs = list(dict.fromkeys(specs))
-    caches, lacking = _look(specs, cache, vocabulary)
-    if lacking and cache.on_missing == "stop":
+    caches, missing = _look(specs, cache, vocabulary)
+    if missing and cache.on_missing == "stop":
         raise UserError(
-            f"{_reasons(lacking)}. Run `python -m xl_flax.cache` with the Gin flags of this run, or"
+            f"{_reasons(missing)}. Run `python -m xl_flax.cache` with the Gin flags of this run, or"
             " set Cache.on_missing = 'build'"
         )
-    if lacking:
+    if missing:
         with locked(cache):
             for spec in specs:
                 _repack(spec, cache, vocabulary)
-        caches, lacking = _look(specs, cache, vocabulary)
-    if lacking:
-        print(wrapped(f"Building the cache: {_reasons(lacking)}"), file=sys.stderr, flush=True)
+        caches, missing = _look(specs, cache, vocabulary)
+    if missing:
+        print(wrapped(f"Building the cache: {_reasons(missing)}"), file=sys.stderr, flush=True)
         _run_command(specs, cache, vocabulary, gin_flags)
-        caches, lacking = _look(specs, cache, vocabulary)
-    if lacking:
-        raise UserError(f"{_reasons(lacking)}, although it has just been cached: try again")
+        caches, missing = _look(specs, cache, vocabulary)
+    if missing:
+        raise UserError(f"{_reasons(missing)}, although it has just been cached: try again")
     return caches
+
+
+def lacking(specs: Iterable[DatasetSpec], cache: Cache, vocabulary: Vocabulary) -> str:
+    """Which caches `prepare` would build, as a sentence; "" if none.
+
+    Raises:
+      UserError: a cache is damaged.
+    """
+    missing = _look(list(dict.fromkeys(specs)), cache, vocabulary)[1]
+    return _reasons(missing) if missing else ""
 
 
 @contextlib.contextmanager

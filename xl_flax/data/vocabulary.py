@@ -15,7 +15,7 @@ import sentencepiece
 from annotated_types import Ge, Interval, Lt
 
 from xl_flax import settings
-from xl_flax.errors import UserError
+from xl_flax.errors import MissingError, UserError
 from xl_flax.files.read import check_regular, read_bytes
 
 VOCABULARY_FILE, TOKENIZER_FILE = (
@@ -307,7 +307,7 @@ def load_vocabulary(path: str) -> Vocabulary:
       UserError: the file is missing, is neither of them or lacks a special piece.
     """
     if not os.path.exists(path):
-        raise UserError(
+        raise MissingError(
             f"the vocabulary {path} does not exist; train it with python -m xl_flax.vocab and the "
             "same Gin file, or set VOCABULARY to the path of an existing one"
         )

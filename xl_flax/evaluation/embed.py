@@ -4,7 +4,6 @@ Shapes: Layers, Batch, Length, S sentences, D = width.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -184,10 +183,8 @@ class Batch(NamedTuple):
 
 def rows_per_batch(row_length: int, partitioning: Partitioning) -> int:
     """Rows of so many tokens in a batch, over all devices."""
-    mesh = partitioning.mesh
-    shards = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
-    platform = "cpu" if mesh.devices.flat[0].platform == "cpu" else "other"
-    return shards * max(1, TOKENS_PER_DEVICE[platform] // row_length)
+    platform = "cpu" if partitioning.mesh.devices.flat[0].platform == "cpu" else "other"
+    return partitioning.batch_shards * max(1, TOKENS_PER_DEVICE[platform] // row_length)
 
 
 def packed_batches(

@@ -215,7 +215,7 @@ class LabelledEvaluation(Evaluation):
             (self.task, self.head, subject.graph, static, table),
             lambda: jax.jit(run, out_shardings=partitioning.sharding(())),
         )
-        shards = math.prod(partitioning.mesh.shape[axis] for axis in ("data", "fsdp"))
+        shards = partitioning.batch_shards
         most = shards * max(1, TOKENS_PER_DEVICE // rows.length)
         size = min(most, -(-len(rows) // shards) * shards)
         sharding = partitioning.sharding(("batch", None))

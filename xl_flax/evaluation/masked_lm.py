@@ -324,7 +324,7 @@ def score_rows(
       The sums of each language in `rows.languages`.
     """
     table = jnp.asarray(language_rows(rows.languages, languages))
-    shards = math.prod(partitioning.mesh.shape[axis] for axis in ("data", "fsdp"))
+    shards = partitioning.batch_shards
     most = shards * max(1, TOKENS_PER_DEVICE // rows.length)
     batch_size = min(most, -(-len(rows) // shards) * shards)
     sharding = partitioning.sharding(("batch", None))

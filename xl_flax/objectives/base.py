@@ -24,6 +24,7 @@ import jax
 import numpy as np
 from annotated_types import Predicate, doc
 
+from xl_flax.data.features import Features
 from xl_flax.data.stream import Rows, Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.models.config import EncoderConfig
@@ -171,6 +172,13 @@ class Objective(Settings):
 
     def check(self, stream: Stream) -> None:
         """Raises UserError unless the rows of this stream are what the objective can read."""
+
+    def usual_example(self) -> tuple[int, Features]:
+        """Texts and features of an example, where no data is there to tell.
+
+        With them a step is compiled before any text is cached: `train --dry_run`, `xl_flax.plan`.
+        """
+        return 1, {}
 
     def buffers(
         self, vocabulary: Vocabulary, stream: Stream, languages: Sequence[str]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import gin
 import jax.numpy as jnp
 
+from xl_flax.data.features import Features, FeatureSpec
 from xl_flax.data.stream import Stream
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import HeadSettings, Model
@@ -38,6 +39,10 @@ class MultipleChoice(Classification):
     def head_settings(self) -> dict[str, Any]:
         """With the pooling of a sequence's states."""
         return super().head_settings() | {"pooling": self.pooling}
+
+    def usual_example(self) -> tuple[int, Features]:
+        """A text and two choices, as XCOPA has them."""
+        return 3, {self.feature: FeatureSpec(self.label_kind, labels=("0", "1"))}
 
     def heads(self, stream: Stream) -> Mapping[str, HeadSettings]:
         """The classification head, which gives one score whatever the labels of the task."""

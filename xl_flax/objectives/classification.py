@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from xl_flax.data.features import Features, FeatureSpec
 from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
@@ -53,6 +54,13 @@ class Classification(Objective):
         # ModernBERT's map has no bias.
         bias = {"dense_bias": False} if self.dense == "gelu_norm" else {}
         return {"kind": "classification", "dense": self.dense, **bias}
+
+    def usual_example(self) -> tuple[int, Features]:
+        """Two texts, or one where words are labelled, with as many labels as XNLI or PAN-X has."""
+        count = 0 if self.fixed_labels else 3 if self.label_kind == "example" else 7
+        labels = tuple(map(str, range(count)))
+        texts = 1 if self.label_kind == "token" else 2
+        return texts, {self.feature: FeatureSpec(self.label_kind, labels=labels)}
 
     def heads(self, stream: Stream) -> Mapping[str, HeadSettings]:
         """The classification head with the labels of the task."""

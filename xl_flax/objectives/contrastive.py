@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Interval
 
+from xl_flax.data.features import Features
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
 from xl_flax.models.heads import Model
@@ -76,6 +77,10 @@ class Contrastive(sentences.SentenceObjective):
             "scale": self.scale if self.learn_scale or sigmoid else None,
             "bias": self.bias if sigmoid else None,
         }
+
+    def usual_example(self) -> tuple[int, Features]:
+        """A sentence, its translation, and what it must not be taken for."""
+        return 2 + self.hard_negatives, {}
 
     def check(self, stream: Stream) -> None:
         """Raises UserError if there are no translations, or a batch has no negatives."""

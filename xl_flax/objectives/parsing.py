@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from xl_flax.data.features import Features, FeatureSpec
 from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
@@ -60,6 +61,11 @@ class DependencyParsing(Objective):
                 f"rows: Rows.too_long = {self.rows.too_long!r} leaves parts of sentences, in which "
                 "words have lost their heads: leave it out, or set it to 'drop'"
             )
+
+    def usual_example(self) -> tuple[int, Features]:
+        """A sentence with the 37 universal relations."""
+        labels = tuple(map(str, range(37)))
+        return 1, {"head": FeatureSpec("token"), "relation": FeatureSpec("token", labels=labels)}
 
     def heads(self, stream: Stream) -> Mapping[str, HeadSettings]:
         """The biaffine head with the relations of the task."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xl_flax.data.features import Features
 from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
@@ -55,6 +56,10 @@ class SentenceObjective(Objective):
             "projection": self.projection,
             "width": self.width,
         }
+
+    def usual_example(self) -> tuple[int, Features]:
+        """A sentence and its translation."""
+        return 2, {}
 
     def heads(self, stream: Stream) -> Mapping[str, HeadSettings]:
         """The sentence head, named as the objective."""

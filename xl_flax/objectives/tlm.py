@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xl_flax.data.features import Features
 from xl_flax.data.stream import Stream
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.objectives.base import Batch, Inputs, LogName
@@ -33,6 +34,10 @@ class TranslationLM(MaskedLM):
     reset_positions: bool = True  # count from 0 in each text (XLM), else on (PPA, LaBSE)
     double_separator: bool = False  # </s></s> between texts, as in XLM-R
     name: LogName = "tlm"
+
+    def usual_example(self) -> tuple[int, Features]:
+        """A sentence and its translation."""
+        return 2, {}
 
     def check(self, stream: Stream) -> None:
         """Raises UserError unless rows hold translations."""

@@ -98,7 +98,7 @@ def make_partitioning(
 
 def check_batch(name: str, batch_size: int, accumulate: int, partitioning: Partitioning) -> None:
     """Raises UserError unless every device gets an equal share of every microbatch."""
-    shards = math.prod(partitioning.mesh.shape[a] for a in ("data", "fsdp"))
+    shards = partitioning.batch_shards
     if batch_size % (shards * accumulate):
         raise UserError(
             f"objective {name!r}: batch_size={batch_size} cannot be divided into {accumulate} "

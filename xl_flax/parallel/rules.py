@@ -30,6 +30,11 @@ class Partitioning:
     rules: Rules
     optimizer_axes: tuple[str, ...] = ()  # divide the optimizer's state, too
 
+    @property
+    def batch_shards(self) -> int:
+        """Groups of devices that have rows of their own."""
+        return math.prod(self.mesh.shape[axis] for axis in _axes_of(self.spec(("batch",))))
+
     def spec(
         self, names: Sequence[str | None], shape: Sequence[int] | None = None
     ) -> PartitionSpec:

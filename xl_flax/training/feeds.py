@@ -1,7 +1,6 @@
 """What belongs to one objective of a run: its rows, its buffers, and how far it has read."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +41,7 @@ class Feed:
         buffers = objective.buffers(vocabulary, stream, languages)
         self.buffers = jax.device_put(buffers, partitioning.sharding(()))
         self._sharding = partitioning.sharding(("batch",))
-        self._multiple = parts * math.prod(partitioning.mesh.shape[a] for a in ("data", "fsdp"))
+        self._multiple = parts * partitioning.batch_shards
         self._prefetcher: Prefetcher | None = None
 
     def phase(self) -> Any:

@@ -23,10 +23,11 @@ from xl_flax.training.best import BestTracker
 from xl_flax.training.checks import check_first_metrics
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.divergence import diverged, unsaved
+from xl_flax.training.dry_run import compile_with_data, compile_without_data
 from xl_flax.training.folder import CONFIG_FILE, alone, write_config, write_info
 from xl_flax.training.logging import Logger, Window, console_line, earlier_lines
 from xl_flax.training.periodic import make_periodic
-from xl_flax.training.setup import Setup, set_up
+from xl_flax.training.setup import Setup, data_missing, set_up
 from xl_flax.training.speed import Speed
 
 
@@ -57,13 +58,17 @@ def _train(
     main_process = jax.process_index() == 0
     say = print if main_process else lambda *_, **__: None
 
+    if dry_run and (missing := data_missing(config)):
+        say(compile_without_data(config, missing))
+        return True
+
     # ---- Mesh, vocabulary, data, model, step.
     setup = set_up(config, gin_flags)
-    feeds, description = setup.feeds, setup.description
+    program, feeds, description = setup.program, setup.feeds, setup.description
     held_out = make_periodic(
         config,
-        setup.abstract.graph,
-        setup.partitioning,
+        program.abstract.graph,
+        program.partitioning,
         setup.vocabulary,
         description,
         setup.caches,
@@ -74,17 +79,17 @@ def _train(
         stack.enter_context(alone(config.model_dir))
     checkpoint = newest_intact(config.model_dir, move=not dry_run)
     progress = state_lib.progress_there(
-        checkpoint, config.model_dir, description, config.seed, setup.frozen
+        checkpoint, config.model_dir, description, config.seed, program.frozen
     )
     resumed = progress is not None
     if resumed:
-        items = {"params": setup.layout.params, "optimizer": state_lib.pack(setup.layout)}
+        items = {"params": program.layout.params, "optimizer": state_lib.pack(program.layout)}
         lines = going_on.check(config, checkpoint, progress.step, items, setup.settings)
         say(f"resuming {config.model_dir} at step {progress.step:,}")
         say("".join(wrapped(f"  {line}") + "\n" for line in lines), end="")
     else:
         progress = Progress(
-            0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT, frozen=setup.frozen
+            0, dict.fromkeys(feeds, 0), config.seed, {}, PROGRESS_FORMAT, frozen=program.frozen
         )
     first = progress.step
     best = BestTracker(config.best, progress.best)
@@ -94,7 +99,7 @@ def _train(
     for name, feed in feeds.items():
         feed.rows = progress.rows[name]
     if dry_run:
-        say("\n\n".join(_tables(setup, config.steps - first)), _compile(setup), sep="\n")
+        say("\n\n".join(_tables(setup, config.steps - first)), compile_with_data(setup), sep="\n")
         return True
 
     # ---- State: resumed, or fresh, or with another checkpoint's parameters.
@@ -107,21 +112,23 @@ def _train(
         return True
     if resumed:
         description = state_lib.with_history(description, read_description(checkpoint))
-        state = state_lib.resume(manager, first, setup.layout)
+        state = state_lib.resume(manager, first, program.layout)
     else:
-        params = params_lib.create(setup.build, setup.partitioning)
+        params = params_lib.create(program.build, program.partitioning)
         if config.init_from:
             taken = state_lib.init_from(params, config.init_from, description)
             params, message, description = taken
             say(message)
         streams = {name: feed.stream for name, feed in feeds.items()}
-        state = state_lib.fresh(params, setup.optimizer, setup.layout, setup.objectives, streams)
+        state = state_lib.fresh(
+            params, program.optimizer, program.layout, program.objectives, streams
+        )
     if main_process:
         if earlier_config := write_config(config.model_dir, first):
             say(f"the configuration up to step {first:,} is now {earlier_config}")
         *data, model = _tables(setup, config.steps - first)
         data_file = write_info(config.model_dir, "data", data)
-        model_file = write_info(config.model_dir, "model", [params_lib.table(*setup.parameters)])
+        model_file = write_info(config.model_dir, "model", [params_lib.table(*program.parameters)])
         say("", *(f"{shown(table, data_file)}\n" for table in data), model, sep="\n")
         say(f"each parameter with its shape and sharding: {model_file}")
     barrier("model_dir")
@@ -130,7 +137,7 @@ def _train(
     logger = Logger(config.model_dir, from_step, earlier, main_process)
     window = Window(progress.window)
     speed = Speed(config.encoder, feeds, config.accumulate)
-    say(speed.formula(frozen=bool(setup.frozen)))
+    say(speed.formula(frozen=bool(program.frozen)))
     say(wrapped(kept(config.keep_last, config.keep_every, config.best is not None)))
     preemption = Preemption()
     trace = _Trace(config)
@@ -172,7 +179,7 @@ def _train(
             state_lib.pack(state),
             Progress(
                 *(step, rows, config.seed, window.to_json(), PROGRESS_FORMAT, best.record),
-                frozen=setup.frozen,
+                frozen=program.frozen,
                 evaluate=evaluate,
                 saved=progress.saved,
             ),
@@ -208,7 +215,7 @@ def _train(
         for name, feed in feeds.items():
             batches[name], waited = feed.next()
             speed.waited(waited)
-        state, metrics = setup.step(state, batches, setup.buffers, setup.key, phases)
+        state, metrics = program.step(state, batches, setup.buffers, setup.key, phases)
         if pending:
             record(step - 1, pending)
         if changes:
@@ -264,18 +271,7 @@ def _tables(setup: Setup, steps: int) -> list[str]:
         rows = feed.objective.row_after(feed.rows, steps)
         head = f"{name}: {rows:,} rows of {feed.stream.length} tokens from"
         tables.append(f"{head}\n{feed.stream.table(rows)}")
-    return [*tables, params_lib.summary(*setup.parameters)]
-
-
-def _compile(setup: Setup) -> str:
-    """Compiles the step, runs none, and says how much memory it takes."""
-    batches = {name: feed.first_batch() for name, feed in setup.feeds.items()}
-    arguments = setup.layout, batches, setup.buffers, setup.key, setup.phases()
-    memory = setup.step.lower(*arguments).compile().memory_analysis()
-    return wrapped(
-        f"dry run: the step compiles; per device {_mib(memory.argument_size_in_bytes)} of "
-        f"arguments and {_mib(memory.temp_size_in_bytes)} of temporaries. No step was run"
-    )
+    return [*tables, params_lib.summary(*setup.program.parameters)]
 
 
 class _Trace:
@@ -299,7 +295,3 @@ class _Trace:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
             self._running = False
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"
