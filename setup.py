@@ -33,6 +33,7 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
+        "plan": ["libtpu"],  # xl_flax.plan, without a TPU
         "gpu": ["jax[cuda13]"],
         "eval": ["faiss-cpu", "matplotlib", "scikit-learn", "scipy", "seqeval"],
         "hf": ["safetensors", "sentence-transformers", "torch", "transformers"],

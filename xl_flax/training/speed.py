@@ -6,11 +6,26 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import jax
 
+from xl_flax.data.assumed import AssumedStream
+from xl_flax.data.stream import Stream
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.flops import describe
+from xl_flax.objectives.base import Objective
+from xl_flax.parallel.chips import chip_of
 from xl_flax.text_table import wrapped
 from xl_flax.training.feeds import Feed
-from xl_flax.training.peak import peak_flops
+
+
+def flops_per_token(
+    encoder: EncoderConfig,
+    objective: Objective,
+    stream: Stream | AssumedStream,
+    accumulate: int,
+    phase: Hashable,
+) -> dict[str, float]:
+    """FLOPs per token of a row that an objective's loss needs in a phase, by part."""
+    two_passes = objective.compares_rows and accumulate * objective.microbatches > 1
+    return objective.at_phase(phase).flops(encoder, stream, two_passes)
 
 
 class Speed:
@@ -19,7 +34,8 @@ class Speed:
     def __init__(self, encoder: EncoderConfig, feeds: Mapping[str, Feed], accumulate: int) -> None:
         self._encoder, self._feeds, self._accumulate = encoder, feeds, accumulate
         self._known: dict[tuple[str, Hashable], dict[str, float]] = {}  # by objective and phase
-        self._peak = peak_flops(jax.devices()[0])
+        chip = chip_of(jax.devices()[0])
+        self._peak = chip.flops if chip else None
         self._start: float | None = None
         self._steps, self._tokens, self._flops = 0, 0, 0.0
         self._waited = 0.0
@@ -45,10 +61,9 @@ class Speed:
         """FLOPs per token of an objective in a phase."""
         if (name, phase) not in self._known:
             feed = self._feeds[name]
-            parts = self._accumulate * feed.objective.microbatches
-            two_passes = feed.objective.compares_rows and parts > 1
-            objective = feed.objective.at_phase(phase)
-            self._known[name, phase] = objective.flops(self._encoder, feed.stream, two_passes)
+            self._known[name, phase] = flops_per_token(
+                self._encoder, feed.objective, feed.stream, self._accumulate, phase
+            )
         return self._known[name, phase]
 
     def waited(self, seconds: float) -> None:

@@ -1,0 +1,184 @@
+"""Plans: what fits, what is sent, how long a step takes at best."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from importlib import util
+
+import jax
+import pytest
+
+from xl_flax import cli
+from xl_flax.errors import UserError
+from xl_flax.parallel.chips import CHIPS
+from xl_flax.parallel.mesh import MeshConfig
+from xl_flax.planning import plan as plan_lib
+from xl_flax.planning import search as search_lib
+from xl_flax.planning import topologies
+from xl_flax.planning.plan import make_plan
+from xl_flax.planning.program import Collective
+from xl_flax.planning.roofline import estimate
+from xl_flax.planning.tables import plan_table, ranking
+from xl_flax.training.config import TrainConfig
+
+V5E = next(chip for chip in CHIPS if chip.name == "v5e")
+NAMED = ["MODEL_DIR = '/m'", "CACHE_DIR = '/c'", "VOCABULARY = '/v'"]
+
+
+@pytest.fixture
+def config():
+    cli.load_gin(["gin/runs/quickstart.gin"], NAMED)
+    return dataclasses.replace(TrainConfig(), held_out=[], best=None)
+
+
+@pytest.fixture
+def as_v5e(monkeypatch):
+    monkeypatch.setattr(plan_lib, "chip_of", lambda device: V5E)
+
+
+def test_a_plan(config, as_v5e):
+    plan = make_plan(config, jax.devices(), tokens=1e9)
+    assert plan["fits"] and plan["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert plan["memory"]["parameters"] == 4 * plan["parameters"]
+    assert plan["memory"]["optimizer"] == pytest.approx(8 * plan["parameters"], rel=0.01)
+    (objective,) = config.objectives
+    assert plan["tokens_per_step"] == objective.batch_size * objective.rows.length
+    (sent,) = [c for c in plan["collectives"] if c["bytes"] > plan["parameters"]]
+    assert sent["kind"] == "all-reduce" and not sent["in_a_loop"] and sent["group"] == 8
+    assert sent["bytes"] == pytest.approx(4 * plan["parameters"], rel=0.02)
+    seconds = plan["seconds"]
+    assert seconds["arithmetic"] == plan["flops_per_step"] / 8 / 197e12
+    assert seconds["memory"] == plan["traffic"] / 819e9
+    assert seconds["step"] > max(seconds["arithmetic"], seconds["memory"]) + seconds["ici"] * 0.99
+    assert plan["days"] == pytest.approx(1e9 / plan["tokens_per_second"] / 86400)
+    text = plan_table(json.loads(json.dumps(plan)))
+    assert "does not fit" not in text and all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_the_optimizer_divided_takes_an_eighth(config, as_v5e):
+    whole = make_plan(config, jax.devices())
+    mesh = MeshConfig(optimizer=("data",))
+    divided = make_plan(dataclasses.replace(config, mesh=mesh), jax.devices())
+    assert divided["memory"]["optimizer"] < whole["memory"]["optimizer"] / 7
+
+
+def test_what_does_not_fit_says_by_how_much(config, monkeypatch):
+    def compile_(self, *args, **kwargs):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 25.07G of 15.75G hbm."
+        )
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_)
+    plan = make_plan(config, jax.devices())
+    assert not plan["fits"] and plan["why"] == "it needs 25.07G of 15.75G of memory"
+    assert plan_table(plan).endswith("does not fit: it needs 25.07G of 15.75G of memory")
+
+
+def test_an_unknown_device_and_a_batch_that_does_not_go(config):
+    with pytest.raises(UserError, match="what a cpu can do is not known"):
+        make_plan(config, jax.devices())
+    with pytest.raises(UserError, match="batch_size=32 cannot be divided into 16 microbatch"):
+        make_plan(dataclasses.replace(config, accumulate=16), jax.devices())
+
+
+def test_lower_bounds_by_hand():
+    reduce = Collective("all-reduce", 800_000_000, 256, (), "")
+    row = Collective("all-gather", 1_000_000, 16, (10,), "")
+    step = estimate(V5E, 256, 1, 256 * 197e12, 819e9, [reduce, row])
+    assert (step.arithmetic, step.memory, step.dcn) == (1.0, 1.0, 0.0)
+    # All links: twice the bytes at 200 GB/s. A group of 16: those of one of two dimensions.
+    links = 2 * 0.8 * 255 / 256 / 200 + 10 * 0.001 * 15 / 16 / 100
+    assert step.ici == pytest.approx(links)
+    assert step.apart == pytest.approx(1 + links) and step.together == 1.0
+
+
+def test_between_slices_each_device_sends_its_share():
+    reduce = Collective("all-reduce", 800_000_000, 512, (), "")
+    step = estimate(V5E, 512, 2, 0.0, 0.0, [reduce])
+    assert step.ici == pytest.approx(2 * 0.8 * 255 / 256 / 200)
+    assert step.dcn == pytest.approx(2 * 0.8 / 256 / 2 / 3.125)
+    alone = Collective("all-reduce", 3_000_000, 2, (), "")  # the axis between slices
+    assert estimate(V5E, 512, 2, 0.0, 0.0, [alone]).dcn == pytest.approx(2 * 0.003 / 2 / 3.125)
+
+
+def test_the_search_takes_the_fewest_microbatches_that_fit(config, monkeypatch, capsys):
+    """A device holds 4 rows without remat and 8 with "full", with the optimizer divided twice."""
+
+    def planned(config, devices, slices, tokens):
+        if config.accumulate > 16:
+            raise UserError("cannot be divided")
+        rows = {"none": 4, "dots": 4, "full": 8}[config.encoder.remat]
+        fits = 32 / config.accumulate <= rows * (2 if config.mesh.optimizer else 1)
+        cost = {"none": 1.0, "dots": 1.1, "full": 1.3}[config.encoder.remat]
+        return {
+            "fits": fits, "why": "it needs too much memory", "mesh": {"data": 8},
+            "optimizer_divided_over": config.mesh.optimizer, "remat": config.encoder.remat,
+            "microbatches": config.accumulate, "memory": {"parameters": 2**30}, "mfu": 0.5,
+            "seconds": {"step": cost * (1 + config.accumulate / 100)}, "days": 1.0,
+        }  # fmt: skip
+
+    monkeypatch.setattr(search_lib, "make_plan", planned)
+    found = search_lib.search(config, jax.devices(), 1, None)
+    best = found[0]
+    assert (best["remat"], best["microbatches"]) == ("none", 4) and best["optimizer_divided_over"]
+    assert next(p["microbatches"] for p in found if not p["optimizer_divided_over"]) == 8
+    steps = [plan["seconds"]["step"] for plan in found]
+    assert steps == sorted(steps)
+    assert "remat 'full', 1 microbatch(es): it needs too much memory" in capsys.readouterr().out
+    assert ranking(found).splitlines()[2].startswith("data 8, optimizer over data")
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ("v9:2x2", r"has the name of a TPU \(v4, v5e, v5p, v6e, tpu7x\)"),
+        ("v5e", "the shape of a slice in chips, as in v5e:16x16"),
+        ("v5e:4x", "the shape of a slice"),
+        ("v5e:2x2x2", "slices of v5e have 2 dimensions"),
+        ("h100:8", "has the name of a TPU"),
+    ],
+)
+def test_a_topology_that_does_not_exist_is_refused(topology, message):
+    with pytest.raises(UserError, match=message):
+        topologies.tpu_devices(topology)
+
+
+def test_without_libtpu_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install -e \.\[plan\]"):
+        topologies.tpu_devices("v5e:2x2")
+
+
+def test_chips_are_known_by_how_jax_calls_them():
+    kind = lambda name: type("Device", (), {"device_kind": name})()  # noqa: E731
+    for name, chip in (
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+    ):
+        assert plan_lib.chip_of(kind(name)).name == chip
+    assert plan_lib.chip_of(kind("cpu")) is None
+
+
+def command(*flags):
+    named = [f"--gin.{line.replace(' = ', '=')}" for line in NAMED]
+    argv = [sys.executable, "-m", "xl_flax.plan", "--gin_file=gin/runs/quickstart.gin", *named]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([cli.ROOT, *sys.path])}
+    return subprocess.run(
+        [*argv, *flags], check=False, env=environment, capture_output=True, text=True, cwd=cli.ROOT
+    )
+
+
+def test_the_command_for_tpus():
+    pytest.importorskip("libtpu", reason="libtpu compiles for TPUs")
+    done = command("--topology=v5e:2x2", "--num_slices=2", "--gin.MeshConfig.dcn=(-1, 1, 1)")
+    assert done.returncode == 0, done.stderr[-2000:]
+    plan = json.loads(done.stdout.splitlines()[-1])
+    assert (plan["devices"], plan["slices"], plan["kind"]) == (8, 2, "TPU v5 lite")
+    assert plan["seconds"]["dcn"] > 0 and "sending between slices" in done.stdout
+    done = command("--topology=v5e:3x3")
+    assert done.returncode == 1 and "knows no --topology=v5e:3x3" in done.stderr
+    done = command("--topology=v5e:2x2", "--gin.BATCH_SIZE=100000", "--gin.LENGTH=512")
+    assert done.returncode == 1 and "does not fit: it needs" in done.stdout

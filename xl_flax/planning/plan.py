@@ -1,0 +1,159 @@
+"""The plan of a run: its step, compiled for devices that are not there, and what that says."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from xl_flax.errors import UserError
+from xl_flax.parallel.chips import chip_of
+from xl_flax.parallel.mesh import make_partitioning
+from xl_flax.planning.program import Collective, collectives
+from xl_flax.planning.roofline import estimate
+from xl_flax.planning.traffic import memory_traffic
+from xl_flax.training.config import TrainConfig
+from xl_flax.training.program import (
+    Program,
+    assumed_streams,
+    check_program,
+    lower_without_data,
+    make_program,
+    parts_of,
+)
+from xl_flax.training.speed import flops_per_token
+
+Plan = dict[str, Any]
+
+_USED = re.compile(r"Used ([\d.]+[KMG]?) of ([\d.]+[KMG]?) hbm")
+_DAY = 24 * 60 * 60
+
+
+def make_plan(
+    config: TrainConfig, devices: Sequence[jax.Device], slices: int = 1, tokens: float | None = None
+) -> Plan:
+    """Compiles a run's step and says what it needs and how long it takes at best.
+
+    Args:
+      config: the run. Of phases (batch sizes, masking rates) the last one is planned.
+      devices: which it runs on.
+      slices: over which these are spread.
+      tokens: that the run reads; None: those of its steps.
+
+    Returns:
+      What JSON can hold; sizes in bytes, per device unless the name says otherwise, and times in
+      seconds. "fits" says whether the step fits, "why" why not; then there is no estimate.
+
+    Raises:
+      UserError: the run does not go with the devices.
+    """
+    partitioning = make_partitioning(config.mesh, devices)
+    check_program(config, partitioning)
+    streams = assumed_streams(config)
+    program = make_program(config, streams, partitioning)
+    per_step, flops = _work(config, program)
+    plan = {
+        "devices": len(devices),
+        "kind": devices[0].device_kind,
+        "slices": slices,
+        "mesh": dict(partitioning.mesh.shape),
+        "optimizer_divided_over": list(config.mesh.optimizer),
+        "remat": config.encoder.remat,
+        "microbatches": config.accumulate,
+        "assumed": {name: stream.description() for name, stream in streams.items()},
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.abstract.shapes)),
+        "tokens_per_step": per_step,
+        "flops_per_step": flops,
+    }
+    began = time.perf_counter()
+    lowered = lower_without_data(program, config, _last_phase(config))
+    state = {"parameters": program.layout.params, "optimizer": program.layout.optimizer}
+    state["objectives"] = program.layout.objectives
+    memory = {name: _on_each(layout) for name, layout in state.items()}
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = _USED.search(str(error))
+        why = f"it needs {used[1]} of {used[2]} of memory" if used else "it needs too much memory"
+        return plan | {"memory": memory, "fits": False, "why": why}
+    plan["compile_seconds"] = time.perf_counter() - began
+    analysis, text = compiled.memory_analysis(), compiled.as_text()
+    memory["rows and buffers"] = analysis.argument_size_in_bytes - sum(memory.values())
+    memory["temporaries"] = analysis.temp_size_in_bytes
+    sent = collectives(text)
+    plan |= {
+        "memory": memory,
+        "traffic": memory_traffic(text),
+        "collectives": _summary(sent),
+        "fits": True,
+    }
+    return plan | _estimate(plan, devices[0], sent, tokens or config.steps * per_step)
+
+
+def _estimate(
+    plan: Plan, device: jax.Device, sent: Sequence[Collective], tokens: float
+) -> dict[str, Any]:
+    chip = chip_of(device)
+    if chip is None:
+        raise UserError(f"what a {device.device_kind} can do is not known: see CHIPS")
+    devices, flops, per_step = plan["devices"], plan["flops_per_step"], plan["tokens_per_step"]
+    step = estimate(chip, devices, plan["slices"], flops, plan["traffic"], sent)
+    seconds = step.apart
+    return {
+        "memory_of_device": chip.memory,
+        "seconds": dataclasses.asdict(step) | {"step": seconds, "if_hidden": step.together},
+        "mfu": flops / (seconds * devices * chip.flops),
+        "tokens_per_second": per_step / seconds,
+        "tokens": tokens,
+        "days": tokens / per_step * seconds / _DAY,
+        "device_hours": tokens / per_step * seconds * devices / 3600,
+    }
+
+
+def _last_phase(config: TrainConfig) -> int:
+    """A row behind the beginning of all phases."""
+    firsts = [0]
+    for objective in config.objectives:
+        firsts += [first for first, _ in objective.batch_phases]
+        firsts += [first for first, _ in getattr(objective, "phases", ())]
+    return max(firsts)
+
+
+def _work(config: TrainConfig, program: Program) -> tuple[int, float]:
+    """Tokens of a step, padding included, and the FLOPs that it needs."""
+    tokens, flops, row = 0, 0.0, _last_phase(config)
+    for objective in program.objectives:
+        stream = program.streams[objective.name]
+        multiple = parts_of(objective, config) * program.partitioning.batch_shards
+        shapes = stream.shapes(objective.batch_at(row), multiple)
+        own = math.prod(shapes["tokens"].shape)
+        phase = objective.phase_at(row)
+        parts = flops_per_token(config.encoder, objective, stream, config.accumulate, phase)
+        tokens, flops = tokens + own, flops + own * sum(parts.values())
+    return tokens, flops
+
+
+def _on_each(layout: Any) -> int:
+    """Bytes of a device's share of some arrays."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(layout)
+    )
+
+
+def _summary(sent: Sequence[Collective]) -> list[dict[str, Any]]:
+    """Collectives by kind, group and whether they stand in a loop, the largest first."""
+    sums: dict[tuple, list[int]] = {}
+    for c in sent:
+        own = sums.setdefault((c.kind, c.group, bool(c.loops)), [0, 0])
+        own[0] += 1
+        own[1] += c.bytes * c.turns
+    return [
+        {"kind": kind, "group": group, "in_a_loop": loop, "count": count, "bytes": size}
+        for (kind, group, loop), (count, size) in sorted(sums.items(), key=lambda s: -s[1][1])
+    ]
