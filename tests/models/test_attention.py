@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import importlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ MODERN = EncoderConfig(
 @pytest.fixture
 def on_tpu(monkeypatch):
     """Programs are made as for a TPU, with kernels that this CPU interprets."""
-    splash = importlib.import_module(fused_attention.KERNEL)
+    splash = fused_attention._kernel()
     make = functools.partial(splash.make_splash_mha, interpret=True)
     monkeypatch.setattr(splash, "make_splash_mha", make)
     monkeypatch.setattr(attention_lib, "platform", lambda: "tpu")
@@ -160,10 +160,10 @@ def test_elsewhere_there_is_no_kernel():
 
 
 def test_a_jax_without_the_kernel_is_told_of_once(on_tpu, monkeypatch):
-    monkeypatch.setattr(fused_attention, "KERNEL", "jax.nowhere")
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.ops.tpu.splash_attention", None)
     fused_attention._kernel.cache_clear()
     inputs, segments, _ = operands()
-    with pytest.warns(UserWarning, match=r"has no jax\.nowhere .*: attention is not fused"):
+    with pytest.warns(UserWarning, match="lacks splash attention .*: attention is not fused"):
         assert kernels(lambda: attention(*inputs, segment_ids=segments)) == 0
     assert kernels(lambda: attention(*inputs, segment_ids=segments)) == 0
     fused_attention._kernel.cache_clear()

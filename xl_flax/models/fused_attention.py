@@ -5,7 +5,6 @@ FlashAttention (Dao et al., 2022) that skips what a window hides. Shapes as in `
 """
 
 import functools
-import importlib
 import math
 import warnings
 from types import ModuleType
@@ -14,7 +13,6 @@ import jax
 
 from xl_flax.parallel.rules import on_parts
 
-KERNEL = "jax.experimental.pallas.ops.tpu.splash_attention"
 LANES = 128  # of a TPU's registers: the kernel takes rows of whole multiples
 BLOCK = 512  # most queries, and most keys, that are multiplied at once
 AXES = ("batch", "heads", "length", "head_dim")
@@ -28,14 +26,15 @@ def fits(length: int) -> bool:
 @functools.cache
 def _kernel() -> ModuleType | None:
     try:
-        return importlib.import_module(KERNEL)
+        import jax.experimental.pallas.ops.tpu.splash_attention as splash
     except ImportError as error:
         warnings.warn(
-            f"JAX {jax.__version__} has no {KERNEL} ({error}): attention is not fused, and needs "
-            "memory in proportion to the square of a row's length. JAX 0.10 has it.",
+            f"JAX {jax.__version__} lacks splash attention ({error}), JAX 0.10 has it: attention "
+            "is not fused, which is slower and needs memory for L x L numbers of each head",
             stacklevel=2,
         )
         return None
+    return splash
 
 
 def fused_attention(
