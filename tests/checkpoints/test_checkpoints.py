@@ -273,7 +273,9 @@ def test_a_description_does_not_differ_from_what_was_saved_of_it():
 def test_differences_name_each_setting_but_not_how_it_is_computed():
     other = dataclasses.replace(
         DESCRIPTION,
-        encoder=dataclasses.replace(CONFIG, num_layers=3, scan="unroll", dtype="bfloat16"),
+        encoder=dataclasses.replace(
+            CONFIG, num_layers=3, scan="unroll", dtype="bfloat16", attention="plain"
+        ),
         vocabulary="1" * 64,
         objectives={"mlm": {"kind": "MaskedLM", "rate": [[0, 0.3]]}},
     )

@@ -1,12 +1,22 @@
 """Meshes and rules: sizes are filled in and checked, each mesh axis is used once."""
 
+import types
+
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from xl_flax.errors import UserError
 from xl_flax.parallel.mesh import MeshConfig, check_batch, make_partitioning
-from xl_flax.parallel.rules import constrain
+from xl_flax.parallel.rules import (
+    Partitioning,
+    batch_axes,
+    constrain,
+    on_parts,
+    platform,
+    sum_over_devices,
+)
 
 
 def test_one_minus_one_is_filled_in():
@@ -48,6 +58,39 @@ def test_constrain_acts_only_while_a_partitioning_is_active():
 
     assert jax.jit(f)(x).sharding.shard_shape(x.shape) == (1, 4)
     assert constrain(x, ("batch", None)) is x
+
+
+def test_the_platform_is_the_meshs_also_where_each_device_is_alone():
+    mesh = make_partitioning(MeshConfig(ici=(8, 1, 1)))
+    whole, seen = mesh.sharding(()), []
+
+    def sums(weight, batch, constant):
+        seen.append((platform(), batch_axes(), constrain(batch, ("batch",)) is batch))
+        return (batch * weight).sum(), batch.sum()
+
+    with mesh.activate():
+        got = jax.jit(sum_over_devices(sums, whole, whole))(2.0, jax.numpy.arange(8.0), 0)
+    assert got == (56, 28) and seen == [("cpu", (), True)]
+    elsewhere = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="tpu")]))
+    with Partitioning(elsewhere, ()).activate():
+        assert platform() == "tpu"
+    assert platform() == "cpu"
+
+
+def test_devices_have_parts_where_the_mesh_divides_and_else_all():
+    mesh = make_partitioning(MeshConfig(ici=(4, 1, 2)))
+    shapes = []
+
+    def function(x, y):
+        shapes.append((x.shape, y.shape))
+        return x * y[:, None]
+
+    for rows, heads in (8, 2), (8, 3), (3, 2):
+        x, y = np.ones((rows, heads)), np.arange(float(rows))
+        with mesh.activate():
+            got = on_parts(function, (("batch", "heads"), ("batch",)), x, y)
+        np.testing.assert_array_equal(got, x * y[:, None])
+    assert shapes == [((2, 1), (2,)), ((2, 3), (2,)), ((3, 1), (3,))]
 
 
 def test_a_batch_that_the_mesh_does_not_divide_names_the_next_multiple():

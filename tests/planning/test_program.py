@@ -1,7 +1,9 @@
-"""What the compiled step sends between devices: read from programs for this CPU, and for TPUs."""
+"""What the compiled step sends and holds: read from programs for this CPU, and for TPUs."""
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -35,15 +37,16 @@ STREAM = types.SimpleNamespace(
 )
 
 
-def program(ici, divided, devices):
+def program(ici, divided, devices, length=LENGTH):
     """The text of the compiled MLM step, and the bytes of a gradient."""
     partitioning = make_partitioning(MeshConfig(ici=ici, optimizer=divided), devices)
     batch = len(devices) * ROWS
     # A few slots at a time: the loss is a loop.
-    objective = MaskedLM(rows=Rows("t", LENGTH), batch_size=batch, logits_mib=0.1)
+    objective = MaskedLM(rows=Rows("t", length), batch_size=batch, logits_mib=0.1)
     optimizer = OptimizerConfig(schedule="constant")
-    step = steps.TrainingStep(CONFIG, objective, VOCABULARY, STREAM, optimizer, partitioning)
-    rows = jax.ShapeDtypeStruct((batch, LENGTH), jnp.int32)
+    config = dataclasses.replace(CONFIG, max_positions=length)
+    step = steps.TrainingStep(config, objective, VOCABULARY, STREAM, optimizer, partitioning)
+    rows = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     shapes = dict.fromkeys(("tokens", "segment_ids", "positions"), rows)
     shapes["languages"] = jax.ShapeDtypeStruct((batch, 1), jnp.int32)
     shapes["row_id"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
@@ -70,14 +73,14 @@ def test_where_the_optimizer_is_divided_each_device_gets_a_part_of_the_sum():
     assert sent(*program_and_size) == {"reduce-scatter": 1, "all-gather": 1}
 
 
-def tpu_program(topology, ici, divided):
+def tpu_program(topology, ici, divided, length=LENGTH):
     """The same of TPUs that are not there; in a process of its own, as libtpu ends a process that
     has flags for CPUs."""
     pytest.importorskip("libtpu", reason="libtpu compiles for TPUs")
     path = [str(Path(__file__).parents[2]), str(Path(steps.__file__).parent), *sys.path]
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     env |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(path)}
-    command = [sys.executable, __file__, topology, json.dumps([ici, divided])]
+    command = [sys.executable, __file__, topology, json.dumps([ici, divided, length])]
     done = subprocess.run(command, check=False, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -92,6 +95,15 @@ def test_the_optimizer_may_be_divided_on_tpus():
     # What is small may be added up whole.
     assert found["reduce-scatter"] > 0.5 and found["all-gather"] == 1
     assert found["reduce-scatter"] + found.get("all-reduce", 0) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("ici", [(4, 1, 1), (1, 2, 2)])
+def test_attention_holds_no_scores_on_tpus(ici):
+    """Where each device has whole parameters, and where the compiler divides what is computed."""
+    text, _ = tpu_program("v5e:2x2", ici, (), 512)
+    kernels = re.findall(r"%(splash_\w+?)_segmented\w*[.\d]* = .*tpu_custom_call", text)
+    assert sorted(kernels) == ["splash_mha_dkv", "splash_mha_fwd"]  # of the scanned layer
+    assert not re.search(r"\w+\[[\d,]*512,512\]", text)
 
 
 # ---- Reading programs
@@ -204,4 +216,5 @@ if __name__ == "__main__":
 
     topology, settings = sys.argv[1:]
     described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    print(json.dumps(program(*json.loads(settings), described.devices)))
+    ici, divided, length = json.loads(settings)
+    print(json.dumps(program(ici, divided, described.devices, length)))

@@ -14,6 +14,7 @@ FORMAT = 2
 RUNTIME_FIELDS = frozenset(
     {
         "dtype",
+        "attention",
         "scan",
         "remat",
         "embedding_dropout",

@@ -75,6 +75,7 @@ def pretrained_encoder(
     dropout: Fraction | None = None,
     attention_dropout: Fraction | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
+    attention: Literal["auto", "plain"] | None = None,
     scan: Literal["scan", "unroll"] | None = None,
     remat: Literal["none", "full", "dots"] | None = None,
 ) -> EncoderConfig:
@@ -84,6 +85,7 @@ def pretrained_encoder(
       dropout: of embeddings, attention's and feed-forward's output.
       attention_dropout: of attention probabilities; None: as `dropout`.
       dtype: of computation.
+      attention: see `EncoderConfig`.
       scan: see `EncoderConfig`.
       remat: see `EncoderConfig`.
     """
@@ -91,6 +93,7 @@ def pretrained_encoder(
         "dropout": dropout,
         "attention_dropout": attention_dropout,
         "dtype": dtype,
+        "attention": attention,
         "scan": scan,
         "remat": remat,
     }
@@ -103,6 +106,7 @@ def pretrained_encoder(
         "attention_out_dropout": dropout,
         "mlp_out_dropout": dropout,
         "dtype": dtype,
+        "attention": attention,
         "scan": scan,
         "remat": remat,
     }

@@ -1,11 +1,15 @@
 """Attention over packed rows, and rotary positions. Shapes: Batch, Heads, Length, Key size."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from xl_flax.errors import UserError
+from xl_flax.models import fused_attention
 from xl_flax.models.dropout import dropout
+from xl_flax.parallel.rules import platform
 
 MASKED = -1e9  # finite: its softmax is exactly zero beside any real score, and never NaN
 
@@ -22,11 +26,13 @@ def attention(
     window: int | None = None,
     dropout_keys: jax.Array | None = None,
     dropout_rate: float = 0.0,
+    kernel: Literal["auto", "plain"] = "auto",
 ) -> jax.Array:
     """Softmax attention, softmax(q k^T / sqrt(K)) v, inside segments and windows.
 
     Backward computes the probabilities again from each query's log-sum-exp, as FlashAttention does
-    (Dao et al., 2022, algorithm 4): nothing of size L x L is kept between the two.
+    (Dao et al., 2022, algorithm 4): nothing of size L x L is kept between the two. On TPUs each of
+    the two is a kernel (`fused_attention`), where the length of rows is a multiple of 128.
 
     Args:
       q_BxHxLxK: queries, rotated already if positions are rotary; so are the keys.
@@ -37,10 +43,22 @@ def attention(
       window: a token sees only |i - j| <= window / 2; None: no limit.
       dropout_keys: key array [B] for dropout of the probabilities; None: no dropout.
       dropout_rate: probability of dropping.
+      kernel: see `EncoderConfig.attention`.
 
     Returns:
       [B, H, L, K] in the queries' dtype; the softmax itself is float32.
+
+    Raises:
+      UserError: probabilities are to be dropped, which the kernel for TPUs cannot do.
     """
+    if kernel == "auto" and platform() == "tpu" and fused_attention.fits(q_BxHxLxK.shape[2]):
+        if dropout_keys is not None and dropout_rate:
+            raise UserError(
+                f"EncoderConfig.attention_dropout = {dropout_rate}: the fused attention of TPUs "
+                "drops no probabilities. Set attention_dropout = 0, or EncoderConfig.attention = "
+                "'plain', which is slower and needs more memory (pretrained_encoder has both, too)"
+            )
+        return fused_attention.fused_attention(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, segment_ids, window)
     inputs = q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, segment_ids, dropout_keys
     return _attention(*inputs, window, dropout_rate)
 

@@ -65,6 +65,9 @@ class EncoderConfig(Settings):
     scale_residual_init: bool = False  # divide it by sqrt(2 num_layers) for maps into the residual
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; parameters are float32
+    # "auto": a kernel on TPUs (models/fused_attention.py), without attention_dropout, for rows of
+    # a multiple of 128 tokens. "plain": matrix products and a softmax everywhere.
+    attention: Literal["auto", "plain"] = "auto"
     scan: Literal["scan", "unroll"] = "scan"  # one compiled layer in a loop, or a copy per layer
     remat: Literal["none", "full", "dots"] = (
         "none"  # kept for backward: all, nothing, weight products

@@ -262,6 +262,7 @@ def rotary_attention(config: EncoderConfig, window, table, segment_ids):
             window=window,
             dropout_keys=dropout_keys,
             dropout_rate=config.attention_dropout,
+            kernel=config.attention,
         )
 
     return attend

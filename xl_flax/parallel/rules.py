@@ -82,17 +82,11 @@ class Partitioning:
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:
         """While active (at trace time), `constrain` applies this partitioning."""
-        with _activated(self):
+        token = _active.set(self)
+        try:
             yield
-
-
-@contextlib.contextmanager
-def _activated(partitioning: Partitioning | None) -> Iterator[None]:
-    token = _active.set(partitioning)
-    try:
-        yield
-    finally:
-        _active.reset(token)
+        finally:
+            _active.reset(token)
 
 
 def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
@@ -109,6 +103,18 @@ def constrain_as(tree: Any, shardings: Any) -> Any:
     if partitioning is None or partitioning.mesh.size == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, shardings)
+
+
+def platform() -> str:
+    """Where the program that is traced will run ("cpu", "gpu", "tpu"): the platform of the mesh.
+
+    The mesh may be of devices that are not here, as when a step is compiled for a TPU beforehand.
+    Without one, JAX's default.
+    """
+    partitioning = _active.get()
+    if partitioning is None:
+        return jax.default_backend()
+    return partitioning.mesh.devices.flat[0].platform
 
 
 def local_shape(names: Sequence[str | None], shape: Sequence[int]) -> tuple[int, ...]:
@@ -150,6 +156,29 @@ def per_device(
     )
 
 
+def on_parts(
+    function: Callable, names: Sequence[Sequence[str | None]], *arrays: jax.Array
+) -> jax.Array:
+    """`function(*arrays)` by each device on its own parts, which need nothing of one another.
+
+    What the compiler cannot divide by itself, such as a kernel, is divided so. An axis that the
+    mesh does not divide stays whole, as with `constrain`.
+
+    Args:
+      function: of arrays, returning one array; it may be differentiated through.
+      names: logical axis names of each array; those of the first are the result's, too.
+      *arrays: whole.
+    """
+    partitioning = _active.get()
+    if partitioning is None or partitioning.mesh.size == 1:
+        return function(*arrays)
+    specs = tuple(partitioning.spec(own, x.shape) for own, x in zip(names, arrays, strict=True))
+    divided = jax.shard_map(
+        function, mesh=partitioning.mesh, in_specs=specs, out_specs=specs[0], check_vma=False
+    )
+    return divided(*arrays)
+
+
 def sum_over_devices(function: Callable, params: Any, sums: Any, constant: Any = None) -> Callable:
     """`function(params, batch, *others)`, two sums over the rows of a batch, by devices.
 
@@ -167,9 +196,12 @@ def sum_over_devices(function: Callable, params: Any, sums: Any, constant: Any =
     axes = batch_axes()
     if not axes or not all(s.is_fully_replicated for s in jax.tree.leaves(params)):
         return function
-    mesh = _active.get().mesh
+    partitioning = _active.get()
+    mesh = partitioning.mesh
     if math.prod(mesh.shape[a] for a in axes) < mesh.size:
         return function
+    one = Mesh(mesh.devices[(slice(1),) * mesh.devices.ndim], mesh.axis_names)
+    alone = dataclasses.replace(partitioning, mesh=one)  # divides nothing, knows the platform
     constant = jax.tree.map(lambda _: False, sums) if constant is None else constant
     specs = jax.tree.map(lambda s, zero: PartitionSpec() if zero else s.spec, sums, constant)
 
@@ -183,7 +215,7 @@ def sum_over_devices(function: Callable, params: Any, sums: Any, constant: Any =
         return jax.lax.psum(x, others) if others else x
 
     def on_device(*args: Any) -> Any:
-        with _activated(None):
+        with alone.activate():
             first, second = function(*args)
         return jax.tree.map(add_up, first, specs, constant), jax.lax.psum(second, axes)
 
