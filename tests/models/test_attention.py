@@ -125,7 +125,7 @@ def test_an_encoder_is_the_same_with_it(on_tpu, remat):
     ],
 )
 def test_each_device_attends_in_its_rows_and_heads(on_tpu, ici, rows, heads, rules):
-    """Or in all of them, if the mesh does not divide their number; the rows themselves are whole."""
+    """Or in all of them, if the mesh does not divide their number; a row is always whole."""
     partitioning = make_partitioning(MeshConfig(ici=ici, rules=rules))
     inputs, segments, gradient = operands(rows=rows, heads=heads)
 
