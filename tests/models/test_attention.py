@@ -16,7 +16,7 @@ from xl_flax.models import fused_attention
 from xl_flax.models.attention import attention
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
-from xl_flax.parallel.mesh import MeshConfig, make_partitioning
+from xl_flax.parallel.mesh import DEFAULT_RULES, MeshConfig, make_partitioning
 
 LENGTH = 256
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -116,11 +116,17 @@ def test_an_encoder_is_the_same_with_it(on_tpu, remat):
 
 
 @pytest.mark.parametrize(
-    ("ici", "rows", "heads"), [((2, 2, 2), 4, 2), ((1, 4, 2), 4, 3), ((8, 1, 1), 3, 2)]
+    ("ici", "rows", "heads", "rules"),
+    [
+        ((2, 2, 2), 4, 2, DEFAULT_RULES),
+        ((1, 4, 2), 4, 3, DEFAULT_RULES),
+        ((8, 1, 1), 3, 2, DEFAULT_RULES),
+        ((1, 4, 2), 4, 1, (("batch", "fsdp"), ("length", "tensor"))),
+    ],
 )
-def test_each_device_attends_in_its_rows_and_heads(on_tpu, ici, rows, heads):
-    """Or in all of them, if the mesh does not divide their number."""
-    partitioning = make_partitioning(MeshConfig(ici=ici))
+def test_each_device_attends_in_its_rows_and_heads(on_tpu, ici, rows, heads, rules):
+    """Or in all of them, if the mesh does not divide their number; a row is always whole."""
+    partitioning = make_partitioning(MeshConfig(ici=ici, rules=rules))
     inputs, segments, gradient = operands(rows=rows, heads=heads)
 
     def lay_out(x):

@@ -15,7 +15,7 @@ from xl_flax.parallel.rules import on_parts
 
 LANES = 128  # of a TPU's registers: the kernel takes rows of whole multiples
 BLOCK = 512  # most queries, and most keys, that are multiplied at once
-AXES = ("batch", "heads", "length", "head_dim")
+AXES = ("batch", "heads", None, None)  # each device has whole rows, whatever the rules say
 
 
 def fits(length: int) -> bool:
@@ -51,7 +51,7 @@ def fused_attention(
     """
     arrays, names = [q_BxHxLxK, k_BxHxLxK, v_BxHxLxK], [AXES] * 3
     if segment_ids is not None:
-        arrays, names = [*arrays, segment_ids], [*names, ("batch", "length")]
+        arrays, names = [*arrays, segment_ids], [*names, ("batch", None)]
     return on_parts(functools.partial(_attend, window=window), names, *arrays)
 
 
