@@ -14,6 +14,7 @@ setup(
         "annotated-types",
         "array-record",
         "etils",
+        "filelock",
         "flax>=0.12.5",
         "gin-config",
         "grain>=0.2.12",

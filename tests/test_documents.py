@@ -32,12 +32,15 @@ from xl_flax.training.config import TrainConfig
 ROOT = Path(cli.ROOT)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GIN_FILES = sorted((ROOT / "gin").rglob("*.gin"))
-COMMANDS = [ROOT / "xl_flax" / f"{name}.py" for name in ("train", "evaluate", "cache", "vocab")]
+COMMANDS = [
+    ROOT / "xl_flax" / f"{name}.py" for name in ("train", "evaluate", "cache", "vocab", "plan")
+]
 COMMANDS += [ROOT / f"xl_flax/{name}.py" for name in ("convert", "evaluation/compare")]
 COMMANDS += [ROOT / f"xl_flax/evaluation/{name}.py" for name in ("plots", "transfer")]
 CONFIGS = {
     "xl_flax.train": TrainConfig,
     "xl_flax.evaluate": EvaluateConfig,
+    "xl_flax.plan": TrainConfig,
     "xl_flax.cache": Cache,
     "xl_flax.vocab": VocabularyConfig,
 }
@@ -52,7 +55,6 @@ WRITTEN = {
 }
 # Checkpoints that commands begin with; "…" is what a reader fills in.
 CHECKPOINTS = ("…", "runs/quickstart", "runs/bible", "runs/transfer/panx/pretrained/0")
-CHECKPOINTS += ("runs/parallel800/mlm/0",)
 RECORDER = """
 command_not_found_handle() { printf '%s\\0' "$#" "$@" >>"$RECORD"; }
 source() { :; }  # launch/environment.sh installs what commands need
@@ -130,8 +132,7 @@ def folder(tmp_path_factory):
             (folder / "runs/transfer" / task / setting / "0").mkdir(parents=True, exist_ok=True)
     for setting in ("mlm", "tlm", "contrastive", "all", "dual"):
         for seed in "012":
-            for runs in ("runs/parallel", "runs/parallel800"):
-                (folder / runs / setting / seed).mkdir(parents=True, exist_ok=True)
+            (folder / "runs/parallel" / setting / seed).mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -49,7 +49,7 @@ from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import Result
 from xl_flax.files.write import write_atomically
-from xl_flax.parallel import distributed
+from xl_flax.parallel import compiled, distributed
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.settings import bindings
 from xl_flax.text_table import wrapped
@@ -238,6 +238,7 @@ def _flags(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     args = cli.parse(argv, __doc__, _flags)
+    compiled.keep()
     distributed.initialize(args)
     evaluate(EvaluateConfig(), args.checkpoint, args.overwrite, args.gin_flags)
 

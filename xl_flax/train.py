@@ -16,7 +16,7 @@ import jax
 
 from xl_flax import cli, settings
 from xl_flax.errors import UserError
-from xl_flax.parallel import distributed
+from xl_flax.parallel import compiled, distributed
 
 
 def _flags(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     args = cli.parse(argv, __doc__, _flags)
     _simulate(args)
+    compiled.keep()
     distributed.initialize(args)
     from xl_flax.training.config import TrainConfig
     from xl_flax.training.loop import train

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from xl_flax.planning.hlo import Array, read_program
+from xl_flax.planning.hlo import Array, read_program, turns
 from xl_flax.planning.traffic import memory_traffic
 
 # A program as a TPU's compiler writes it: layouts with tiles, what is on the chip as S(1).
@@ -65,11 +65,34 @@ def test_a_program_is_read():
     computations, entry = read_program(TEXT)
     assert entry == "main" and list(computations) == ["fused", "written", "body", "cond", "main"]
     loop = computations["main"]["loop"]
-    assert loop.op == "while" and loop.trips == 10 and loop.operands == ("both",)
+    assert loop.op == "while" and loop.operands == ("both",)
+    assert turns(loop, computations["main"], computations) == 10
     assert dict(loop.called()) == {"cond": "condition", "body": "body"}
     assert computations["body"]["row.1"].arrays == (Array("f32", (1, 64), True),)
     assert computations["body"]["arg"].arrays[1].bytes == WHOLE
     assert [i.name for i in computations["body"].values() if i.is_root] == ["out"]
+
+
+def test_turns_follow_from_the_condition():
+    """As in a program for a TPU, which does not write them at the loop."""
+    text = TEXT.replace(', backend_config={"known_trip_count":{"n":"10"}}', "")
+    text = text.replace("pred[]{:T(512)} constant(true)", "pred[] compare(%j, %n), direction=LT")
+    held = (
+        "  %n = s32[] constant(12)\n  %j = s32[] get-tuple-element(%arg.1), index=0\n  ROOT %true"
+    )
+    text = text.replace("  ROOT %true", held)
+
+    def count(text):
+        computations, _ = read_program(text)
+        return turns(computations["main"]["loop"], computations["main"], computations)
+
+    assert count(text) == 12  # from what is given, taken for 0
+    begin = text.replace("%i.1 = s32[]{:T(128)} parameter(1)", "%i.1 = s32[] constant(1)")
+    assert count(begin) == 11
+    unknown = text.replace("%n = s32[] constant(12)", "%n = s32[] negate(%j)")
+    assert count(unknown) is None
+    turn = memory_traffic(unknown, 3) - memory_traffic(unknown, 2)
+    assert turn == pytest.approx(2 * (ROW + INDEX), abs=20)  # and the condition's numbers
 
 
 def test_a_loop_counts_as_its_turns_do():

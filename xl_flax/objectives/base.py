@@ -251,6 +251,17 @@ class Objective(Settings):
         """
         return encoding_flops(encoder, stream.length, None, two_passes)
 
+    def loop_turns(self, rows: int, length: int, vocabulary: int) -> float:
+        """Turns of a loop of the loss of which only the batch knows the number; for plans.
+
+        Args:
+          rows: of a microbatch on one device.
+          length: tokens per row.
+          vocabulary: rows of the token table on one device.
+        """
+        del rows, length, vocabulary
+        return 1
+
     def description(self) -> dict[str, Any]:
         """What a run may not change when it goes on from a checkpoint, as JSON can hold it."""
         fields = (f.name for f in dataclasses.fields(self))

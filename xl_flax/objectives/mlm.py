@@ -224,9 +224,7 @@ class MaskedLM(Objective):
         rows, length, _ = hidden_BxLxD.shape
         # How many blocks of rows lie on different devices, and how much of the logits on one.
         local_rows, local_vocab = local_shape(("batch", "vocab"), (rows, table_VxD.shape[0]))
-        # A row's number is a token, or half a word, from its mean. Two such deviations above the
-        # mean of all rows: seldom is another chunk needed for a few slots.
-        expected = inputs.phase * length * local_rows + 2 * math.sqrt(local_rows)
+        expected = _usual_slots(inputs.phase, local_rows, length)
         expected = min(expected, at_BxK.shape[1] * local_rows)
         return linear_cross_entropy(
             constrain(head.features(hidden_BxKxD), ("batch", None, None)),
@@ -238,6 +236,11 @@ class MaskedLM(Objective):
             shards=rows // local_rows,
         )
 
+    def loop_turns(self, rows: int, length: int, vocabulary: int) -> float:
+        """Chunks of logits after the first one."""
+        slots = _usual_slots(max(rate for _, rate in self.phases), rows, length)
+        return math.ceil(slots / chunk_size(slots, 4 * vocabulary, self.logits_mib)) - 1
+
     def flops(self, encoder: EncoderConfig, stream: Stream, two_passes: bool) -> dict[str, float]:
         """One pass through the encoder, and the head on the targets of the highest rate."""
         del two_passes
@@ -247,3 +250,12 @@ class MaskedLM(Objective):
     def description(self) -> dict[str, Any]:
         """As of every objective, with the rate as phases."""
         return super().description() | {"rate": [list(phase) for phase in self.phases]}
+
+
+def _usual_slots(rate: float, rows: int, length: int) -> float:
+    """Predicted tokens of some rows.
+
+    A row's number is a token, or half a word, from its mean. Two such deviations above the mean of
+    all rows: seldom is another chunk needed for a few slots.
+    """
+    return rate * length * rows + 2 * math.sqrt(rows)

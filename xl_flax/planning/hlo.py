@@ -42,14 +42,8 @@ class Instruction(NamedTuple):
 
     @property
     def number(self) -> int:
-        """Of a parameter, its place among the parameters."""
-        return int(re.match(r"\((\d+)\)", self.attributes)[1])
-
-    @property
-    def trips(self) -> int | None:
-        """Of a loop, how often its body runs; None where the program does not say."""
-        trips = _TRIPS.search(self.attributes)
-        return int(trips[1]) if trips else None
+        """Of a parameter, its place among the parameters; of a constant, its whole number."""
+        return int(re.match(r"\((-?\d+)\)", self.attributes)[1])
 
     def called(self) -> Iterator[tuple[str, str]]:
         """The computations that it runs, each with the part it plays: "body", "branch", "calls"."""
@@ -79,6 +73,32 @@ def read_program(text: str) -> tuple[dict[str, Computation], str]:
     if not entry:
         raise ValueError("no ENTRY computation: this is not the text of a compiled program")
     return computations, entry
+
+
+def turns(loop: Instruction, own: Computation, computations: dict[str, Computation]) -> int | None:
+    """How often a loop's body runs; None where the program does not say.
+
+    Where it is not written at the loop, as in programs for TPUs, it follows from a condition
+    i < constant, with an i that counts from a constant, or 0, by one.
+
+    Args:
+      loop: the instruction.
+      own: the computation in which it stands.
+      computations: of the program.
+    """
+    if trips := _TRIPS.search(loop.attributes):
+        return int(trips[1])
+    condition = computations[next(name for name, part in loop.called() if part == "condition")]
+    root = next(i for i in condition.values() if i.is_root)
+    if root.op != "compare" or "direction=LT" not in root.attributes:
+        return None
+    counter, limit = (condition.get(name) for name in root.operands)
+    if counter.op != "get-tuple-element" or limit.op != "constant":
+        return None
+    place = int(re.search(r"index=(\d+)", counter.attributes)[1])
+    start = own[loop.operands[0]]
+    first = own.get(start.operands[place]) if start.op == "tuple" else None
+    return limit.number - (first.number if first is not None and first.op == "constant" else 0)
 
 
 def _instruction(name: str, text: str, is_root: bool) -> Instruction:

@@ -88,7 +88,7 @@ def make_plan(
     sent = collectives(text)
     plan |= {
         "memory": memory,
-        "traffic": memory_traffic(text),
+        "traffic": memory_traffic(text, _loop_turns(config, program)),
         "collectives": _summary(sent),
         "fits": True,
     }
@@ -136,6 +136,19 @@ def _work(config: TrainConfig, program: Program) -> tuple[int, float]:
         parts = flops_per_token(config.encoder, objective, stream, config.accumulate, phase)
         tokens, flops = tokens + own, flops + own * sum(parts.values())
     return tokens, flops
+
+
+def _loop_turns(config: TrainConfig, program: Program) -> float:
+    """Turns of loops of which the program does not say how often they turn."""
+    partitioning, row = program.partitioning, _last_phase(config)
+    shape = config.encoder.vocab_size, config.encoder.width
+    vocabulary, _ = partitioning.sharding(("vocab", None), shape).shard_shape(shape)
+    turns = []
+    for objective in program.objectives:
+        shards = parts_of(objective, config) * partitioning.batch_shards
+        rows = max(1, objective.batch_at(row) // shards)
+        turns.append(objective.loop_turns(rows, objective.rows.length, vocabulary))
+    return max(turns)
 
 
 def _on_each(layout: Any) -> int:

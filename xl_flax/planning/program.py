@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from xl_flax.planning.hlo import Instruction, read_program
+from xl_flax.planning.hlo import Instruction, read_program, turns
 
 KINDS = (
     "all-reduce",
@@ -53,12 +53,15 @@ def collectives(text: str) -> list[Collective]:
     computations, entry = read_program(text)
 
     def walk(name: str, loops: tuple[int | None, ...]) -> Iterator[Collective]:
-        for instruction in computations.get(name, {}).values():
+        own = computations.get(name, {})
+        for instruction in own.values():
             if found := _collective(instruction, loops):
                 # Of this name is what a TPU does at once: the sum, and a part of it for each.
                 scattered = name.startswith("all-reduce-scatter")
                 yield found._replace(kind="reduce-scatter") if scattered else found
-            inside = (*loops, instruction.trips) if instruction.op == "while" else loops
+            inside = loops
+            if instruction.op == "while":
+                inside = (*loops, turns(instruction, own, computations))
             for called, _ in instruction.called():
                 yield from walk(called, inside)
 

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from xl_flax.planning.hlo import Array, Computation, Instruction, read_program
+from xl_flax.planning.hlo import Array, Computation, Instruction, read_program, turns
 
 # They move nothing by themselves: names, views, and the ends of what was counted at its start.
 _FREE = {
@@ -14,30 +14,32 @@ _SLICES = {"slice", "dynamic-slice", "gather"}
 _UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # in place; which operand is written
 
 
-def memory_traffic(text: str) -> int:
+def memory_traffic(text: str, unknown: float = 1) -> float:
     """Bytes that one run of a program moves between a device's memory and its cores.
 
     Each instruction outside a fusion reads its operands and writes its result, a fusion only those
     parts of its operands that it uses; what a TPU keeps on the chip moves nothing. A loop counts as
-    often as it turns (once, if that is not known), a conditional as its heaviest branch. XLA's own
-    `cost_analysis` counts a loop's body once, and what is on the chip like the rest.
+    often as it turns, a conditional as its heaviest branch. XLA's own `cost_analysis` counts a
+    loop's body once, and what is on the chip like the rest.
 
     Args:
       text: `jax.stages.Compiled.as_text()`.
+      unknown: turns of loops whose number the program does not say.
 
     Raises:
       ValueError: the text is not a program.
     """
     computations, entry = read_program(text)
 
-    def moved(name: str) -> int:
+    def moved(name: str) -> float:
         own = computations[name]
         return sum(_moved(instruction, own) for instruction in own.values())
 
-    def _moved(instruction: Instruction, own: Computation) -> int:
+    def _moved(instruction: Instruction, own: Computation) -> float:
         op, called = instruction.op, dict(instruction.called())
         if op == "while":
-            return (instruction.trips or 1) * sum(map(moved, called))
+            count = turns(instruction, own, computations)
+            return (unknown if count is None else count) * sum(map(moved, called))
         if op == "conditional":
             return max(map(moved, called))
         if op == "call":

@@ -1,0 +1,33 @@
+"""Compiled programs are kept from one run to the next."""
+
+import os
+import platform
+import zlib
+from pathlib import Path
+
+import jax
+
+LARGEST = 4 * 2**30  # bytes of all programs together; those used least recently go
+
+
+def keep() -> None:
+    """Keeps programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
+
+    A start that finds its step there does not compile it. JAX_ENABLE_COMPILATION_CACHE=false
+    compiles anew.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = root / "xl_flax" / f"compiled-{_processor()}"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_max_size", LARGEST)
+
+
+def _processor() -> str:
+    """Names what a CPU can do: a home may be mounted on machines that differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
