@@ -263,7 +263,8 @@ def plot(tests: Mapping[Test, Runs], path: str) -> None:
         )
         panel.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=100)
         marked = [x + runs.marks(x) for x in languages]
-        panel.set_xticks(range(len(languages)), marked, fontsize=8)
+        turned = 45 if len(languages) > 20 else 0
+        panel.set_xticks(range(len(languages)), marked, fontsize=8, rotation=turned)
         panel.set_yticks(range(len(names)), names, fontsize=8)
         panel.set_title(f"{test.metric} on {test.data}, in %", fontsize=9, loc="left")
         for (i, j), value in np.ndenumerate(grid):

@@ -1,6 +1,6 @@
 """How much a compiled program reads from a device's memory and writes to it."""
 
-from collections import defaultdict
+import math
 from collections.abc import Iterable, Mapping
 
 from xl_flax.planning.hlo import Array, Computation, Instruction, read_program, turns
@@ -45,8 +45,7 @@ def memory_traffic(text: str, unknown: float = 1) -> float:
         if op == "call":
             return sum(map(moved, called))
         if op == "fusion":
-            (body,) = called
-            return _fusion(instruction, computations[body], own)
+            return _fusion(instruction, own, computations)
         return _single(instruction, own)
 
     return moved(entry)
@@ -71,16 +70,14 @@ def _single(instruction: Instruction, own: Computation) -> int:
     return written + sum(map(_bytes, operands))
 
 
-def _fusion(instruction: Instruction, body: Computation, own: Computation) -> int:
-    users: dict[str, list[tuple[Instruction, int]]] = defaultdict(list)
-    for user in body.values():
-        for place, name in enumerate(user.operands):
-            users[name].append((user, place))
-    read = 0
-    for parameter in body.values():
-        if parameter.op == "parameter":
-            whole = _bytes(own[instruction.operands[parameter.number]].arrays)
-            read += min(whole, _used(parameter.name, users, whole)) if whole else 0
+def _fusion(
+    instruction: Instruction, own: Computation, computations: Mapping[str, Computation]
+) -> int:
+    (name,) = (name for name, _ in instruction.called())
+    body = computations[name]
+    arrays = [own[operand].arrays for operand in instruction.operands]
+    used = [_used(body, place, computations) for place in range(len(arrays))]
+    read = sum(min(_bytes(a), u) for a, u in zip(arrays, used, strict=True))
     root = next(i for i in body.values() if i.is_root)
     parts = [body[name] for name in root.operands] if root.op == "tuple" else [root]
     written = 0
@@ -94,14 +91,24 @@ def _fusion(instruction: Instruction, body: Computation, own: Computation) -> in
     return read + written
 
 
-def _used(name: str, users: Mapping[str, list[tuple[Instruction, int]]], whole: int) -> int:
-    """Bytes that a fusion reads of a parameter."""
-    used = 0
-    for user, place in users[name]:
-        if user.op == "bitcast":
-            used += _used(user.name, users, whole)
-        elif user.op in _SLICES and place == 0:
-            used += sum(array.bytes for array in user.arrays)
-        elif user.op not in _UPDATES or place != 0:
-            return whole
+def _used(body: Computation, place: int, computations: Mapping[str, Computation]) -> float:
+    """Bytes that a fusion reads of its parameter at this place; infinite: all of it."""
+    parameter = next(i for i in body.values() if i.op == "parameter" and i.number == place)
+    return _used_of(parameter.name, body, computations)
+
+
+def _used_of(name: str, body: Computation, computations: Mapping[str, Computation]) -> float:
+    used = 0.0
+    for user in body.values():
+        for place, operand in enumerate(user.operands):
+            if operand != name:
+                continue
+            if user.op == "bitcast":
+                used += _used_of(user.name, body, computations)
+            elif user.op == "fusion":  # a fusion may hold others
+                used += sum(_used(computations[n], place, computations) for n, _ in user.called())
+            elif user.op in _SLICES and place == 0:
+                used += sum(array.bytes for array in user.arrays)
+            elif user.op not in _UPDATES or place != 0:
+                return math.inf
     return used
