@@ -129,7 +129,8 @@ def folder(tmp_path_factory):
         shutil.copytree(run, folder / name)
     for task in ("sib200", "ud_pos", "panx", "snli", "ud_trees", "questions"):
         for setting in ("pretrained", "untrained", "translated"):
-            (folder / "runs/transfer" / task / setting / "0").mkdir(parents=True, exist_ok=True)
+            for runs in ("runs/transfer", "runs/transfer_english"):
+                (folder / runs / task / setting / "0").mkdir(parents=True, exist_ok=True)
     for setting in ("mlm", "tlm", "contrastive", "all", "dual"):
         for seed in "012":
             (folder / "runs/parallel" / setting / seed).mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,7 @@ def parse(
     argv: Sequence[str],
     description: str,
     extra: Callable[[argparse.ArgumentParser], None] | None = None,
+    needless: Sequence[str] = (),
 ) -> argparse.Namespace:
     """Parses a command's flags and the Gin configuration they name.
 
@@ -77,6 +78,7 @@ def parse(
       argv: the arguments after the command's name.
       description: what `--help` prints.
       extra: adds the command's own flags to the parser.
+      needless: macros that a file may leave to be set, and the command does not need.
 
     Returns:
       The namespace; `gin_flags` holds the Gin flags as they were given, for passing on.
@@ -114,7 +116,8 @@ def parse(
         + unknown
     )
     check_paths(args, "gin_file")
-    load_gin(args.gin_file, bindings, [p for p in args.gin_search_paths.split(",") if p])
+    search_paths = [p for p in args.gin_search_paths.split(",") if p]
+    load_gin(args.gin_file, bindings, search_paths, needless)
     return args
 
 
@@ -127,9 +130,19 @@ def check_paths(args: argparse.Namespace, *names: str) -> None:
 
 
 def load_gin(
-    files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()
+    files: Sequence[str],
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    needless: Sequence[str] = (),
 ) -> None:
-    """Reads Gin files (also relative to the project's root), then bindings."""
+    """Reads Gin files (also relative to the project's root), then bindings.
+
+    Args:
+      files: in the order in which they count.
+      bindings: lines of Gin.
+      search_paths: more folders in which files are looked for.
+      needless: macros that are "none" where the files leave them to be set.
+    """
     for module in CONFIGURABLES:
         importlib.import_module(module)
     gin.clear_config()
@@ -141,6 +154,9 @@ def load_gin(
             for where in files:
                 gin.parse_config_file(where)
         from_files = gin.config_str()
+        for name in needless:
+            if f"\n{name} = %gin.REQUIRED\n" in f"\n{from_files}":
+                gin.parse_config(f"{name} = 'none'")
         for where in bindings:
             gin.parse_config(where)
     except tokenize.TokenError as error:

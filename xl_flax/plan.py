@@ -21,6 +21,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # a TPU that is there is left to what runs 
 
 from xl_flax import cli, settings
 
+NEEDLESS = ("MODEL_DIR", "CACHE_DIR", "VOCABULARY")
+
 
 def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -39,7 +41,7 @@ def _flags(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    args = cli.parse(argv, __doc__, _flags)
+    args = cli.parse(argv, __doc__, _flags, NEEDLESS)
     settings.check("--num_slices", args.num_slices, settings.Count)
     settings.check("--tokens", args.tokens, settings.Positive | None)
     from xl_flax.planning.plan import make_plan

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import re
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -82,7 +84,7 @@ def make_plan(
         why = f"it needs {used[1]} of {used[2]} of memory" if used else "it needs too much memory"
         return plan | {"memory": memory, "fits": False, "why": why}
     plan["compile_seconds"] = time.perf_counter() - began
-    analysis, text = compiled.memory_analysis(), compiled.as_text()
+    analysis, text = compiled.memory_analysis(), _text(lowered, compiled)
     memory["rows and buffers"] = analysis.argument_size_in_bytes - sum(memory.values())
     memory["temporaries"] = analysis.temp_size_in_bytes
     sent = collectives(text)
@@ -93,6 +95,22 @@ def make_plan(
         "fits": True,
     }
     return plan | _estimate(plan, devices[0], sent, tokens or config.steps * per_step)
+
+
+def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
+    """The program's text; where XLA cannot print what it compiled, what it wrote meanwhile.
+
+    libtpu 0.0.52 compiles programs for v6e that it cannot read again: "async-update instruction
+    should have 1 operands".
+    """
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        with tempfile.TemporaryDirectory() as folder:
+            options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+            lowered.compile(compiler_options=options)
+            (path,) = Path(folder).glob("*.after_optimizations.txt")
+            return path.read_text(encoding="utf-8")
 
 
 def _estimate(
