@@ -21,6 +21,8 @@ def keep() -> None:
         folder = root / "xl_flax" / f"compiled-{_processor()}"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", LARGEST)
+        # Also the many small ones, which take as long as the step together.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _processor() -> str:

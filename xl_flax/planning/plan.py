@@ -100,8 +100,8 @@ def make_plan(
 def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
     """The program's text; where XLA cannot print what it compiled, what it wrote meanwhile.
 
-    libtpu 0.0.52 compiles programs for v6e that it cannot read again: "async-update instruction
-    should have 1 operands".
+    libtpu 0.0.52 compiles programs for v5p and v6e that it cannot read again: "async-update
+    instruction should have 1 operands".
     """
     try:
         return compiled.as_text()
