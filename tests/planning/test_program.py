@@ -182,6 +182,20 @@ def test_the_condition_of_a_loop_is_in_the_loop(mesh):
     assert found and all(c.loops == (None,) for c in found)
 
 
+def test_between_slices():
+    text = """HloModule jit_f
+
+ENTRY %main.1 (p: f32[4,8]) -> f32[4,8] {
+  %p = f32[4,8]{1,0} parameter(0)
+  %t = token[] after-all()
+  %s = (f32[4,8]{1,0}, u32[], token[]) send(%p, %t), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %d = token[] send-done(%s), channel_id=2, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  ROOT %r = f32[4,8]{1,0} copy(%p)
+}
+"""  # noqa: E501
+    assert collectives(text) == [Collective("all-reduce", 128, None, (), "", True)]
+
+
 def test_what_starts_and_ends_apart():
     text = """HloModule jit_f, is_scheduled=true
 

@@ -30,7 +30,10 @@ from xl_flax.training.speed import flops_per_token
 
 Plan = dict[str, Any]
 
-_USED = re.compile(r"Used ([\d.]+[KMG]?) of ([\d.]+[KMG]?) hbm")
+# What libtpu says of a program as a whole, and of one whose temporaries alone are too large.
+_USED = re.compile(
+    r"Used ([\d.]+[KMG]) of ([\d.]+[KMG]) hbm|\(([\d.]+[KMG])\) exceeds available HBM \(([\d.]+[KMG])"
+)
 _DAY = 24 * 60 * 60
 
 
@@ -80,9 +83,7 @@ def make_plan(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = _USED.search(str(error))
-        why = f"it needs {used[1]} of {used[2]} of memory" if used else "it needs too much memory"
-        return plan | {"memory": memory, "fits": False, "why": why}
+        return plan | {"memory": memory, "fits": False, "why": _too_much(str(error))}
     plan["compile_seconds"] = time.perf_counter() - began
     analysis, text = compiled.memory_analysis(), _text(lowered, compiled)
     memory["rows and buffers"] = analysis.argument_size_in_bytes - sum(memory.values())
@@ -95,6 +96,15 @@ def make_plan(
         "fits": True,
     }
     return plan | _estimate(plan, devices[0], sent, tokens or config.steps * per_step)
+
+
+def _too_much(error: str) -> str:
+    if (found := _USED.search(error)) is None:
+        return "it needs too much memory"
+    whole, there, temporaries, available = found.groups()
+    if whole:
+        return f"it needs {whole} of {there} of memory"
+    return f"its temporaries need {temporaries} of {available} of memory"
 
 
 def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
@@ -181,10 +191,19 @@ def _summary(sent: Sequence[Collective]) -> list[dict[str, Any]]:
     """Collectives by kind, group and whether they stand in a loop, the largest first."""
     sums: dict[tuple, list[int]] = {}
     for c in sent:
-        own = sums.setdefault((c.kind, c.group, bool(c.loops)), [0, 0])
+        own = sums.setdefault((c.kind, c.group, bool(c.loops), c.between_slices), [0, 0])
         own[0] += 1
         own[1] += c.bytes * c.turns
     return [
-        {"kind": kind, "group": group, "in_a_loop": loop, "count": count, "bytes": size}
-        for (kind, group, loop), (count, size) in sorted(sums.items(), key=lambda s: -s[1][1])
+        {
+            "kind": kind,
+            "group": group,
+            "in_a_loop": loop,
+            "between_slices": between,
+            "count": count,
+            "bytes": size,
+        }
+        for (kind, group, loop, between), (count, size) in sorted(
+            sums.items(), key=lambda s: -s[1][1]
+        )
     ]

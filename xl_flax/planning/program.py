@@ -21,6 +21,8 @@ KINDS = (
 _GROUPS = re.compile(
     r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[([^\]]*)\] *\{([^}]*)\})"
 )
+# Between slices a TPU hands its share of an array to the host, which exchanges it.
+_BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -32,6 +34,7 @@ class Collective(NamedTuple):
     group: int | None  # devices that take part together; None: all, or pairs
     loops: tuple[int | None, ...]  # turns of the loops around it, outermost first; None: unknown
     source: str  # the operation of JAX that it comes from
+    between_slices: bool = False  # over the data-centre network; then of a device's share
 
     @property
     def turns(self) -> int:
@@ -69,12 +72,16 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _collective(instruction: Instruction, loops: tuple[int | None, ...]) -> Collective | None:
+    source = _OP_NAME.search(instruction.attributes)
+    between = _BETWEEN.search(instruction.attributes)
+    if between and instruction.op == "send":
+        kind, size = between[1].lower().replace("_", "-"), instruction.arrays[0].bytes
+        return Collective(kind, size, None, loops, source[1] if source else "", True)
     kind = instruction.op.removesuffix("-start")
     start = kind != instruction.op
     if kind not in KINDS:
         return None
     group = _group(instruction.attributes)
-    source = _OP_NAME.search(instruction.attributes)
     arrays = instruction.arrays
     if start:  # beside the arrays a TPU has scalars of its own there
         arrays = [array for array in arrays if array.shape] or arrays

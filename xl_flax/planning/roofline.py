@@ -1,6 +1,7 @@
 """How long a step takes at best, from what its program computes, moves and sends."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from xl_flax.parallel.chips import Chip
@@ -41,8 +42,7 @@ def estimate(
     """A step's lower bounds.
 
     What all devices of a slice exchange goes over all links, what fewer exchange over those of one
-    dimension of the torus. What goes beyond a slice is added up inside it first, so that each
-    device sends its share of it.
+    dimension of the torus.
 
     Args:
       chip: of the devices.
@@ -55,17 +55,13 @@ def estimate(
     per_slice = devices // slices
     ici = dcn = 0.0
     for collective in sent:
-        size, group = collective.bytes * collective.turns, collective.group or devices
-        passes = _PASSES.get(collective.kind, 1)
-        across = max(1, group // per_slice) if group > per_slice else 1
-        if slices > 1 and group == slices:  # the axis between slices alone
-            across, group = slices, 1
-        inside = min(group, per_slice)
-        if inside > 1:
-            links = 1.0 if inside == per_slice or not chip.torus else 1 / chip.torus
-            ici += passes * size * (inside - 1) / inside / (chip.ici * links)
-        if across > 1 and chip.dcn:
-            dcn += passes * size / inside * (across - 1) / across / chip.dcn
+        size = collective.bytes * collective.turns * _PASSES.get(collective.kind, 1)
+        if collective.between_slices:
+            dcn += size * (slices - 1) / slices / (chip.dcn or math.inf)
+            continue
+        group = min(collective.group or per_slice, per_slice)
+        links = 1.0 if group == per_slice or not chip.torus else 1 / chip.torus
+        ici += size * (group - 1) / group / (chip.ici * links)
     return Step(
         arithmetic=flops / devices / chip.flops,
         memory=traffic / chip.bandwidth,

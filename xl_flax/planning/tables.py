@@ -12,7 +12,10 @@ def plan_table(plan: Plan) -> str:
     """A plan as text of 80 columns."""
     parts = [_head(plan), _memory(plan)]
     if not plan["fits"]:
-        return "\n\n".join([*parts, f"does not fit: {plan['why']}"])
+        said = (
+            f"does not fit: {plan['why']}. Try TrainConfig.accumulate, remat, a mesh, or --search"
+        )
+        return "\n\n".join([*parts, wrapped(said)])
     return "\n\n".join([*parts, _sent(plan), _times(plan)])
 
 
@@ -73,7 +76,7 @@ def _sent(plan: Plan) -> str:
     for c in plan["collectives"]:
         if c["bytes"] >= 1e5:
             loop = "yes" if c["in_a_loop"] else "no"
-            group = str(c["group"] or "")
+            group = "slices" if c["between_slices"] else str(c["group"] or "")
             rows.append((c["kind"], group, loop, str(c["count"]), f"{c['bytes'] / 1e6:,.1f}"))
     return table(rows) if len(rows) > 1 else "nothing is sent"
 
