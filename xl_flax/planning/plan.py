@@ -31,9 +31,8 @@ from xl_flax.training.speed import flops_per_token
 Plan = dict[str, Any]
 
 # What libtpu says of a program as a whole, and of one whose temporaries alone are too large.
-_USED = re.compile(
-    r"Used ([\d.]+[KMG]) of ([\d.]+[KMG]) hbm|\(([\d.]+[KMG])\) exceeds available HBM \(([\d.]+[KMG])"
-)
+_SIZE = r"([\d.]+[KMG])"
+_USED = re.compile(rf"Used {_SIZE} of {_SIZE} hbm|\({_SIZE}\) exceeds available HBM \({_SIZE}\)")
 _DAY = 24 * 60 * 60
 
 
