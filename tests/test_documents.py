@@ -45,7 +45,7 @@ CONFIGS = {
     "xl_flax.vocab": VocabularyConfig,
 }
 SCRIPTS = ("tests/benchmarks/", "tests/damage/")
-PROGRAMS = {"awk", "git", "head", "ruff"}  # of others, as documents use them
+PROGRAMS = {"awk", "git", "head", "pip", "ruff"}  # of others, as documents use them
 MODEL = "include 'gin/models/bert_tiny.gin'\nVOCABULARY = 'v'\nVOCAB_SIZE = 100"
 # What commands write and later ones read, or what stands for a reader's own file.
 WRITTEN = {
