@@ -21,7 +21,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # a TPU that is there is left to what runs 
 
 from xl_flax import cli, settings
 
-NEEDLESS = ("MODEL_DIR", "CACHE_DIR", "VOCABULARY")
+NEEDLESS = ("MODEL_DIR", "CACHE_DIR", "VOCABULARY", "InitFrom.checkpoint")
 
 
 def _flags(parser: argparse.ArgumentParser) -> None:

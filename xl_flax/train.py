@@ -38,6 +38,8 @@ def _simulate(args: argparse.Namespace) -> None:
         return
     if not args.dry_run:
         raise UserError("--devices simulates devices, on which nothing is trained: add --dry_run")
+    if args.distributed or args.coordinator:
+        raise UserError("--devices simulates the devices of one process: leave the others out")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", args.devices)
 

@@ -6,12 +6,14 @@ import jax
 import numpy as np
 
 from xl_flax.data.batch_packing import MOST
-from xl_flax.data.features import Features
+from xl_flax.data.features import Features, batched
 from xl_flax.data.mixtures import mixture_names
 from xl_flax.data.stream import Rows, Unigrams
 from xl_flax.data.vocabulary import SpecialIds
 
 TEXT_TOKENS = 32  # of a text among several in a row; a sentence of XLM-R's pieces has about as many
+
+EXAMPLES = 2  # in a row, where batches count examples
 
 
 class AssumedVocabulary:
@@ -72,8 +74,8 @@ class AssumedStream:
           count: rows, or examples where batches count these.
           multiple: of which the number of rows is one.
         """
-        if self.by_example:  # two to a row
-            count = -(-count // (2 * multiple)) * multiple
+        if self.by_example:
+            count = -(-count // (EXAMPLES * multiple)) * multiple
         whole, places = (count, self.length), (count, self.examples_per_row)
         shapes: dict[str, Any] = dict.fromkeys(("tokens", "segment_ids", "positions"), whole)
         shapes |= {"languages": (count, self.num_texts), "row_id": (count,)}
@@ -81,7 +83,7 @@ class AssumedStream:
             shapes |= {"example": places, "piece": places}
         by_kind = {"example": places, "token": whole, "span": (*places, 2)}
         dtypes = {name: np.dtype(np.int32) for name in shapes}
-        for name, spec in self.features.items():
+        for name, spec in batched(self.features):
             shapes[name], dtypes[name] = by_kind[spec.kind], spec.numpy
         return {name: jax.ShapeDtypeStruct(shapes[name], dtypes[name]) for name in shapes}
 
@@ -89,7 +91,9 @@ class AssumedStream:
         """What is assumed of an example, in words."""
         several = f"{self.num_texts} texts" if self.num_texts > 1 else "one text"
         parts = [f"examples of {several}"]
-        if self.examples_per_row > 1:
+        if self.by_example:
+            parts.append(f"{EXAMPLES} in a row")
+        elif self.examples_per_row > 1:
             parts.append(f"up to {self.examples_per_row} in a row")
         for name, spec in self.features.items():
             parts.append(f"{name} ({len(spec.labels)} labels)" if spec.labels else name)

@@ -52,15 +52,20 @@ def attention(
       UserError: probabilities are to be dropped, which the kernel for TPUs cannot do.
     """
     if kernel == "auto" and platform() == "tpu" and fused_attention.fits(q_BxHxLxK.shape[2]):
-        if dropout_keys is not None and dropout_rate:
-            raise UserError(
-                f"EncoderConfig.attention_dropout = {dropout_rate}: the fused attention of TPUs "
-                "drops no probabilities. Set attention_dropout = 0, or EncoderConfig.attention = "
-                "'plain', which is slower and needs more memory (pretrained_encoder has both, too)"
-            )
+        refuse_dropout(0.0 if dropout_keys is None else dropout_rate)
         return fused_attention.fused_attention(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, segment_ids, window)
     inputs = q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, segment_ids, dropout_keys
     return _attention(*inputs, window, dropout_rate)
+
+
+def refuse_dropout(rate: float) -> None:
+    """Raises UserError if probabilities are to be dropped at this rate, by the kernel for TPUs."""
+    if rate:
+        raise UserError(
+            f"EncoderConfig.attention_dropout = {rate}: the fused attention of TPUs drops no "
+            "probabilities. Set attention_dropout = 0, or EncoderConfig.attention = 'plain', which "
+            "is slower and needs more memory (pretrained_encoder has both, too)"
+        )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))

@@ -13,13 +13,14 @@ LARGEST = 4 * 2**30  # bytes of all programs together; those used least recently
 def keep() -> None:
     """Keeps programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
 
-    A start that finds its step there does not compile it. JAX_ENABLE_COMPILATION_CACHE=false
-    compiles anew.
+    A start that finds its step there does not compile it. Of several processes only the first one
+    writes: machines with homes of their own need a folder that all have mounted.
+    JAX_ENABLE_COMPILATION_CACHE=false compiles anew.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = root / "xl_flax" / f"compiled-{_processor()}"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if jax.config.jax_compilation_cache_dir is None and os.path.isabs(root):  # there is a home
+        folder = os.path.join(root, "xl_flax", f"compiled-{_processor()}")
+        jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_compilation_cache_max_size", LARGEST)
         # Also the many small ones, which take as long as the step together.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

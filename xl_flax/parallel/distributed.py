@@ -64,6 +64,13 @@ def decide_on_first(decision: bool) -> bool:
     return decision
 
 
+def any_process(decision: bool) -> bool:
+    """Whether any process has decided so."""
+    if jax.process_count() > 1:
+        return bool(multihost_utils.process_allgather(np.asarray(decision)).any())
+    return decision
+
+
 def on_first(function: Callable[[], int | None]) -> int:
     """What `function` returns on process 0, the only one that runs it, to all; None counts as 0.
 

@@ -31,6 +31,11 @@ class Partitioning:
     optimizer_axes: tuple[str, ...] = ()  # divide the optimizer's state, too
 
     @property
+    def platform(self) -> str:
+        """Of the mesh's devices: "cpu", "gpu" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
     def batch_shards(self) -> int:
         """Groups of devices that have rows of their own."""
         return math.prod(self.mesh.shape[axis] for axis in _axes_of(self.spec(("batch",))))
@@ -114,7 +119,7 @@ def platform() -> str:
     partitioning = _active.get()
     if partitioning is None:
         return jax.default_backend()
-    return partitioning.mesh.devices.flat[0].platform
+    return partitioning.platform
 
 
 def local_shape(names: Sequence[str | None], shape: Sequence[int]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from xl_flax.errors import UserError
+from xl_flax.objectives.base import Objective
 from xl_flax.parallel.chips import chip_of
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.planning.program import Collective, collectives
@@ -42,7 +43,7 @@ def make_plan(
     """Compiles a run's step and says what it needs and how long it takes at best.
 
     Args:
-      config: the run. Of phases (batch sizes, masking rates) the last one is planned.
+      config: the run. Its last step is planned, where batch sizes or masking rates have phases.
       devices: which it runs on.
       slices: over which these are spread.
       tokens: that the run reads; None: those of its steps.
@@ -58,7 +59,7 @@ def make_plan(
     check_program(config, partitioning)
     streams = assumed_streams(config)
     program = make_program(config, streams, partitioning)
-    per_step, flops = _work(config, program)
+    per_step, whole, flops = _work(config, program)
     plan = {
         "devices": len(devices),
         "kind": devices[0].device_kind,
@@ -73,7 +74,7 @@ def make_plan(
         "flops_per_step": flops,
     }
     began = time.perf_counter()
-    lowered = lower_without_data(program, config, _last_phase(config))
+    lowered = lower_without_data(program, config, config.steps - 1)
     state = {"parameters": program.layout.params, "optimizer": program.layout.optimizer}
     state["objectives"] = program.layout.objectives
     memory = {name: _on_each(layout) for name, layout in state.items()}
@@ -87,14 +88,15 @@ def make_plan(
     analysis, text = compiled.memory_analysis(), _text(lowered, compiled)
     memory["rows and buffers"] = analysis.argument_size_in_bytes - sum(memory.values())
     memory["temporaries"] = analysis.temp_size_in_bytes
-    sent = collectives(text)
+    unknown = _loop_turns(config, program)
+    sent = collectives(text, unknown)
     plan |= {
         "memory": memory,
-        "traffic": memory_traffic(text, _loop_turns(config, program)),
+        "traffic": memory_traffic(text, unknown),
         "collectives": _summary(sent),
         "fits": True,
     }
-    return plan | _estimate(plan, devices[0], sent, tokens or config.steps * per_step)
+    return plan | _estimate(plan, devices[0], sent, tokens or whole)
 
 
 def _too_much(error: str) -> str:
@@ -142,38 +144,35 @@ def _estimate(
     }
 
 
-def _last_phase(config: TrainConfig) -> int:
-    """A row behind the beginning of all phases."""
-    firsts = [0]
-    for objective in config.objectives:
-        firsts += [first for first, _ in objective.batch_phases]
-        firsts += [first for first, _ in getattr(objective, "phases", ())]
-    return max(firsts)
+def _rows(objective: Objective, config: TrainConfig, program: Program, row: int) -> int:
+    """Rows of the batch that begins at this row, or example, of an objective's stream."""
+    multiple = parts_of(objective, config) * program.partitioning.batch_shards
+    shapes = program.streams[objective.name].shapes(objective.batch_at(row), multiple)
+    return shapes["tokens"].shape[0]
 
 
-def _work(config: TrainConfig, program: Program) -> tuple[int, float]:
-    """Tokens of a step, padding included, and the FLOPs that it needs."""
-    tokens, flops, row = 0, 0.0, _last_phase(config)
+def _work(config: TrainConfig, program: Program) -> tuple[int, float, float]:
+    """Tokens of the last step and of the whole run, padding included, and that step's FLOPs."""
+    tokens, whole, flops = 0, 0.0, 0.0
     for objective in program.objectives:
-        stream = program.streams[objective.name]
-        multiple = parts_of(objective, config) * program.partitioning.batch_shards
-        shapes = stream.shapes(objective.batch_at(row), multiple)
-        own = math.prod(shapes["tokens"].shape)
-        phase = objective.phase_at(row)
+        stream, row = program.streams[objective.name], objective.row_after(0, config.steps - 1)
+        rows, phase = _rows(objective, config, program, row), objective.phase_at(row)
+        own = rows * stream.length
         parts = flops_per_token(config.encoder, objective, stream, config.accumulate, phase)
         tokens, flops = tokens + own, flops + own * sum(parts.values())
-    return tokens, flops
+        whole += own / objective.batch_at(row) * objective.row_after(0, config.steps)
+    return tokens, whole, flops
 
 
 def _loop_turns(config: TrainConfig, program: Program) -> float:
-    """Turns of loops of which the program does not say how often they turn."""
-    partitioning, row = program.partitioning, _last_phase(config)
+    """Turns of loops of which the program does not say how often they turn: the most of any."""
+    partitioning, turns = program.partitioning, []
     shape = config.encoder.vocab_size, config.encoder.width
     vocabulary, _ = partitioning.sharding(("vocab", None), shape).shard_shape(shape)
-    turns = []
     for objective in program.objectives:
+        row = objective.row_after(0, config.steps - 1)
         shards = parts_of(objective, config) * partitioning.batch_shards
-        rows = max(1, objective.batch_at(row) // shards)
+        rows = max(1, _rows(objective, config, program, row) // shards)
         turns.append(objective.loop_turns(rows, objective.rows.length, vocabulary))
     return max(turns)
 

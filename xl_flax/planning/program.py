@@ -32,30 +32,31 @@ class Collective(NamedTuple):
     kind: str  # of KINDS
     bytes: int  # of the whole arrays that a device puts in or gets out, the larger of the two
     group: int | None  # devices that take part together; None: all, or pairs
-    loops: tuple[int | None, ...]  # turns of the loops around it, outermost first; None: unknown
+    loops: tuple[float | None, ...]  # turns of the loops around it, outermost first; None: unknown
     source: str  # the operation of JAX that it comes from
     between_slices: bool = False  # over the data-centre network; then of a device's share
 
     @property
-    def turns(self) -> int:
+    def turns(self) -> float:
         """How often a run of the program executes it; loops of unknown length count as one turn."""
-        return math.prod(n or 1 for n in self.loops)
+        return math.prod(1 if n is None else n for n in self.loops)
 
 
-def collectives(text: str) -> list[Collective]:
+def collectives(text: str, unknown: float | None = None) -> list[Collective]:
     """The collectives of a program.
 
     A computation that is called from several places counts once for each of them.
 
     Args:
       text: `jax.stages.Compiled.as_text()`.
+      unknown: turns of loops whose number the program does not say.
 
     Raises:
       ValueError: the text is not a program.
     """
     computations, entry = read_program(text)
 
-    def walk(name: str, loops: tuple[int | None, ...]) -> Iterator[Collective]:
+    def walk(name: str, loops: tuple[float | None, ...]) -> Iterator[Collective]:
         own = computations.get(name, {})
         for instruction in own.values():
             if found := _collective(instruction, loops):
@@ -64,14 +65,15 @@ def collectives(text: str) -> list[Collective]:
                 yield found._replace(kind="reduce-scatter") if scattered else found
             inside = loops
             if instruction.op == "while":
-                inside = (*loops, turns(instruction, own, computations))
+                count = turns(instruction, own, computations)
+                inside = (*loops, unknown if count is None else count)
             for called, _ in instruction.called():
                 yield from walk(called, inside)
 
     return list(walk(entry, ()))
 
 
-def _collective(instruction: Instruction, loops: tuple[int | None, ...]) -> Collective | None:
+def _collective(instruction: Instruction, loops: tuple[float | None, ...]) -> Collective | None:
     source = _OP_NAME.search(instruction.attributes)
     between = _BETWEEN.search(instruction.attributes)
     if between and instruction.op == "send":

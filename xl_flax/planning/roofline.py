@@ -59,6 +59,9 @@ def estimate(
         if collective.between_slices:
             dcn += size * (slices - 1) / slices / (chip.dcn or math.inf)
             continue
+        if collective.kind == "collective-permute":  # to one neighbour, over one link
+            ici += size / (chip.ici / max(1, 2 * chip.torus))
+            continue
         group = min(collective.group or per_slice, per_slice)
         links = 1.0 if group == per_slice or not chip.torus else 1 / chip.torus
         ici += size * (group - 1) / group / (chip.ici * links)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from xl_flax.errors import UserError
+from xl_flax.parallel.chips import chip_of
 from xl_flax.parallel.mesh import MeshConfig
 from xl_flax.planning.plan import Plan, make_plan
 from xl_flax.planning.tables import mesh
@@ -53,11 +54,11 @@ def _meshes(config: MeshConfig, per_slice: int, slices: int) -> Iterator[MeshCon
 def _fewest_microbatches(
     config: TrainConfig, devices: Sequence[jax.Device], slices: int, tokens: float | None
 ) -> Plan | None:
-    count = 1
-    while True:
+    chip, count = chip_of(devices[0]), 1
+    most = min(o.batch_at(o.row_after(0, config.steps - 1)) for o in config.objectives)
+    while count <= max(1, most // len(devices)):
         try:
-            changed = dataclasses.replace(config, accumulate=count)
-            plan = make_plan(changed, devices, slices, tokens)
+            plan = make_plan(dataclasses.replace(config, accumulate=count), devices, slices, tokens)
         except UserError as error:
             if count == 1:
                 print(f"left out: {error}", flush=True)
@@ -66,4 +67,7 @@ def _fewest_microbatches(
         print(f"{mesh(plan)}; remat {plan['remat']!r}, {count} microbatch(es): {said}", flush=True)
         if plan["fits"]:
             return plan
+        if chip and sum(plan["memory"].values()) > chip.memory:  # of the state alone
+            return None
         count *= 2
+    return None

@@ -60,11 +60,15 @@ def _single(instruction: Instruction, own: Computation) -> int:
     written = _bytes(instruction.arrays)
     if op in _FREE or op.endswith(("-done", "-update")):
         return 0
-    if op.endswith("-start"):  # its result holds the operands, too
-        return written
+    operands = [own[name].arrays for name in instruction.operands if name in own]
+    if op in ("slice-start", "dynamic-slice-start", "async-start"):  # operands, then the slice
+        (source, *_), *_ = operands
+        parts = [a for a in instruction.arrays[sum(map(len, operands)) :] if a.shape]
+        return sum(part.bytes * ((not source.on_chip) + (not part.on_chip)) for part in parts)
+    if op.endswith("-start"):  # the result of most holds the operands, too
+        return 2 * written if op == "all-reduce-start" else written
     if op in _SLICES:
         return 2 * written
-    operands = [own[name].arrays for name in instruction.operands if name in own]
     if op in _UPDATES:
         return 2 * _bytes(operands[_UPDATES[op]])
     return written + sum(map(_bytes, operands))

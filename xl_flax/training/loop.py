@@ -15,7 +15,7 @@ from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Prog
 from xl_flax.errors import UserError
 from xl_flax.files.disk import naming_full_disk
 from xl_flax.parallel import params as params_lib
-from xl_flax.parallel.distributed import Preemption, barrier
+from xl_flax.parallel.distributed import Preemption, any_process, barrier
 from xl_flax.text_table import shown, wrapped
 from xl_flax.training import going_on
 from xl_flax.training import state as state_lib
@@ -37,7 +37,7 @@ def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = Fa
     Args:
       config: the run.
       gin_flags: the Gin flags of this command, passed on to the process that builds caches.
-      dry_run: build everything and compile the step, but run and write nothing.
+      dry_run: compile the step, but run and write nothing; without data, for what is assumed.
 
     Returns:
       False if the machine asked to stop before the last step; the state is saved.
@@ -58,7 +58,8 @@ def _train(
     main_process = jax.process_index() == 0
     say = print if main_process else lambda *_, **__: None
 
-    if dry_run and (missing := data_missing(config)):
+    missing = data_missing(config) if dry_run else ""
+    if any_process(bool(missing)):
         say(compile_without_data(config, missing))
         return True
 

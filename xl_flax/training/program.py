@@ -11,6 +11,8 @@ from flax import nnx
 from xl_flax.data.assumed import AssumedStream, AssumedVocabulary
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
+from xl_flax.models.attention import refuse_dropout
+from xl_flax.models.fused_attention import fits
 from xl_flax.models.heads import build_model
 from xl_flax.objectives.base import Objective
 from xl_flax.parallel import params as params_lib
@@ -55,6 +57,9 @@ def sorted_objectives(config: TrainConfig) -> list[Objective]:
 def check_program(config: TrainConfig, partitioning: Partitioning) -> None:
     """Raises UserError where settings do not go together; what data says is checked elsewhere."""
     make_schedule(config.optimizer, config.steps)  # fits into the run
+    kernel = config.encoder.attention == "auto" and partitioning.platform == "tpu"
+    if kernel and any(fits(objective.rows.length) for objective in config.objectives):
+        refuse_dropout(config.encoder.attention_dropout)
     names = [objective.name for objective in config.objectives]
     if len(set(names)) < len(names):
         raise UserError(f"TrainConfig.objectives are named {names}: give each its own name")
@@ -131,13 +136,16 @@ def assumed_streams(config: TrainConfig) -> dict[str, AssumedStream]:
     }
 
 
-def lower_without_data(program: Program, config: TrainConfig, row: int = 0) -> jax.stages.Lowered:
+def lower_without_data(program: Program, config: TrainConfig, step: int = 0) -> jax.stages.Lowered:
     """The step of a program of `assumed_streams`, ready to be compiled.
 
     Args:
       program: the step.
       config: the run.
-      row: at which the batch begins: of phases, the one in which it lies.
+      step: whose batch it reads, counted from 0: its size and masking rate may have phases.
+
+    Raises:
+      UserError: an objective cannot read what is assumed.
     """
     partitioning = program.partitioning
     languages = sorted({name for s in program.streams.values() for name in s.languages})
@@ -146,14 +154,22 @@ def lower_without_data(program: Program, config: TrainConfig, row: int = 0) -> j
     def lay_out(x: Any, names: Sequence[str | None] = ()) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=partitioning.sharding(names))
 
-    batches, buffers = {}, {}
+    batches, buffers, phases = {}, {}, []
     for objective in program.objectives:
         name, stream = objective.name, program.streams[objective.name]
-        objective.check(stream)
+        try:
+            objective.check(stream)
+            arrays = objective.buffers(vocabulary, stream, languages)
+        except (UserError, AttributeError) as error:
+            raise UserError(
+                f"objective {name!r} cannot read what is assumed where no data is there ({error}): "
+                f"define {type(objective).__name__}.usual_example, or cache the text first"
+            ) from error
+        row = objective.row_after(0, step)
         multiple = parts_of(objective, config) * partitioning.batch_shards
         shapes = stream.shapes(objective.batch_at(row), multiple)
         batches[name] = {key: lay_out(x, ("batch",)) for key, x in shapes.items()}
-        buffers[name] = jax.tree.map(lay_out, objective.buffers(vocabulary, stream, languages))
-    phases = tuple(objective.phase_at(row) for objective in program.objectives)
+        buffers[name] = jax.tree.map(lay_out, arrays)
+        phases.append(objective.phase_at(row))
     key = lay_out(jax.eval_shape(lambda: jax.random.key(config.seed)))
-    return program.step.lower(program.layout, batches, buffers, key, phases)
+    return program.step.lower(program.layout, batches, buffers, key, tuple(phases))

@@ -104,6 +104,8 @@ def data_missing(config: TrainConfig) -> str:
         vocabulary = run_vocabulary()
     except MissingError as error:
         return message(error)
+    _check_vocabulary(vocabulary, config)
+    check_early(config, vocabulary.fingerprint)
     return lacking(_datasets(config), config.cache, vocabulary)
 
 
