@@ -127,12 +127,10 @@ def test_between_slices_each_device_sends_its_share():
 
 
 def test_the_search_takes_the_fewest_microbatches_that_fit(config, monkeypatch, capsys):
-    """A device holds 4 rows without remat and 8 with "full", with the optimizer divided twice."""
+    """8 rows fit without remat and 16 with "full", with the optimizer divided twice as many."""
 
     def planned(config, devices, slices, tokens):
-        if config.accumulate > 16:
-            raise UserError("cannot be divided")
-        rows = {"none": 4, "dots": 4, "full": 8}[config.encoder.remat]
+        rows = {"none": 8, "dots": 8, "full": 16}[config.encoder.remat]
         fits = 32 / config.accumulate <= rows * (2 if config.mesh.optimizer else 1)
         cost = {"none": 1.0, "dots": 1.1, "full": 1.3}[config.encoder.remat]
         return {
@@ -145,12 +143,32 @@ def test_the_search_takes_the_fewest_microbatches_that_fit(config, monkeypatch, 
     monkeypatch.setattr(search_lib, "make_plan", planned)
     found = search_lib.search(config, jax.devices(), 1, None)
     best = found[0]
-    assert (best["remat"], best["microbatches"]) == ("none", 4) and best["optimizer_divided_over"]
-    assert next(p["microbatches"] for p in found if not p["optimizer_divided_over"]) == 8
+    assert (best["remat"], best["microbatches"]) == ("none", 2) and best["optimizer_divided_over"]
+    assert next(p["microbatches"] for p in found if not p["optimizer_divided_over"]) == 4
     steps = [plan["seconds"]["step"] for plan in found]
     assert steps == sorted(steps)
     assert "remat 'full', 1 microbatch(es): it needs too much memory" in capsys.readouterr().out
     assert ranking(found).splitlines()[2].startswith("data 8, optimizer over data")
+
+
+def test_the_search_ends_where_nothing_fits(config, monkeypatch):
+    plan = {
+        "fits": False, "why": "it needs too much memory", "mesh": {}, "remat": "none",
+        "optimizer_divided_over": (), "memory": {"parameters": 2**30},
+    }  # fmt: skip
+    asked = []
+
+    def planned(config, *args):
+        asked.append(config.accumulate)
+        return plan
+
+    monkeypatch.setattr(search_lib, "make_plan", planned)
+    assert search_lib.search(config, jax.devices(), 1, None) == []
+    assert max(asked) == config.objectives[0].batch_size // 8  # a row on each device
+    asked.clear()
+    plan["memory"]["parameters"] = 2**40  # no microbatch makes that smaller
+    monkeypatch.setattr(search_lib, "chip_of", lambda device: V5E)
+    assert search_lib.search(config, jax.devices(), 1, None) == [] and set(asked) == {1}
 
 
 @pytest.mark.parametrize(

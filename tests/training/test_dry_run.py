@@ -7,9 +7,11 @@ import sys
 
 import jax
 import pytest
+from small_evaluations import WORDS, train_vocabulary
 
 from xl_flax import cli, train
 from xl_flax.errors import UserError
+from xl_flax.objectives.mlm import MaskedLM
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.program import assumed_streams, lower_without_data, make_program
@@ -35,6 +37,23 @@ def test_a_dry_run_needs_no_data_and_writes_nothing(tmp_path, capsys):
 def test_settings_that_do_not_go_together_are_refused(tmp_path):
     with pytest.raises(UserError, match="batch_size=12 cannot be divided"):
         train.main([*flags(tmp_path, BATCH_SIZE=12), "--dry_run"])
+
+
+def test_an_objective_that_reads_something_else_is_told_what_to_define(tmp_path, monkeypatch):
+    def check(self, stream):
+        raise UserError(f"needs three texts, not {stream.num_texts}")
+
+    monkeypatch.setattr(MaskedLM, "check", check)
+    with pytest.raises(
+        UserError, match=r"needs three texts, not 1\): define MaskedLM.usual_example"
+    ):
+        train.main([*flags(tmp_path), "--dry_run"])
+
+
+def test_with_a_vocabulary_its_size_is_checked(tmp_path):
+    train_vocabulary(tmp_path / "v.model", WORDS)
+    with pytest.raises(UserError, match="EncoderConfig.vocab_size=10; set it"):
+        train.main([*flags(tmp_path, VOCAB_SIZE=10), "--dry_run"])
 
 
 def test_it_simulates_devices(tmp_path):
