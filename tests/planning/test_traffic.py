@@ -61,6 +61,21 @@ def test_a_program_by_hand():
     assert memory_traffic(TEXT) == 10 * (sliced + written) + (WHOLE + INDEX) + 2 * WHOLE
 
 
+def test_a_slice_moves_what_is_cut():
+    """And not what it is cut from, which its result repeats."""
+    text = """HloModule jit_f
+
+ENTRY %main (a: f32[10,64]) -> f32[2,64] {
+  %a = f32[10,64]{1,0:T(8,128)} parameter(0)
+  %s = ((f32[10,64]{1,0:T(8,128)}), f32[2,64]{1,0:T(2,128)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:2], [0:64]}
+  %t = f32[2,64]{1,0:T(2,128)S(1)} slice-done(%s)
+  %u = ((), f32[2,64]{1,0:T(2,128)}, u32[]{:S(2)}) async-start(), calls=%made
+  ROOT %v = f32[2,64]{1,0:T(2,128)} async-done(%u)
+}
+"""  # noqa: E501
+    assert memory_traffic(text) == 2 * ROW + 2 * 2 * ROW
+
+
 def test_a_program_is_read():
     computations, entry = read_program(TEXT)
     assert entry == "main" and list(computations) == ["fused", "written", "body", "cond", "main"]

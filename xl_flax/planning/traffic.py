@@ -62,9 +62,10 @@ def _single(instruction: Instruction, own: Computation) -> int:
         return 0
     operands = [own[name].arrays for name in instruction.operands if name in own]
     if op in ("slice-start", "dynamic-slice-start", "async-start"):  # operands, then the slice
-        (source, *_), *_ = operands
-        parts = [a for a in instruction.arrays[sum(map(len, operands)) :] if a.shape]
-        return sum(part.bytes * ((not source.on_chip) + (not part.on_chip)) for part in parts)
+        taken = [array for arrays in operands for array in arrays]
+        read = not (taken and taken[0].on_chip)
+        parts = [array for array in instruction.arrays[len(taken) :] if array.shape]
+        return sum(part.bytes * (read + (not part.on_chip)) for part in parts)
     if op.endswith("-start"):  # the result of most holds the operands, too
         return 2 * written if op == "all-reduce-start" else written
     if op in _SLICES:
