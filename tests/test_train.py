@@ -216,6 +216,21 @@ def test_interrupted_runs_end_with_the_same_bits(reference, folder, tmp_path):
     assert lines_of(interrupted) == lines_of(straight)
 
 
+def test_a_divided_optimizer_goes_on_with_the_same_bits(reference, configure, folder, tmp_path):
+    """ZeRO-1 on eight devices, which each save and restore their part."""
+    for name, ends in (("straight", (6,)), ("stopped", (3, 6))):
+        for steps in ends:
+            own = {"MeshConfig__optimizer": ("data",), "MODEL_DIR": str(tmp_path / name)}
+            config = configure(STEPS=steps, **own)
+            masked_lm = config.objectives[:1]  # alone it compiles faster
+            train(dataclasses.replace(config, objectives=masked_lm, held_out=[]), folder)
+    for item in ("params", "optimizer"):
+        expected, found = (saved(tmp_path / name, item) for name in ("straight", "stopped"))
+        assert expected.keys() == found.keys()
+        for path, value in expected.items():
+            np.testing.assert_array_equal(value, found[path], err_msg=f"{item}{path}")
+
+
 # Joins with the other process once, and trains twice.
 TWICE = """
 import sys
