@@ -78,7 +78,7 @@ def parse(
       argv: the arguments after the command's name.
       description: what `--help` prints.
       extra: adds the command's own flags to the parser.
-      needless: macros that a file may leave to be set, and the command does not need.
+      needless: macros and parameters that a file may leave to be set, and that are not needed.
 
     Returns:
       The namespace; `gin_flags` holds the Gin flags as they were given, for passing on.
@@ -141,7 +141,7 @@ def load_gin(
       files: in the order in which they count.
       bindings: lines of Gin.
       search_paths: more folders in which files are looked for.
-      needless: macros that are "none" where the files leave them to be set.
+      needless: macros and parameters that are "none" where the files leave them to be set.
     """
     for module in CONFIGURABLES:
         importlib.import_module(module)

@@ -23,7 +23,7 @@ def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="compile the step, run none and write nothing; without text and vocabulary, too",
+        help="compile the step and run none; without text and vocabulary, too",
     )
     parser.add_argument(
         "--devices", type=int, metavar="N", help="with --dry_run: as if there were N CPU devices"

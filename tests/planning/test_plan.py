@@ -88,7 +88,7 @@ def test_the_optimizer_divided_takes_an_eighth(config, as_v5e):
         ("Ran out.", "it needs too much memory"),
     ],
 )
-def test_what_does_not_fit_says_by_how_much(config, monkeypatch, said, why):
+def test_what_does_not_fit_says_by_how_much(config, as_v5e, monkeypatch, said, why):
     def compile_(self, *args, **kwargs):
         raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {said}")
 
@@ -98,9 +98,10 @@ def test_what_does_not_fit_says_by_how_much(config, monkeypatch, said, why):
     assert f"does not fit: {why}. Try" in plan_table(plan)
 
 
-def test_an_unknown_device_and_a_batch_that_does_not_go(config):
+def test_an_unknown_device_and_a_batch_that_does_not_go(config, monkeypatch):
     with pytest.raises(UserError, match="what a cpu can do is not known"):
         make_plan(config, jax.devices())
+    monkeypatch.setattr(plan_lib, "chip_of", lambda device: V5E)
     with pytest.raises(UserError, match="batch_size=32 cannot be divided into 16 microbatch"):
         make_plan(dataclasses.replace(config, accumulate=16), jax.devices())
 

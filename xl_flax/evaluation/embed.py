@@ -183,7 +183,7 @@ class Batch(NamedTuple):
 
 def rows_per_batch(row_length: int, partitioning: Partitioning) -> int:
     """Rows of so many tokens in a batch, over all devices."""
-    platform = "cpu" if partitioning.mesh.devices.flat[0].platform == "cpu" else "other"
+    platform = "cpu" if partitioning.platform == "cpu" else "other"
     return partitioning.batch_shards * max(1, TOKENS_PER_DEVICE[platform] // row_length)
 
 

@@ -13,7 +13,7 @@ import jax
 
 from xl_flax.errors import UserError
 from xl_flax.objectives.base import Objective
-from xl_flax.parallel.chips import chip_of
+from xl_flax.parallel.chips import Chip, chip_of
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.planning.program import Collective, collectives
 from xl_flax.planning.roofline import estimate
@@ -55,6 +55,9 @@ def make_plan(
     Raises:
       UserError: the run does not go with the devices.
     """
+    chip = chip_of(devices[0])
+    if chip is None:
+        raise UserError(f"what a {devices[0].device_kind} can do is not known: see CHIPS")
     partitioning = make_partitioning(config.mesh, devices)
     check_program(config, partitioning)
     streams = assumed_streams(config)
@@ -96,7 +99,7 @@ def make_plan(
         "collectives": _summary(sent),
         "fits": True,
     }
-    return plan | _estimate(plan, devices[0], sent, tokens or whole)
+    return plan | _estimate(plan, chip, sent, tokens or whole)
 
 
 def _too_much(error: str) -> str:
@@ -124,12 +127,7 @@ def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
             return path.read_text(encoding="utf-8")
 
 
-def _estimate(
-    plan: Plan, device: jax.Device, sent: Sequence[Collective], tokens: float
-) -> dict[str, Any]:
-    chip = chip_of(device)
-    if chip is None:
-        raise UserError(f"what a {device.device_kind} can do is not known: see CHIPS")
+def _estimate(plan: Plan, chip: Chip, sent: Sequence[Collective], tokens: float) -> dict[str, Any]:
     devices, flops, per_step = plan["devices"], plan["flops_per_step"], plan["tokens_per_step"]
     step = estimate(chip, devices, plan["slices"], flops, plan["traffic"], sent)
     seconds = step.apart
