@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts: makes (once) and activates the project's virtual environment.
 # Usage: source launch/environment.sh EXTRAS        e.g. eval, or dev,hf
 # XL_FLAX_VENV chooses another folder than .venv; XL_FLAX_EXTRAS adds extras (gpu, tpu).

@@ -55,6 +55,8 @@ WRITTEN = {
 }
 # Checkpoints that commands begin with; "…" is what a reader fills in.
 CHECKPOINTS = ("…", "runs/quickstart", "runs/bible", "runs/transfer/panx/pretrained/0")
+# Their examples are run by tests/test_architecture.py, and by tests/launch against stand-ins.
+OTHERS = {"architecture.md", "launching.md", "host.sh", "tpu_vm.sh"}
 RECORDER = """
 command_not_found_handle() { printf '%s\\0' "$#" "$@" >>"$RECORD"; }
 source() { :; }  # launch/environment.sh installs what commands need
@@ -98,7 +100,7 @@ def pieces():
     readers += [(path, comments) for path in [*GIN_FILES, *sorted((ROOT / "launch").glob("*.sh"))]]
     readers += [(path, docstring) for path in COMMANDS]
     for path, read in readers:
-        if path.name == "architecture.md":  # tests/test_architecture.py runs its examples
+        if path.name in OTHERS:
             continue
         for line, shell in read(path):
             yield pytest.param(shell, id=f"{path.relative_to(ROOT)}:{line}")

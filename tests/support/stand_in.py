@@ -1,0 +1,222 @@
+"""A stand-in for gcloud, kubectl, sbatch and their like: one program, and the world it acts on.
+
+`World` writes programs into a folder for PATH. All of them are this file: it writes down how it was
+called, fails where a rule says so, and otherwise does to the world, a folder, what the real program
+would do. Hosts are folders in which commands are run as ssh would run them, by a shell.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROGRAMS = ("gcloud", "kubectl", "sbatch", "squeue", "scancel", "scontrol", "sacct", "ssh", "scp")
+RESOURCE = "Resource 'projects/p/locations/z/queuedResources/{}'"
+NOT_FOUND = f"ERROR: (gcloud.compute.tpus.queued-resources) NOT_FOUND: {RESOURCE} was not found"
+TAKEN = f"ERROR: (gcloud.compute.tpus.queued-resources) ALREADY_EXISTS: {RESOURCE} already exists"
+
+
+class World:
+    """The folder in which stand-ins keep what there is; for tests."""
+
+    def __init__(self, folder, python, **start):
+        self.folder = Path(folder)
+        (self.folder / "bin").mkdir(parents=True)
+        for name in PROGRAMS:
+            program = self.folder / "bin" / name
+            program.write_text(f'#!/bin/sh\nexec {python} -I -S {__file__} {folder} {name} "$@"\n')
+            program.chmod(0o755)
+        (self.folder / "host_bin").mkdir()
+        hostname = self.folder / "host_bin" / "hostname"
+        hostname.write_text('#!/bin/sh\necho "$HOST"\n')
+        hostname.chmod(0o755)
+        self.job("exit 0")
+        self.write({"calls": [], "rules": [], "lives": [["ACTIVE"]], "hosts": 2, **start})
+
+    @property
+    def environment(self):
+        """Of a shell on the machine from which jobs are started."""
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8"}
+
+    def read(self):
+        return json.loads((self.folder / "world.json").read_text())
+
+    def write(self, world):
+        (self.folder / "world.json").write_text(json.dumps(world))
+
+    def fail(self, match, stderr, code=1, times=1, after=None):
+        """Lets the next `times` calls that match fail; `after` does its work all the same."""
+        world = self.read()
+        world["rules"].append(
+            {"match": match, "stderr": stderr, "code": code, "times": times, "after": after}
+        )
+        self.write(world)
+
+    def job(self, script):
+        """What a host's job does, in shell."""
+        (self.folder / "job").write_text(script + "\n")
+
+    def calls(self, match=""):
+        return [call for call in self.read()["calls"] if re.search(match, call)]
+
+    def hosts(self):
+        return sorted((self.folder / "hosts").glob("*"))
+
+
+def errors(run):
+    return [line for line in run.stderr.splitlines() if line.startswith("error:")]
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+class Stop(Exception):
+    """Ends the program with a message and an exit code."""
+
+    def __init__(self, message, code=1):
+        super().__init__(message)
+        self.code = code
+
+
+def flag(words, name, default=None):
+    return next((w.split("=", 1)[1] for w in words if w.startswith(f"--{name}=")), default)
+
+
+def queued_resources(folder, world, words):
+    """gcloud compute tpus queued-resources …; returns commands to be run on hosts."""
+    verb, name = (
+        words[0],
+        next(
+            w for w in words[1:] if not w.startswith("-") and (words[0] != "scp" or w.endswith(":"))
+        ),
+    )
+    name, there = name.rstrip(":"), world.get("resource")
+    if verb == "create":
+        if there:
+            raise Stop(TAKEN.format(name))
+        nodes = int(flag(words, "node-count", "1"))
+        world["resource"] = {
+            "name": name,
+            "type": flag(words, "accelerator-type"),
+            "nodes": nodes,
+            "states": world["lives"].pop(0),
+        }
+        shutil.rmtree(folder / "hosts", ignore_errors=True)
+        make_hosts(folder, world["hosts"])
+        return []
+    if not there or there["name"] != name:
+        raise Stop(NOT_FOUND.format(name))
+    states = there["states"]
+    if verb == "describe":
+        print(states[0], there["type"], world.get("why", ""))
+        if len(states) > 1:
+            states.pop(0)
+        return []
+    if verb == "delete":
+        world["resource"] = None
+        return []
+    if states[0] != "ACTIVE":
+        raise Stop(
+            f"ERROR: (gcloud.compute.tpus.queued-resources.{verb}) the resource is {states[0]}"
+        )
+    hosts = sorted((folder / "hosts").glob("*"))
+    if flag(words, "worker") != "all":
+        hosts = hosts[:1]
+    if verb == "scp":
+        return [(host, f"cp {words[1]} .") for host in hosts]
+    return [(host, flag(words, "command")) for host in hosts]
+
+
+# In place of an environment's python: writes down what it is to run, and does what the test says.
+PYTHON = """#!/bin/sh
+case "$*" in "-m pip"* | "-m venv"*) exit 0 ;; esac
+printf '%s\\0' "$@" . >>"$HOME/ran"
+exec bash "{folder}/job" "$@"
+"""
+
+
+def make_hosts(folder, number):
+    """So many folders, each the home of a machine that has an environment already."""
+    for host in range(number):
+        python = folder / "hosts" / str(host) / "venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(PYTHON.format(folder=folder))
+        python.chmod(0o755)
+
+
+def ran(host):
+    """The commands that ran on a host, each as a list of words."""
+    commands = [[]]
+    for word in (host / "ran").read_text().split("\0")[:-1]:
+        commands.append([]) if word == "." else commands[-1].append(word)
+    return commands[:-1]
+
+
+def on_hosts(folder, commands):
+    """Runs commands as ssh does: in the home folder, by a shell, at once; a bad exit code."""
+    running = []
+    for host, command in commands:
+        environment = {
+            "HOME": str(host),
+            "PATH": f"{folder}/host_bin:{os.environ['PATH']}",
+            "HOST": f"host{host.name}",
+            "PYTHON": sys.executable,
+            "XL_FLAX_VENV": str(host / "venv"),
+            "LANG": "C.UTF-8",
+        }
+        running.append(subprocess.Popen(["bash", "-c", command], cwd=host, env=environment))
+    codes = [process.wait() for process in running]
+    return next((code for code in codes if code), 0)
+
+
+def main(folder, program, *words):
+    folder = Path(folder)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        world = json.loads((folder / "world.json").read_text())
+        call = " ".join((program, *words))
+        world["calls"].append(call)
+        rule = next((r for r in world["rules"] if r["times"] and re.search(r["match"], call)), None)
+        commands, code = [], 0
+        try:
+            if rule:
+                rule["times"] -= 1
+            if not rule or rule["after"]:
+                commands = WORK[program](folder, world, words)
+                if rule and rule["after"] == "gone":
+                    world["resource"] = None
+                elif rule and rule["after"] != "done":
+                    world["resource"]["states"] = rule["after"]
+            if rule:
+                raise Stop(rule["stderr"], rule["code"])
+        except Stop as stop:
+            print(stop, file=sys.stderr)
+            code = stop.code
+        (folder / "world.json").write_text(json.dumps(world))
+    sys.exit(code or on_hosts(folder, commands))
+
+
+def gcloud(folder, world, words):
+    match words[:3]:
+        case ["compute", "tpus", "queued-resources"]:
+            return queued_resources(folder, world, words[3:])
+        case ["compute", "tpus", "tpu-vm"]:
+            for node in range(world["resource"]["nodes"]):
+                print(f"{world['resource']['name']}-{node}\tREADY\tHEALTHY\t2026-01-01T00:00:00Z")
+    return []
+
+
+WORK = {"gcloud": gcloud}
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
