@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the scripts that start jobs on other machines: arguments, run or print, quoting, code, errors, cost.
 #
-# A script names its options, `values` (each NAME=DEFAULT) and `switches`, then calls read_arguments. After that each
-# option is a variable, and `action`, `name`, `environment` and `job` hold the rest.
+# A script names its `actions` and its options, `values` (each NAME=DEFAULT) and `switches`, then calls read_arguments.
+# After that each option is a variable, and `action`, `name`, `environment` and `job` hold the rest.
 
 readonly again=75  # exit code: nothing is lost, the same command goes on
 
@@ -46,8 +46,10 @@ read_arguments() {
   done
   action="${words[0]:-}" name="${words[1]:-}"
   [ "$action" ] || wrong "say what to do, as in: bash $0 status NAME; --help explains"
+  [[ " ${actions[*]} " == *" $action "* ]] || wrong "there is no action $action; there are ${actions[*]}"
   [ ${#words[@]} -lt 3 ] ||
     wrong "too much: ${words[2]}. Options are given as --NAME=VALUE, and the job's own flags come behind --"
+  check_name
 }
 
 unknown() { wrong "there is no option --$1; --help has them all. The job's own flags come behind --"; }
@@ -68,11 +70,11 @@ needs() {
 # A whole number of at least $2.
 check_number() { [[ "${!1}" =~ ^[0-9]{1,6}$ && "${!1}" -ge "$2" ]] || wrong "--$1=${!1}: must be a whole number, at least $2"; }
 
-# check_job FLAG…: a command of ours, whose results outlive the machines; FLAG… is what its processes need to join.
+# The job must be a command of ours, whose results outlive the machines; its processes join with the flag `join`.
 check_job() {
   local word model_dir=""
   case "${job[0]:-}" in
-    train | evaluate) job=("${job[0]}" "$@" "${job[@]:1}") ;;
+    train | evaluate) job=("${job[0]}" ${join:+"$join"} "${job[@]:1}") ;;
     vocab | cache) ;;
     *) wrong "say behind -- what to run, as in: -- train --gin_file=FILE …; there are train, evaluate, vocab and cache" ;;
   esac
@@ -133,7 +135,9 @@ remedy() {
       echo " (there are none left just now: try again, another zone, or a reservation)" ;;
     *"Permission denied on 'locations/"* | *"Invalid value"*zone* | *"Location"*"not found"*)
       echo " (is --zone right? gcloud compute tpus locations list shows the zones)" ;;
-    *"has not been used"* | *SERVICE_DISABLED*) echo " (enable it: gcloud services enable tpu.googleapis.com)" ;;
+    *'no matches for kind "JobSet"'* | *"resource type \"jobset\""*)
+      echo " (install JobSet: jobset.sigs.k8s.io/docs/installation)" ;;
+    *"has not been used"* | *SERVICE_DISABLED*) echo " (enable it: gcloud services enable NAME.googleapis.com)" ;;
     *PERMISSION_DENIED* | *"not have permission"* | *[Ff]orbidden*)
       echo " (is --project right, and has your account the rights? gcloud auth list shows the account)" ;;
     *"active account"* | *[Rr]eauth* | *"credentials"*) echo " (log in: gcloud auth login)" ;;
@@ -164,14 +168,67 @@ find_commit() {
 # pack FILE: the commit as a tar file.
 pack() { run git archive --format=tar.gz --output="$1" "$commit"; }
 
+# ---- Jobs on hosts that are reached by ssh
+#
+# A script has `on first|all COMMAND` and `copy FILE`, which set `failure` and return an exit code, and says in `extras`
+# what is installed.
+
+seen=0  # bytes of the first host's log
+
+host_sh() { echo "cd xl_flax/current && $(quote bash launch/host.sh "$@")"; }
+
+install() {
+  local file="$scratch/$commit.tar.gz" target="xl_flax/$commit"
+  [ ! "$dry_run" ] || file="/tmp/$commit.tar.gz"
+  pack "$file" || die "cannot pack $commit"
+  copy "$file" || return
+  on all "mkdir -p $target && tar -xzf $commit.tar.gz -C $target && ln -sfn $commit xl_flax/current && \
+cd xl_flax/current && XL_FLAX_EXTRAS=$extras bash launch/host.sh setup"
+}
+
+start() { on all "$(host_sh start "$name" XL_FLAX_EXTRAS="$extras" "${environment[@]}" -- "${job[@]}")"; }
+
+# Shows the first host's log, from where it was last seen, until the job ends there or the connection breaks.
+follow() {
+  if [ "$dry_run" ]; then
+    on first "$(host_sh follow "$name" 0)"
+    return
+  fi
+  on first "$(host_sh follow "$name" "$seen")" | tee "$scratch/log"
+  seen=$((seen + $(wc -c <"$scratch/log")))
+}
+
+# Sets `outcome`: done, running, again (to be started again), failed or unreachable.
+ask_hosts() {
+  local answer ended
+  outcome="done"
+  if [ "$dry_run" ]; then
+    on all "$(host_sh state "$name")"
+    return
+  fi
+  answer="$(on all "$(host_sh state "$name")" 2>/dev/null)" || {
+    outcome=unreachable
+    return
+  }
+  ended="$(sed -n 's/.* ended //p' <<<"$answer" | sort -n | uniq)"
+  job_code="$(grep -vx "0\|$again" <<<"$ended" | head -n 1 || true)"
+  unfinished="$(grep -v ' ended 0$' <<<"$answer" | sort | tr '\n' ',' | sed 's/,$//; s/,/, /g' || true)"
+  if [ "$job_code" ]; then outcome=failed
+  elif grep -q ' running$' <<<"$answer"; then outcome=running
+  elif [ "$unfinished" ] || [ ! "$answer" ]; then outcome=again
+  fi
+}
+
 # ---- Cost
 
-# cost CHIPS SECONDS WHAT: chip hours, and money when --price says what one costs.
+unit=chip
+
+# cost NUMBER SECONDS WHAT: hours of so many units, and money when --price says what one costs.
 cost() {
-  LC_ALL=C awk -v n="$1" -v s="$2" -v what="$3" -v price="$price" 'BEGIN {
+  LC_ALL=C awk -v n="$1" -v s="$2" -v what="$3" -v price="$price" -v unit="$unit" 'BEGIN {
     hours = n * s / 3600
-    printf "cost: %s: %d chips × %.2f h = %.1f chip hours", what, n, s / 3600, hours
+    printf "cost: %s: %d %ss × %.2f h = %.1f %s hours", what, n, unit, s / 3600, hours, unit
     if (price != "") printf " × %s = %.2f", price, hours * price
-    print price == "" ? " (--price=PRICE of a chip hour shows money)" : ""
+    print price == "" ? " (with --price=PRICE OF ONE also in money)" : ""
   }' >&2
 }

@@ -37,10 +37,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/common.sh
 
 typed="bash launch/tpu_vm.sh $(quote "$@")"
+actions=(run create wait install start logs status stop delete)
 values=(project= zone= type= slices=1 valid_until= runtime= service_account= network= subnetwork= tags= labels=)
 values+=(ref= retries=50 poll=30 price=)
 switches=(spot reserved internal keep)
-exists="" expected=none seen=0 held=0 life=0
+join=--distributed exists="" expected=none held=0 life=0 extras=tpu
 read_arguments "$@"
 
 # ---- What is asked for
@@ -153,40 +154,10 @@ on_all_slices() {
   [ "$dry_run" ] || ! grep -q 'Could not prepare all' "$scratch/stderr" || { failure="$name: a slice is out of reach"; return 1; }
 }
 
-install() {
-  local file="$scratch/$commit.tar.gz" code_folder="xl_flax/$commit"
-  [ ! "$dry_run" ] || file="/tmp/$commit.tar.gz"
-  pack "$file" || die "cannot pack $commit"
-  attempt "cannot copy the code to $name" gcloud compute tpus queued-resources scp "$file" "$name:" "${where[@]}" \
-    --node=all --worker=all "${tunnel[@]}" && on_all_slices || return
-  on all "mkdir -p $code_folder && tar -xzf $commit.tar.gz -C $code_folder && ln -sfn $commit xl_flax/current && \
-cd xl_flax/current && XL_FLAX_EXTRAS=tpu bash launch/host.sh setup"
-}
-
-host_sh() { echo "cd xl_flax/current && $(quote bash launch/host.sh "$@")"; }
-
-start() { on all "$(host_sh start "$name" XL_FLAX_EXTRAS=tpu "${environment[@]}" -- "${job[@]}")"; }
-
-# Shows the first host's log, from where it was last seen, until the job ends there or the connection breaks.
-follow() {
-  if [ "$dry_run" ]; then on first "$(host_sh follow "$name" 0)"; return; fi
-  on first "$(host_sh follow "$name" "$seen")" | tee "$scratch/log"
-  seen=$((seen + $(wc -c <"$scratch/log")))
-}
-
-# Sets `outcome`: done, running, again (to be started again), failed or unreachable.
-ask_hosts() {
-  local answer ended
-  outcome="done"
-  if [ "$dry_run" ]; then on all "$(host_sh state "$name")"; return; fi
-  answer="$(on all "$(host_sh state "$name")" 2>/dev/null)" || { outcome=unreachable; return; }
-  ended="$(sed -n 's/.* ended //p' <<<"$answer" | sort -n | uniq)"
-  job_code="$(grep -vx "0\|$again" <<<"$ended" | head -n 1)"
-  unfinished="$(grep -v ' ended 0$' <<<"$answer" | sort | tr '\n' ',' | sed 's/,$//; s/,/, /g')"
-  if [ "$job_code" ]; then outcome=failed
-  elif grep -q ' running$' <<<"$answer"; then outcome=running
-  elif [ "$unfinished" ] || [ ! "$answer" ]; then outcome=again
-  fi
+# ssh may be refused for a minute, until the VMs have the key; gcloud tries again.
+copy() {
+  attempt "cannot copy the code to $name" gcloud compute tpus queued-resources scp "$1" "$name:" "${where[@]}" \
+    --node=all --worker=all "${tunnel[@]}" && on_all_slices
 }
 
 # Hosts do not answer, or the job failed: returns 0 when the slices are gone or going, 1 when all hosts answer.
@@ -289,7 +260,6 @@ leave() {
   say "delete: bash launch/tpu_vm.sh delete $(quote "$name" "${where[@]}")"
 }
 
-check_name
 needs project zone
 check_number slices 1
 check_number poll 0
@@ -302,7 +272,7 @@ case "$action" in
   run | create) needs type; read_type; set_create ;;
   *) expected=ACTIVE ;;
 esac
-case "$action" in run | start) check_job --distributed ;; esac
+case "$action" in run | start) check_job ;; esac
 case "$action" in run | install) find_commit ;; esac
 [ "$dry_run" ] || command -v gcloud >/dev/null || die "gcloud is not installed, or not in PATH: cloud.google.com/sdk/docs/install"
 
@@ -315,5 +285,4 @@ case "$action" in
   status) status ;;
   stop) exists=maybe; on all "$(host_sh stop "$name")" || die "$failure" ;;
   delete) remove; say "deleted: $name" ;;
-  *) wrong "there is no action $action; --help has them all" ;;
 esac

@@ -8,20 +8,12 @@ import subprocess
 import sys
 
 import pytest
-from stand_in import World, errors, ran, wait_for
+from stand_in import ODD, World, errors, ran, wait_for
 
 MODEL_DIR = "--gin.MODEL_DIR=gs://bucket/run"
 JOB = ["train", "--gin_file=gin/runs/mlm_xlmr_base.gin", MODEL_DIR]
 WHERE = ["--project=p", "--zone=z"]
 SLICE = [*WHERE, "--type=v5litepod-64", "--poll=0"]
-# What a shell, ssh and a shell again may take apart.
-ODD = [
-    "--gin.TrainConfig.objectives=[@MaskedLM(), @Contrastive()]",
-    "--gin.TASK_MODULES=['my languages', \"it's\"]",
-    "--gin.NAME=a\\b$HOME`id`$(id)*?~#&;|<>(){}! ü",
-    "--gin.EMPTY=",
-    "two\nlines",
-]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ would do. Hosts are folders in which commands are run as ssh would run them, by 
 """
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -15,10 +16,20 @@ import sys
 import time
 from pathlib import Path
 
-PROGRAMS = ("gcloud", "kubectl", "sbatch", "squeue", "scancel", "scontrol", "sacct", "ssh", "scp")
+PROGRAMS = ("gcloud", "kubectl", "sbatch", "squeue", "scancel", "scontrol", "srun", "ssh", "scp")
 RESOURCE = "Resource 'projects/p/locations/z/queuedResources/{}'"
 NOT_FOUND = f"ERROR: (gcloud.compute.tpus.queued-resources) NOT_FOUND: {RESOURCE} was not found"
 TAKEN = f"ERROR: (gcloud.compute.tpus.queued-resources) ALREADY_EXISTS: {RESOURCE} already exists"
+
+
+# What a shell, ssh and a shell again may take apart.
+ODD = [
+    "--gin.TrainConfig.objectives=[@MaskedLM(), @Contrastive()]",
+    "--gin.TASK_MODULES=['my languages', \"it's\"]",
+    "--gin.NAME=a\\b$HOME`id`$(id)*?~#&;|<>(){}! ü",
+    "--gin.EMPTY=",
+    "two\nlines",
+]
 
 
 class World:
@@ -32,9 +43,10 @@ class World:
             program.write_text(f'#!/bin/sh\nexec {python} -I -S {__file__} {folder} {name} "$@"\n')
             program.chmod(0o755)
         (self.folder / "host_bin").mkdir()
-        hostname = self.folder / "host_bin" / "hostname"
-        hostname.write_text('#!/bin/sh\necho "$HOST"\n')
-        hostname.chmod(0o755)
+        for name, does in ("hostname", 'echo "$HOST"'), ("uv", "exit 0"):
+            program = self.folder / "host_bin" / name
+            program.write_text(f"#!/bin/sh\n{does}\n")
+            program.chmod(0o755)
         self.job("exit 0")
         self.write({"calls": [], "rules": [], "lives": [["ACTIVE"]], "hosts": 2, **start})
 
@@ -139,7 +151,7 @@ def queued_resources(folder, world, words):
 
 # In place of an environment's python: writes down what it is to run, and does what the test says.
 PYTHON = """#!/bin/sh
-case "$*" in "-m pip"* | "-m venv"*) exit 0 ;; esac
+case "$*" in "-m pip"* | -c*) exit 0 ;; esac
 printf '%s\\0' "$@" . >>"$HOME/ran"
 exec bash "{folder}/job" "$@"
 """
@@ -162,19 +174,20 @@ def ran(host):
     return commands[:-1]
 
 
+def on_host(folder, host):
+    """The environment of a shell on a host."""
+    return {
+        "HOME": str(host), "HOST": f"host{host.name}", "LANG": "C.UTF-8", "PYTHON": sys.executable,
+        "PATH": f"{folder}/host_bin:{os.environ['PATH']}", "XL_FLAX_VENV": str(host / "venv"),
+    }  # fmt: skip
+
+
 def on_hosts(folder, commands):
     """Runs commands as ssh does: in the home folder, by a shell, at once; a bad exit code."""
-    running = []
-    for host, command in commands:
-        environment = {
-            "HOME": str(host),
-            "PATH": f"{folder}/host_bin:{os.environ['PATH']}",
-            "HOST": f"host{host.name}",
-            "PYTHON": sys.executable,
-            "XL_FLAX_VENV": str(host / "venv"),
-            "LANG": "C.UTF-8",
-        }
-        running.append(subprocess.Popen(["bash", "-c", command], cwd=host, env=environment))
+    running = [
+        subprocess.Popen(["bash", "-c", command], cwd=host, env=on_host(folder, host))
+        for host, command in commands
+    ]
     codes = [process.wait() for process in running]
     return next((code for code in codes if code), 0)
 
@@ -212,11 +225,74 @@ def gcloud(folder, world, words):
             return queued_resources(folder, world, words[3:])
         case ["compute", "tpus", "tpu-vm"]:
             for node in range(world["resource"]["nodes"]):
-                print(f"{world['resource']['name']}-{node}\tREADY\tHEALTHY\t2026-01-01T00:00:00Z")
+                name = f"{world['resource']['name']}-{node}"
+                print(f"{name}\tREADY\tHEALTHY\t2026-01-01T00:00:00Z")
+        case ["storage", "cp", source]:
+            world["bucket"] = [*world.get("bucket", []), words[3]]
+            assert Path(source).stat().st_size
     return []
 
 
-WORK = {"gcloud": gcloud}
+def kubectl(folder, world, words):
+    words = [word for word in words if not word.startswith(("--namespace=", "--context="))]
+    match words[:3]:
+        case ["create", "-f", "-"]:
+            if world.get("jobset"):
+                raise Stop('Error from server (AlreadyExists): jobsets "n" already exists')
+            world["jobset"] = {"manifest": sys.stdin.read(), "state": ""}
+        case ["get", "jobset", _] if world.get("jobset"):
+            mark = re.search(r'made-from: "(\d+)"', world["jobset"]["manifest"])[1]
+            print(f"Running{world['jobset']['state']} {mark}")
+        case ["get", "jobset", name] if "--ignore-not-found" not in words:
+            raise Stop(f'Error from server (NotFound): jobsets "{name}" not found')
+        case ["delete", "jobset", _]:
+            world["jobset"] = None
+        case ["logs", *_]:
+            print("step 1")
+    return []
+
+
+def sbatch(folder, world, words):
+    world["job"] = {"script": Path(words[-1]).read_text(), "state": "PENDING"}
+    print("Submitted batch job 7")
+    return []
+
+
+def squeue(folder, world, words):
+    if world.get("job"):
+        print(7, world["job"]["state"])
+    return []
+
+
+def scancel(folder, world, words):
+    if not flag(words, "signal"):
+        world["job"] = None
+    return []
+
+
+def srun(folder, world, words):
+    """Runs the command as a host of the job does."""
+    command = [*itertools.dropwhile(lambda word: word.startswith("--"), words)]
+    if not (folder / "hosts").exists():
+        make_hosts(folder, world["hosts"])
+    host = folder / "hosts" / "0"
+    process = subprocess.run(command, env=os.environ | on_host(folder, host), check=False)
+    if process.returncode:
+        raise Stop(f"srun: error: exited with {process.returncode}", process.returncode)
+    return []
+
+
+def ssh(folder, world, words):
+    if not (folder / "hosts").exists():
+        make_hosts(folder, 1)
+    return [(folder / "hosts" / "0", words[-1])]
+
+
+def scp(folder, world, words):
+    return ssh(folder, world, [f"cp {words[-2]} ."])
+
+
+WORK = {name: globals().get(name, lambda *_: []) for name in PROGRAMS}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

@@ -1,0 +1,45 @@
+"""All scripts: shellcheck finds nothing, and each explains itself."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from xl_flax import cli
+
+LAUNCH = Path(cli.ROOT, "launch")
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), Path(cli.ROOT, "tests", "run.sh")])
+JOBS = [path.name for path in SCRIPTS if "read_arguments " in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path):
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed; it comes with the extra dev")
+    run = subprocess.run(["shellcheck", path], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_help_names_every_option_and_action(launch, name):
+    text = (LAUNCH / name).read_text(encoding="utf-8")
+    run = launch(name, "--help")
+    assert run.returncode == 0 and run.stdout.count("\n") > 10 and not run.stderr
+    options = re.findall(r"^(?:values|switches)\+?=\((.*)\)$", text, re.MULTILINE)
+    names = [word.split("=")[0] for line in options for word in line.split()]
+    for option in [*names, "dry_run", "env"]:
+        assert f"--{option}" in run.stdout, option
+    actions = re.findall(r"^  ([a-z |]+)\) ", text[text.rindex('\ncase "$action"') :], re.MULTILINE)
+    for action in " ".join(actions).replace("|", " ").split():
+        assert re.search(rf"(^|  ){action} ", run.stdout, re.MULTILINE), action
+    assert max(map(len, run.stdout.splitlines())) <= 130
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_name_and_an_action_are_asked_for(launch, world, name):
+    for words, said in ((), "say what to do"), (("dance", "n"), "no action dance"):
+        run = launch(name, *words)
+        assert run.returncode == 2 and run.stderr.startswith("error: ") and said in run.stderr
+        assert len(run.stderr.splitlines()) == 1 and not world.calls()
