@@ -229,6 +229,6 @@ cost() {
     hours = n * s / 3600
     printf "cost: %s: %d %ss × %.2f h = %.1f %s hours", what, n, unit, s / 3600, hours, unit
     if (price != "") printf " × %s = %.2f", price, hours * price
-    print price == "" ? " (with --price=PRICE OF ONE also in money)" : ""
+    print price == "" ? " (--price=PRICE shows money)" : ""
   }' >&2
 }

@@ -23,7 +23,6 @@
 #   --queue               Kueue's local queue, where the cluster has one
 #   --context             kubectl's, if not the current one
 #   --namespace           (default)
-#   --service_account     of Kubernetes; it must be allowed to read the code and to write MODEL_DIR
 #   --image               has bash and Python 3.11 to 3.13, or an environment of ours (python:3.12)
 #   --ref                 the commit to ship (HEAD; refused when files have changed since)
 #   --env=NAME=VALUE      set for the job; repeatable
@@ -40,7 +39,7 @@ source launch/common.sh
 typed="bash launch/gke.sh $(quote "$@")"
 actions=(start manifest logs status delete)
 values=(bucket= accelerator= topology= chips_per_host=4 slices=1 reservation= queue= context= namespace=default)
-values+=(service_account= image=python:3.12 ref= retries=3 price=)
+values+=(image=python:3.12 ref= retries=3 price=)
 switches=(spot)
 exists="" mark="" join=--distributed
 read_arguments "$@"

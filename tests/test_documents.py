@@ -56,7 +56,7 @@ WRITTEN = {
 # Checkpoints that commands begin with; "…" is what a reader fills in.
 CHECKPOINTS = ("…", "runs/quickstart", "runs/bible", "runs/transfer/panx/pretrained/0")
 # Their examples are run by tests/test_architecture.py, and by tests/launch against stand-ins.
-OTHERS = {"architecture.md", "launching.md", "host.sh", "tpu_vm.sh"}
+OTHERS = {"architecture.md", "launching.md", "host.sh", "tpu_vm.sh", "gke.sh", "slurm.sh", "gpu.sh"}
 RECORDER = """
 command_not_found_handle() { printf '%s\\0' "$#" "$@" >>"$RECORD"; }
 source() { :; }  # launch/environment.sh installs what commands need
@@ -234,6 +234,9 @@ def test_flags_that_are_named_exist(flags_only, monkeypatch):
             with pytest.raises((Parsed, SystemExit)):
                 module.main(["--help"])
     options = {option for parser in parsers for option in parser._option_string_actions}
+    for path in (ROOT / "launch").glob("*.sh"):  # tests/launch compares it with what they take
+        head = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))[0]
+        options |= set(re.findall(r"--[a-z]\w*", head))
     for path in [*PAGES, *GIN_FILES]:
         named = set(re.findall(r"(?<![\w-])--[a-z]\w*", prose(path)))
         assert named <= options | {"--gin"}, path

@@ -12,7 +12,7 @@ JOB = ["train", "--gin_file=a.gin", "--gin.MODEL_DIR=gs://b/run"]
 WHERE = ["--bucket=gs://b/code/", "--accelerator=tpu-v6e-slice"]
 POD = ["--topology=16x16", "--slices=2"]
 ENVIRONMENT = "a $b $(c) $$ \"d\" 'e' \\ f"
-FULL = ["--queue=q", "--spot", "--reservation=r", "--service_account=s", "--namespace=teams",
+FULL = ["--queue=q", "--spot", "--reservation=r", "--namespace=teams",
         "--retries=7", "--image=i:1", f"--env=A={ENVIRONMENT}"]  # fmt: skip
 
 
@@ -75,7 +75,6 @@ def test_the_manifest_is_a_jobset(gke, full):
     assert ("kueue.x-k8s.io/queue-name" in labels) == bool(full)
     for name in ("gke-spot", "reservation-name"):
         assert (f"cloud.google.com/{name}" in selector) == bool(full)
-    assert pod.get("serviceAccountName") == ("s" if full else None)
     assert manifest["metadata"]["namespace"] == ("teams" if full else "default")
     policy = manifest["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == (7 if full else 3)

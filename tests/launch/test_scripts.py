@@ -38,6 +38,19 @@ def test_help_names_every_option_and_action(launch, name):
 
 
 @pytest.mark.parametrize("name", JOBS)
+def test_the_example_of_the_head_is_understood(world, project, name):
+    head = re.match(r"(?:#.*\n)*", (LAUNCH / name).read_text(encoding="utf-8"))[0]
+    (example,) = re.findall(rf"^#   (bash launch/{name} (?:.*\\\n#)*.*)", head, re.MULTILINE)
+    example = example.replace("\\\n#", "").replace("NAME ", "n --dry_run ", 1).replace("…", "x")
+    run = subprocess.run(
+        ["bash", "-c", example.replace("NAME", "n")], env=world.environment, cwd=project,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "launch/host.sh" in run.stdout and not world.calls()
+
+
+@pytest.mark.parametrize("name", JOBS)
 def test_a_name_and_an_action_are_asked_for(launch, world, name):
     for words, said in ((), "say what to do"), (("dance", "n"), "no action dance"):
         run = launch(name, *words)

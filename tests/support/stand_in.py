@@ -16,7 +16,21 @@ import sys
 import time
 from pathlib import Path
 
-PROGRAMS = ("gcloud", "kubectl", "sbatch", "squeue", "scancel", "scontrol", "srun", "ssh", "scp")
+PROGRAMS = (
+    "gcloud",
+    "kubectl",
+    "sbatch",
+    "squeue",
+    "scancel",
+    "scontrol",
+    "srun",
+    "ssh",
+    "scp",
+    "sky",
+    "ssh-add",
+    "ssh-agent",
+    "python",
+)
 RESOURCE = "Resource 'projects/p/locations/z/queuedResources/{}'"
 NOT_FOUND = f"ERROR: (gcloud.compute.tpus.queued-resources) NOT_FOUND: {RESOURCE} was not found"
 TAKEN = f"ERROR: (gcloud.compute.tpus.queued-resources) ALREADY_EXISTS: {RESOURCE} already exists"
@@ -48,7 +62,9 @@ class World:
             program.write_text(f"#!/bin/sh\n{does}\n")
             program.chmod(0o755)
         self.job("exit 0")
-        self.write({"calls": [], "rules": [], "lives": [["ACTIVE"]], "hosts": 2, **start})
+        self.write(
+            {"calls": [], "words": [], "rules": [], "lives": [["ACTIVE"]], "hosts": 2, **start}
+        )
 
     @property
     def environment(self):
@@ -106,11 +122,11 @@ def flag(words, name, default=None):
 
 def queued_resources(folder, world, words):
     """gcloud compute tpus queued-resources …; returns commands to be run on hosts."""
+    if words[0] == "list":
+        return []
     verb, name = (
         words[0],
-        next(
-            w for w in words[1:] if not w.startswith("-") and (words[0] != "scp" or w.endswith(":"))
-        ),
+        next(w for w in words[1:] if w[0] != "-" and (words[0] != "scp" or ":" in w)),
     )
     name, there = name.rstrip(":"), world.get("resource")
     if verb == "create":
@@ -121,7 +137,7 @@ def queued_resources(folder, world, words):
             "name": name,
             "type": flag(words, "accelerator-type"),
             "nodes": nodes,
-            "states": world["lives"].pop(0),
+            "states": world["lives"].pop(0) if world["lives"] else ["ACTIVE"],
         }
         shutil.rmtree(folder / "hosts", ignore_errors=True)
         make_hosts(folder, world["hosts"])
@@ -199,6 +215,7 @@ def main(folder, program, *words):
         world = json.loads((folder / "world.json").read_text())
         call = " ".join((program, *words))
         world["calls"].append(call)
+        world["words"].append((program, *words))
         rule = next((r for r in world["rules"] if r["times"] and re.search(r["match"], call)), None)
         commands, code = [], 0
         try:
@@ -227,7 +244,7 @@ def gcloud(folder, world, words):
             for node in range(world["resource"]["nodes"]):
                 name = f"{world['resource']['name']}-{node}"
                 print(f"{name}\tREADY\tHEALTHY\t2026-01-01T00:00:00Z")
-        case ["storage", "cp", source]:
+        case ["storage", "cp", source] if not source.startswith("-"):
             world["bucket"] = [*world.get("bucket", []), words[3]]
             assert Path(source).stat().st_size
     return []
