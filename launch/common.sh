@@ -26,13 +26,15 @@ read_arguments() {
     key="${1#--}" key="${key%%=*}"
     case "$1" in
       --help)
-        sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "$0"
+        sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "launch/${0##*/}"
         exit ;;
       --)
         job=("${@:2}")
         break ;;
-      --env=[A-Za-z_]*=*) environment+=("${1#--env=}") ;;
-      --env*) wrong "$1: an environment variable is given as --env=NAME=VALUE" ;;
+      --env=*)
+        [[ "$1" =~ ^--env=[A-Za-z_][A-Za-z0-9_]*= ]] || wrong "$1: an environment variable is given as --env=NAME=VALUE"
+        environment+=("${1#--env=}") ;;
+      --env) wrong "$1: an environment variable is given as --env=NAME=VALUE" ;;
       --*=*)
         [[ " ${values[*]%%=*} " == *" $key "* ]] || unknown "$key"
         printf -v "$key" %s "${1#*=}" ;;
@@ -50,6 +52,7 @@ read_arguments() {
   [ ${#words[@]} -lt 3 ] ||
     wrong "too much: ${words[2]}. Options are given as --NAME=VALUE, and the job's own flags come behind --"
   check_name
+  [[ "$price" =~ ^([0-9]+(\.[0-9]+)?)?$ ]] || wrong "--price=$price: must be a number, as in 1.25"
 }
 
 unknown() { wrong "there is no option --$1; --help has them all. The job's own flags come behind --"; }
@@ -92,7 +95,7 @@ quote() {
     [[ "$word" =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
     line+="${line:+ }$word"
   done
-  echo "$line"
+  printf '%s\n' "$line"
 }
 
 # Says on stderr what it runs, and runs it; with --dry_run only prints it.
@@ -159,6 +162,7 @@ leave() { :; }
 # Sets `commit` to what is shipped; refuses to leave changes behind without a word.
 find_commit() {
   local changes
+  git rev-parse --git-dir >/dev/null 2>&1 || die "commits are shipped, and $PWD is no clone of a git repository"
   [ "$ref" ] || changes="$(git status --porcelain --untracked-files=normal)"
   [ -z "${changes:-}" ] ||
     die "commits are shipped, and these files are in none: $(cut -c4- <<<"$changes" | head -n 5 | tr '\n' ' ')- commit them, or ship the last commit without them: --ref=HEAD"

@@ -61,11 +61,11 @@ make_venv() {
 }
 
 install() {
-  local uv settings
+  local uv word settings=(--quiet)
   if uv="$(find_uv)"; then
-    mapfile -t settings < <(settings_of_pip)
+    while IFS= read -r word; do settings+=("$word"); done < <(settings_of_pip)
     # As pip has it, the best version of all indexes counts, and not the first index that has any.
-    "$uv" pip install --quiet --python "$venv/bin/python" --index-strategy unsafe-best-match "${settings[@]}" \
+    "$uv" pip install --python "$venv/bin/python" --index-strategy unsafe-best-match "${settings[@]}" \
       -c constraints.txt -e ".[$extras]" && return
     echo "uv could not install it; trying pip, which is slower…" >&2
   fi

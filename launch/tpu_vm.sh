@@ -41,7 +41,7 @@ actions=(run create wait install start logs status stop delete)
 values=(project= zone= type= slices=1 valid_until= runtime= service_account= network= subnetwork= tags= labels=)
 values+=(ref= retries=50 poll=30 price=)
 switches=(spot reserved internal keep)
-join=--distributed exists="" expected=none held=0 life=0 extras=tpu
+join=--distributed chips=0 exists="" expected=none since="" held=0 life=0 extras=tpu
 read_arguments "$@"
 
 # ---- What is asked for
@@ -128,7 +128,7 @@ create() {
   cost "$chips" 3600 "$slices × $type, each hour once they are there"
   exists=maybe
   attempt "cannot create $name" "${create[@]}" || die "$failure"
-  expected=ACTIVE
+  expected=ACTIVE seen=0
 }
 
 # Deletes the request with its slices.
@@ -182,10 +182,10 @@ live() {
   look_patiently
   case "$state" in
     none) [ "$life" = 0 ] || die "$name was deleted meanwhile, and is not asked for again" ;;
-    FAILED | SUSPENDED | SUSPENDING)
+    FAILED | SUSPENDED | SUSPENDING | DELETING)
       say "$name is $state${why:+: $why}: it is deleted and asked for again"
       wait_until_there || true
-      remove
+      [ "$state" = none ] || remove
       state=none ;;
   esac
   [ "$state" != none ] || create
@@ -216,15 +216,21 @@ train() {
   for ((life = 0; life <= retries; life++)); do
     if live; then
       say "done: $name"
-      if [ ! "$keep" ]; then remove; fi
+      [ "$keep" ] || remove
       return
     fi
+    count_time
     [ "$life" -lt "$retries" ] || break
-    held=$((held + SECONDS - ${since:-$SECONDS})) since=""
     say "again, $((life + 1)) of $retries: $failure"
     sleep "$poll"
   done
   code=$again die "begun again $retries times, and then: $failure"
+}
+
+# Adds to `held` the seconds for which this life of the slices has been there.
+count_time() {
+  [ ! "$since" ] || held=$((held + SECONDS - since))
+  since=""
 }
 
 status() {
@@ -246,8 +252,9 @@ status() {
 
 # Whatever happened: what exists, what it costs, how to go on and how to end it.
 leave() {
+  count_time
+  [ "$held" = 0 ] || cost "$chips" "$held" "$name, while this ran"
   [ "$exists" ] && [ ! "$dry_run" ] || return 0
-  [ ! "${since:-}" ] || held=$((held + SECONDS - since))
   say "$name in zone $zone of project $project may exist; looking…"
   if ! look; then say "could not find out: $failure"; state=unknown; fi
   case "$state" in

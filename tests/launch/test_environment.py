@@ -63,7 +63,7 @@ def test_uv_is_told_where_pip_finds_packages(set_up, tmp_path):
     (words,) = asked
     words = re.sub(r" --constraint=\S*", "", words)  # pip may have some on this machine
     assert words == (
-        "pip install --quiet --python .venv/bin/python --index-strategy unsafe-best-match"
+        "pip install --python .venv/bin/python --index-strategy unsafe-best-match --quiet"
         " --default-index=https://a/simple --index=https://b/simple --index=file:///c"
         " --find-links=/wheels --find-links=https://w/ --allow-insecure-host=b"
         " -c constraints.txt -e .[eval]"

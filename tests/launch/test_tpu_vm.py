@@ -137,12 +137,14 @@ def test_a_job_that_runs_is_found_again(tpu_vm, world, project):
 
 def test_a_preempted_slice_is_asked_for_again(tpu_vm, world):
     world.write(world.read() | {"lives": [["ACTIVE"], ["WAITING_FOR_RESOURCES", "ACTIVE"]]})
+    world.job('echo "a life"')
     # At the first state of the hosts the slice is gone; the request stays, suspended.
     world.fail("host.sh state", "ERROR: ssh: Connection refused", after=["SUSPENDING", "SUSPENDED"])
     run = tpu_vm("run", "n", *SLICE, "--spot", "--", *JOB)
     assert run.returncode == 0, run.stderr
     assert verbs(world).count("create") == 2 and verbs(world).count("delete") == 2
     assert "again, 1 of 50: n: SUSPENDING" in run.stderr
+    assert run.stdout.count("a life\n") == 2  # the new hosts' log is shown from its beginning
 
 
 def test_a_job_that_saved_and_stopped_is_started_again(tpu_vm, world):
@@ -347,6 +349,8 @@ WRONG = {
     ("run", "n", *SLICE, "--spto", "--", *JOB): "there is no option --spto",
     ("run", "n", *SLICE, "--zone", "z", "--", *JOB): "--zone takes a value: --zone=VALUE",
     ("run", "n", *SLICE, "--env=1A=b", "--", *JOB): "--env=NAME=VALUE",
+    ("run", "n", *SLICE, "--env=A-B=c", "--", *JOB): "--env=NAME=VALUE",
+    ("run", "n", *SLICE, "--price=1,5", "--", *JOB): "--price=1,5: must be a number",
     ("run", "n", "z", *SLICE, "--", *JOB): "too much: z",
     ("run", "n", *SLICE): "say behind -- what to run",
     ("run", "n", *SLICE, "--", "tarin"): "there are train, evaluate, vocab and cache",
@@ -375,6 +379,34 @@ def test_changes_that_are_in_no_commit_are_not_left_behind(tpu_vm, world, projec
         assert "there is no commit v9" in tpu_vm("run", "n", *SLICE, "--ref=v9", "--", *JOB).stderr
     finally:
         (project / "my languages.py").unlink()
+
+
+def test_without_a_repository_one_line_says_so(tpu_vm, world, project):
+    (project / ".git").rename(project / "git")
+    try:
+        run = tpu_vm("run", "n", *SLICE, "--", *JOB)
+        assert run.returncode == 1 and "is no clone of a git repository" in errors(run)[0]
+    finally:
+        (project / "git").rename(project / ".git")
+
+
+def test_a_script_is_called_from_anywhere(world, project, tmp_path):
+    for words in (["--help"], ["run", "n", *SLICE, "--dry_run", "--", *JOB]):
+        run = subprocess.run(
+            ["bash", os.path.relpath(project / "launch/tpu_vm.sh", tmp_path), *words],
+            env=world.environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0 and "tpu" in run.stdout
+
+
+def test_what_is_being_deleted_is_asked_for_again(tpu_vm, world):
+    assert tpu_vm("create", "n", *SLICE).returncode == 0
+    changed = world.read()
+    changed["resource"]["states"] = ["DELETING", "SUSPENDED"]
+    world.write(changed)
+    run = tpu_vm("run", "n", *SLICE, "--", *JOB)
+    assert run.returncode == 0, run.stderr
+    assert "n is DELETING: it is deleted and asked for again" in run.stderr
 
 
 def test_without_gcloud_one_line_says_so(tpu_vm, world):
