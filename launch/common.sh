@@ -78,7 +78,7 @@ check_job() {
   local word model_dir=""
   case "${job[0]:-}" in
     train | evaluate) job=("${job[0]}" ${join:+"$join"} "${job[@]:1}") ;;
-    vocab | cache) ;;
+    vocab | cache) [ ! "$join" ] || wrong "${job[0]} is made once, on one machine: here, or with launch/gpu.sh" ;;
     *) wrong "say behind -- what to run, as in: -- train --gin_file=FILE …; there are train, evaluate, vocab and cache" ;;
   esac
   for word in "${job[@]}"; do [[ "$word" != --gin.MODEL_DIR=* ]] || model_dir="${word#*=}"; done
@@ -183,7 +183,7 @@ host_sh() { echo "cd xl_flax/current && $(quote bash launch/host.sh "$@")"; }
 
 install() {
   local file="$scratch/$commit.tar.gz" target="xl_flax/$commit"
-  [ ! "$dry_run" ] || file="/tmp/$commit.tar.gz"
+  [ ! "$dry_run" ] || file="${TMPDIR:-/tmp}/$commit.tar.gz"
   pack "$file" || die "cannot pack $commit"
   copy "$file" || return
   on all "mkdir -p $target && tar -xzf $commit.tar.gz -C $target && ln -sfn $commit xl_flax/current && \

@@ -120,9 +120,9 @@ start() {
       say "$name ended as $state, and is begun again"
       delete ;;
   esac
-  [ ! "$dry_run" ] || file="/tmp/$commit.tar.gz"
+  [ ! "$dry_run" ] || file="${TMPDIR:-/tmp}/$commit.tar.gz"
   pack "$file" || die "cannot pack $commit"
-  attempt "cannot copy the code to $bucket" gcloud storage cp "$file" "$archive" || die "$failure"
+  attempt "cannot copy the code to $bucket" gcloud storage cp --quiet "$file" "$archive" || die "$failure"
   cost "$((slices * chips))" 3600 "$slices × $accelerator $topology, each hour"
   exists=maybe
   if [ "$dry_run" ]; then

@@ -65,7 +65,7 @@ read_type() {
 set_create() {
   local nodes=(--node-id="$name") option
   [ "$slices" = 1 ] || nodes=(--node-count="$slices" --node-prefix="$name")
-  create=(gcloud compute tpus queued-resources create "$name" "${where[@]}" "${nodes[@]}"
+  create=(gcloud compute tpus queued-resources create "$name" "${flags[@]}" "${nodes[@]}"
     --accelerator-type="$type" --runtime-version="$runtime")
   [ ! "$spot" ] || create+=(--spot)
   [ ! "$reserved" ] || create+=(--reserved)
@@ -81,7 +81,7 @@ set_create() {
 # Sets `state` (none: there is no such request), `there` (its type) and `why`. Returns 1 when that cannot be found out.
 look() {
   local command answer
-  command=(gcloud compute tpus queued-resources describe "$name" "${where[@]}"
+  command=(gcloud compute tpus queued-resources describe "$name" "${flags[@]}"
     --format='value[separator=" "](state.state,tpu.nodeSpec[0].node.acceleratorType,state.failedData.error.message)')
   there="" why=""
   if [ "$dry_run" ]; then
@@ -134,7 +134,7 @@ create() {
 # Deletes the request with its slices.
 remove() {
   exists=maybe
-  attempt "cannot delete $name" gcloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet ||
+  attempt "cannot delete $name" gcloud compute tpus queued-resources delete "$name" "${flags[@]}" --force ||
     { look && [ "$state" = none ]; } || die "$failure"
   exists="" expected=none
 }
@@ -145,7 +145,7 @@ remove() {
 on() {
   local hosts=(--node=all --worker=all)
   [ "$1" = all ] || hosts=(--node=0 --worker=0)
-  attempt "$name" gcloud compute tpus queued-resources ssh "$name" "${where[@]}" "${hosts[@]}" "${tunnel[@]}" \
+  attempt "$name" gcloud compute tpus queued-resources ssh "$name" "${flags[@]}" "${hosts[@]}" "${tunnel[@]}" \
     --command="$2" && on_all_slices
 }
 
@@ -156,7 +156,7 @@ on_all_slices() {
 
 # ssh may be refused for a minute, until the VMs have the key; gcloud tries again.
 copy() {
-  attempt "cannot copy the code to $name" gcloud compute tpus queued-resources scp "$1" "$name:" "${where[@]}" \
+  attempt "cannot copy the code to $name" gcloud compute tpus queued-resources scp "$1" "$name:" "${flags[@]}" \
     --node=all --worker=all "${tunnel[@]}" && on_all_slices
 }
 
@@ -193,7 +193,7 @@ live() {
   wait_until_there || { failure="$name: $state${why:+, $why}"; [ "$state" = SUSPENDED ] && return 1; die "$failure$(remedy "$failure")"; }
   check_type
   since=$SECONDS outcome=""
-  { install && start; } || { lost && return 1; die "$failure"; }
+  prepare || { lost && return 1; die "$failure"; }
   while true; do
     follow
     ask_hosts
@@ -205,6 +205,18 @@ live() {
       failed) lost && { failure="$name: $state"; return 1; }; code="$job_code" die "the job failed: $unfinished" ;;
     esac
   done
+}
+
+# Code and job on all hosts; a connection that broke is tried again, for what is there already is left alone.
+prepare() {
+  local result
+  for _ in 1 2 3; do
+    { install && start; } && return
+    result=$?
+    [ "$result" = 255 ] || break
+    sleep "$poll"
+  done
+  return "$result"
 }
 
 check_type() {
@@ -238,7 +250,7 @@ status() {
   look || die "$failure"
   say "$name in $zone of $project: $state ${there:+($there) }$why"
   [ "$state" != none ] || return 0
-  attempt "cannot list the slices of $name" gcloud compute tpus tpu-vm list "${where[@]}" --filter="name~^$name(-[0-9]+)?\$" \
+  attempt "cannot list the slices of $name" gcloud compute tpus tpu-vm list "${flags[@]}" --filter="name~^$name(-[0-9]+)?\$" \
     --format='value(name,state,health,createTime)' >"$scratch/slices" || die "$failure"
   cat "$scratch/slices"
   [ "$dry_run" ] || [ "$state" = ACTIVE ] || return 0
@@ -272,6 +284,7 @@ check_number slices 1
 check_number poll 0
 check_number retries 0
 where=(--project="$project" --zone="$zone")
+flags=("${where[@]}" --quiet)  # questions would not be seen
 tunnel=()
 [ ! "$internal" ] || tunnel=(--tunnel-through-iap)
 [ "$spot$reserved" != yesyes ] || wrong "--spot and --reserved exclude each other"

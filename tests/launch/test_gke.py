@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from stand_in import ODD, errors
+from stand_in import ODD, errors, placeless
 
 JOB = ["train", "--gin_file=a.gin", "--gin.MODEL_DIR=gs://b/run"]
 WHERE = ["--bucket=gs://b/code/", "--accelerator=tpu-v6e-slice"]
@@ -148,10 +148,10 @@ def test_a_dry_run_prints_what_a_start_does(gke, world):
     assert gke(*words).returncode == 0
     printed = dry.stdout.split("<<'END'\n")[1].removesuffix("END\n")
     assert printed == world.read()["jobset"]["manifest"]
-    commands = [re.sub(r"/tmp\S*/", "/tmp/", call) for call in world.calls()][:-1]
+    commands = [placeless(call) for call in world.calls()][:-1]
     assert [re.sub(" -o .*", "", call) for call in commands] == [
         "kubectl --namespace=default get jobset n --ignore-not-found",
-        *(line for line in dry.stdout.splitlines() if line.startswith("gcloud")),
+        *(placeless(line) for line in dry.stdout.splitlines() if line.startswith("gcloud")),
         "kubectl --namespace=default create -f -",
     ]
 

@@ -70,7 +70,8 @@ class World:
     def environment(self):
         """Of a shell on the machine from which jobs are started."""
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8"}
+        folder = str(self.folder)
+        return {"PATH": path, "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"}
 
     def read(self):
         return json.loads((self.folder / "world.json").read_text())
@@ -99,6 +100,11 @@ class World:
 
 def errors(run):
     return [line for line in run.stderr.splitlines() if line.startswith("error:")]
+
+
+def placeless(call):
+    """A call without the folder of the code's tar file, which is a new one each time."""
+    return re.sub(r"\S+/(\w+\.tar\.gz) ", r"\1 ", call)
 
 
 def wait_for(condition, seconds=60):
@@ -244,9 +250,9 @@ def gcloud(folder, world, words):
             for node in range(world["resource"]["nodes"]):
                 name = f"{world['resource']['name']}-{node}"
                 print(f"{name}\tREADY\tHEALTHY\t2026-01-01T00:00:00Z")
-        case ["storage", "cp", source] if not source.startswith("-"):
-            world["bucket"] = [*world.get("bucket", []), words[3]]
-            assert Path(source).stat().st_size
+        case ["storage", "cp", "--quiet"]:
+            world["bucket"] = [*world.get("bucket", []), words[4]]
+            assert Path(words[3]).stat().st_size
     return []
 
 
