@@ -202,7 +202,7 @@ follow() {
   seen=$((seen + $(wc -c <"$scratch/log")))
 }
 
-# Sets `outcome`: done, running, again (to be started again), failed or unreachable.
+# Sets `outcome`: done, running, stopped (on request), again (to be started again), failed or unreachable.
 ask_hosts() {
   local answer ended
   outcome="done"
@@ -219,6 +219,7 @@ ask_hosts() {
   unfinished="$(grep -v ' ended 0$' <<<"$answer" | sort | tr '\n' ',' | sed 's/,$//; s/,/, /g' || true)"
   if [ "$job_code" ]; then outcome=failed
   elif grep -q ' running$' <<<"$answer"; then outcome=running
+  elif grep -q ' stopped$' <<<"$answer"; then outcome=stopped
   elif [ "$unfinished" ] || [ ! "$answer" ]; then outcome=again
   fi
 }

@@ -11,7 +11,7 @@
 #   start      starts the job; leaves it alone where it runs
 #   logs       shows its log until it ends
 #   status     what it does
-#   stop       asks it to save and stop
+#   stop       asks it to save and stop, and ends a run that follows it
 #
 #   --host            as ssh knows it; its account on that machine needs nothing but Python or uv
 #   --ref             the commit to ship (HEAD; refused when files have changed since)
@@ -48,6 +48,7 @@ train() {
       "done") return ;;
       running) silent=0 ;;
       failed) code="$job_code" die "the job failed: $unfinished" ;;
+      stopped) code=$again die "the job was asked to stop, and has saved" ;;
       unreachable) ((++silent < 20)) || code=$again die "$host does not answer; the job may go on there" ;;
       again)
         ((++restarts <= retries)) || code=$again die "started again $retries times, and then: $unfinished"

@@ -6,7 +6,7 @@
 # The same in the background, for a job's NAME; what is known of it lies in HOME/xl_flax/jobs/NAME:
 #
 #   start NAME [VARIABLE=VALUE…] -- COMMAND FLAGS…    leaves it alone when it already runs
-#   state NAME             one line: HOST running, HOST ended EXITCODE, HOST killed, or HOST nothing
+#   state NAME             one line: HOST running, ended EXITCODE, stopped, killed, or nothing
 #   follow NAME BYTES      its log from there on, until it ends
 #   stop NAME              asks it to save and stop (SIGTERM), and waits
 #
@@ -28,7 +28,7 @@ start() {
     exit 3
   fi
   mv "$folder/wanted" "$folder/command"
-  rm -f "$folder/code" "$folder/pid"
+  rm -f "$folder/code" "$folder/pid" "$folder/stopped"
   # -o: what the job leaves behind does not hold the lock.
   setsid flock --wait 5 -o "$folder/lock" bash launch/host.sh record "$name" "$@" \
     </dev/null >>"$folder/log" 2>&1 9>&- &
@@ -60,6 +60,7 @@ record() {
 
 state() {
   if running; then echo "$(hostname) running"
+  elif [ -e "$folder/stopped" ] && [ "$(cat "$folder/code")" = 75 ]; then echo "$(hostname) stopped"
   elif [ -e "$folder/code" ]; then echo "$(hostname) ended $(cat "$folder/code")"
   elif [ -e "$folder/command" ]; then echo "$(hostname) killed"
   else echo "$(hostname) nothing"
@@ -92,6 +93,7 @@ name="$2" folder="$HOME/xl_flax/jobs/$2"
 case "$action" in
   stop)
     if running; then
+      touch "$folder/stopped"  # on request: not to be started again by who follows it
       kill -TERM "$(cat "$folder/pid")" 2>/dev/null || true
       while running; do sleep 0.5; done
     fi

@@ -11,7 +11,7 @@
 #   start      starts the job on every host; leaves it alone where it runs
 #   logs       shows the first host's log until the job ends
 #   status     what exists, what each host does, what it has cost
-#   stop       asks the job to save and stop; the slices stay, and cost
+#   stop       asks the job to save and stop, and ends a run that follows it; the slices stay, and cost
 #   delete     deletes the slices
 #
 #   --project, --zone    where
@@ -200,6 +200,7 @@ live() {
     case "$outcome" in
       "done") return 0 ;;
       running) sleep "$poll" ;;
+      stopped) code=$again die "the job was asked to stop, and has saved" ;;
       unreachable) ! lost || { failure="$name: $state"; return 1; } ;;
       again) failure="to be started again: $unfinished"; return 1 ;;
       failed) lost && { failure="$name: $state"; return 1; }; code="$job_code" die "the job failed: $unfinished" ;;

@@ -202,6 +202,18 @@ def test_a_job_that_fails_keeps_the_slices_for_a_look(tpu_vm, world):
     assert verbs(world).count("create") == 1 and "delete" not in verbs(world)
 
 
+def test_stop_ends_who_follows(tpu_vm, world, project):
+    world.job('trap "exit 75" TERM; echo one; while [ ! -e "$HOME/../../go" ]; do sleep 0.1; done')
+    run = begin(world, project)
+    wait_for(lambda: "one" in run.stdout.readline())
+    assert tpu_vm("stop", "n", *WHERE).returncode == 0
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 75 and "error: the job was asked to stop, and has saved" in said
+    assert "left: n is ACTIVE, and COSTS" in said and "go on:  bash launch/tpu_vm.sh run n" in said
+    (world.folder / "go").touch()
+    assert tpu_vm("run", "n", *SLICE, "--", *JOB).returncode == 0
+
+
 def test_stop_saves_and_keeps_the_slices(tpu_vm, world):
     world.job('trap "exit 75" TERM; while true; do sleep 0.1; done')
     for words in (
@@ -213,7 +225,7 @@ def test_stop_saves_and_keeps_the_slices(tpu_vm, world):
     wait_for(lambda: all((host / "ran").exists() for host in world.hosts()))
     run = tpu_vm("stop", "n", *WHERE)
     assert run.returncode == 0, run.stderr
-    assert sorted(run.stdout.splitlines()) == ["host0 ended 75", "host1 ended 75"]
+    assert sorted(run.stdout.splitlines()) == ["host0 stopped", "host1 stopped"]
     assert "left: n is ACTIVE, and COSTS" in run.stderr
     logs = tpu_vm("logs", "n", *WHERE)
     assert logs.returncode == 0 and "== host0," in logs.stdout
