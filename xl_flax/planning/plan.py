@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 
-from xl_flax.errors import UserError
 from xl_flax.objectives.base import Objective
-from xl_flax.parallel.chips import Chip, chip_of
+from xl_flax.parallel.chips import Chip
 from xl_flax.parallel.mesh import make_partitioning
+from xl_flax.planning.products import product_flops
 from xl_flax.planning.program import Collective, collectives
 from xl_flax.planning.roofline import estimate
+from xl_flax.planning.topologies import Machine
 from xl_flax.planning.traffic import memory_traffic
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.program import (
@@ -37,15 +38,15 @@ _USED = re.compile(rf"Used {_SIZE} of {_SIZE} hbm|\({_SIZE}\) exceeds available 
 _DAY = 24 * 60 * 60
 
 
-def make_plan(
-    config: TrainConfig, devices: Sequence[jax.Device], slices: int = 1, tokens: float | None = None
-) -> Plan:
+def make_plan(config: TrainConfig, machine: Machine, tokens: float | None = None) -> Plan:
     """Compiles a run's step and says what it needs and how long it takes at best.
+
+    Where CPUs stand in for GPUs, what is sent is the program's for as many devices; its temporaries
+    are a CPU's, which fuses less, and what it moves is not known.
 
     Args:
       config: the run. Its last step is planned, where batch sizes or masking rates have phases.
-      devices: which it runs on.
-      slices: over which these are spread.
+      machine: which it runs on.
       tokens: that the run reads; None: those of its steps.
 
     Returns:
@@ -55,9 +56,7 @@ def make_plan(
     Raises:
       UserError: the run does not go with the devices.
     """
-    chip = chip_of(devices[0])
-    if chip is None:
-        raise UserError(f"what a {devices[0].device_kind} can do is not known: see CHIPS")
+    chip, devices = machine.chip, machine.devices
     partitioning = make_partitioning(config.mesh, devices)
     check_program(config, partitioning)
     streams = assumed_streams(config)
@@ -65,8 +64,9 @@ def make_plan(
     per_step, whole, flops = _work(config, program)
     plan = {
         "devices": len(devices),
-        "kind": devices[0].device_kind,
-        "slices": slices,
+        "kind": chip.kinds[0],
+        "cpus_stand_in": machine.stands_in,
+        "slices": machine.slices,
         "mesh": dict(partitioning.mesh.shape),
         "optimizer_divided_over": list(config.mesh.optimizer),
         "remat": config.encoder.remat,
@@ -95,10 +95,14 @@ def make_plan(
     sent = collectives(text, unknown)
     plan |= {
         "memory": memory,
-        "traffic": memory_traffic(text, unknown),
+        "product_flops": product_flops(text, unknown),
+        "traffic": None if machine.stands_in else memory_traffic(text, unknown),
         "collectives": _summary(sent),
-        "fits": True,
+        "fits": sum(memory.values()) <= chip.memory,
     }
+    if not plan["fits"]:
+        needs = f"{sum(memory.values()) / 2**30:.1f} of {chip.memory / 2**30:.1f} GiB"
+        return plan | {"why": f"it needs {needs} of memory, as compiled for CPUs"}
     return plan | _estimate(plan, chip, sent, tokens or whole)
 
 
