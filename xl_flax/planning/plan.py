@@ -82,13 +82,13 @@ def make_plan(config: TrainConfig, machine: Machine, tokens: float | None = None
     state["objectives"] = program.layout.objectives
     memory = {name: _on_each(layout) for name, layout in state.items()}
     try:
-        compiled = lowered.compile()
+        compiled, text = _compile(lowered)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return plan | {"memory": memory, "fits": False, "why": _too_much(str(error))}
     plan["compile_seconds"] = time.perf_counter() - began
-    analysis, text = compiled.memory_analysis(), _text(lowered, compiled)
+    analysis = compiled.memory_analysis()
     memory["rows and buffers"] = analysis.argument_size_in_bytes - sum(memory.values())
     memory["temporaries"] = analysis.temp_size_in_bytes
     unknown = _loop_turns(config, program)
@@ -115,20 +115,17 @@ def _too_much(error: str) -> str:
     return f"its temporaries need {temporaries} of {available} of memory"
 
 
-def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
-    """The program's text; where XLA cannot print what it compiled, what it wrote meanwhile.
+def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """The program and its text, as XLA writes it while it compiles.
 
-    libtpu 0.0.52 compiles programs for v5p and v6e that it cannot read again: "async-update
-    instruction should have 1 operands".
+    Not `as_text`: libtpu 0.0.52 compiles programs for v5p and v6e that it cannot read again
+    ("async-update instruction should have 1 operands").
     """
-    try:
-        return compiled.as_text()
-    except jax.errors.JaxRuntimeError:
-        with tempfile.TemporaryDirectory() as folder:
-            options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-            lowered.compile(compiler_options=options)
-            (path,) = Path(folder).glob("*.after_optimizations.txt")
-            return path.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=options)
+        (path,) = Path(folder).glob("*after_optimizations.txt")
+        return compiled, path.read_text(encoding="utf-8")
 
 
 def _estimate(plan: Plan, chip: Chip, sent: Sequence[Collective], tokens: float) -> dict[str, Any]:
