@@ -60,7 +60,7 @@ record() {
 
 state() {
   if running; then echo "$(hostname) running"
-  elif [ -e "$folder/stopped" ] && [ "$(cat "$folder/code")" = 75 ]; then echo "$(hostname) stopped"
+  elif [ -e "$folder/stopped" ] && grep -qx '75\|143' "$folder/code"; then echo "$(hostname) stopped"
   elif [ -e "$folder/code" ]; then echo "$(hostname) ended $(cat "$folder/code")"
   elif [ -e "$folder/command" ]; then echo "$(hostname) killed"
   else echo "$(hostname) nothing"
@@ -94,6 +94,7 @@ case "$action" in
   stop)
     if running; then
       touch "$folder/stopped"  # on request: not to be started again by who follows it
+      until [ -e "$folder/pid" ] || ! running; do sleep 0.1; done
       kill -TERM "$(cat "$folder/pid")" 2>/dev/null || true
       while running; do sleep 0.5; done
     fi

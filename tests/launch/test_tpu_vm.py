@@ -97,10 +97,15 @@ def test_iap_is_used_for_hosts_without_addresses(tpu_vm):
     assert all("--tunnel-through-iap" in line for line in lines if re.search(" (ssh|scp) ", line))
 
 
+# Ctrl-C counts also where the tests run in the background, and programs begin with SIGINT ignored.
+HEEDING = "import os, signal as s, sys; s.signal(s.SIGINT, s.SIG_DFL); os.execvp('bash', sys.argv)"
+
+
 def begin(world, project):
     """A run in the background."""
+    command = ["launch/tpu_vm.sh", "run", "n", *SLICE, "--", *JOB]
     return subprocess.Popen(
-        ["bash", "launch/tpu_vm.sh", "run", "n", *SLICE, "--", *JOB],
+        [sys.executable, "-c", HEEDING, *command],
         env=world.environment, cwd=project, start_new_session=True,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

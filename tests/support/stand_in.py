@@ -29,6 +29,7 @@ PROGRAMS = (
     "sky",
     "ssh-add",
     "ssh-agent",
+    "ssh-keygen",
     "python",
 )
 RESOURCE = "Resource 'projects/p/locations/z/queuedResources/{}'"
