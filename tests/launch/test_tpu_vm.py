@@ -98,7 +98,11 @@ def test_iap_is_used_for_hosts_without_addresses(tpu_vm):
 
 
 # Ctrl-C counts also where the tests run in the background, and programs begin with SIGINT ignored.
-HEEDING = "import os, signal as s, sys; s.signal(s.SIGINT, s.SIG_DFL); os.execvp('bash', sys.argv)"
+HEEDING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp("bash", ["bash", *sys.argv[1:]])
+"""
 
 
 def begin(world, project):
