@@ -125,6 +125,8 @@ def evaluate(
     caches = distributed.first_process_first(
         "evaluation caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags)
     )
+    fingerprints = {"the vocabulary": vocabulary.fingerprint[:12]} | caches.fingerprints()
+    distributed.agree(fingerprints)
     context = Context(caches, vocabulary, partitioning)
     for checkpoint in checkpoints:
         description = read_description(checkpoint)
@@ -239,8 +241,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     args = cli.parse(argv, __doc__, _flags)
     compiled.keep()
-    distributed.initialize(args)
-    evaluate(EvaluateConfig(), args.checkpoint, args.overwrite, args.gin_flags)
+    with distributed.joined(args):
+        evaluate(EvaluateConfig(), args.checkpoint, args.overwrite, args.gin_flags)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import subprocess
 import sys
@@ -62,6 +63,18 @@ class Caches(Mapping[DatasetSpec, CachedMixture]):
 
     def __len__(self) -> int:
         return len(self._datasets)
+
+    def fingerprints(self) -> dict[str, str]:
+        """What names the content of each cache, by its folder's place in the cache."""
+        manifests = {
+            f"{task}/{spec.split}/{spec.layout}": manifest
+            for spec, mixture in self.items()
+            for task, manifest in mixture.manifests.items()
+        }
+        return {
+            f"the cache of {place}": hashlib.sha256(repr(manifest).encode()).hexdigest()[:12]
+            for place, manifest in manifests.items()
+        }
 
 
 def prepare(

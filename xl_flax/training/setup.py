@@ -14,7 +14,7 @@ from xl_flax.data.prepare import Caches, DatasetSpec, lacking, prepare
 from xl_flax.data.stream import open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import MissingError, UserError, message
-from xl_flax.parallel.distributed import first_process_first
+from xl_flax.parallel.distributed import agree, first_process_first
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.feeds import Feed
@@ -73,6 +73,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
     caches = first_process_first(
         "caches", lambda: prepare(_datasets(config), config.cache, vocabulary, gin_flags)
     )
+    agree({"the vocabulary": vocabulary.fingerprint[:12]} | caches.fingerprints())
     streams = {o.name: open_stream(o.rows, caches, config.seed, vocabulary) for o in objectives}
     languages = sorted({language for s in streams.values() for language in s.languages})
     _check_languages(languages, config)
