@@ -68,9 +68,12 @@ trap 'pass_on KILL' EXIT
 for ((i = 0; i < count; i++)); do
   (
     trap : INT TERM  # the command ends by these, and this shell says with which code
+    set +e
     "$@" "${joining[@]}" "--process_id=$i" 2>&1 </dev/null | (trap '' INT TERM; exec sed -u "s/^/[$i] /")
-    exit "${PIPESTATUS[0]}"
-  ) &
+    status="${PIPESTATUS[0]}"
+    [ "$status" -le 128 ] || echo "[$i] ended by signal $((status - 128))"
+    exit "$status"
+  ) 2>/dev/null &
   groups+=("$!")
 done
 

@@ -39,12 +39,12 @@ from xl_flax.checkpoints.load import (
     read_description,
     vocabulary_path,
 )
-from xl_flax.data.prepare import prepare
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import controls, predictions
 from xl_flax.evaluation import results as results_lib
 from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation.caches import prepare_together
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import Result
@@ -122,11 +122,7 @@ def evaluate(
     partitioning = make_partitioning(config.mesh)
     vocabulary = _vocabulary(checkpoints)
     specs = [spec for e in config.evaluations for spec in e.every_dataset]
-    caches = distributed.first_process_first(
-        "evaluation caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags)
-    )
-    fingerprints = {"the vocabulary": vocabulary.fingerprint[:12]} | caches.fingerprints()
-    distributed.agree(fingerprints)
+    caches = prepare_together(specs, config.cache, vocabulary, gin_flags)
     context = Context(caches, vocabulary, partitioning)
     for checkpoint in checkpoints:
         description = read_description(checkpoint)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import jax
 
-from xl_flax import cli, settings
+from xl_flax import cli, settings, stopping
 from xl_flax.errors import UserError
 from xl_flax.parallel import compiled, distributed
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         from xl_flax.training.loop import train
 
         for run in TrainConfig().runs:
-            if not train(run, gin_flags=args.gin_flags, dry_run=args.dry_run):
+            if stopping.asked() or not train(run, gin_flags=args.gin_flags, dry_run=args.dry_run):
                 return cli.EXIT_PREEMPTED
     return cli.EXIT_DONE
 

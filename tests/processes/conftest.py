@@ -1,7 +1,15 @@
 """Data for runs of several processes: a vocabulary, a cache and a Gin file, made once a file."""
 
 import house
+import processes
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """What a test that failed has started ends with it."""
+    yield
+    processes.end_all()
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,11 @@ def test_signals_are_passed_on(tmp_path, asked, answer, code):
         assert_gone(line.split(" ", 1)[1])
 
 
+def test_a_process_that_is_killed_is_said_so(tmp_path):
+    code, said = processes.finish(processes.start(tmp_path, 1, "bash", "-c", "kill -9 $$", "bash"))
+    assert code == 128 + signal.SIGKILL and said == {0: "ended by signal 9"}
+
+
 def assert_gone(pid):
     """`pid` is a line as in "pid 17"."""
     number = int(pid.split()[1])

@@ -10,6 +10,7 @@ import sys
 from xl_flax import cli
 
 SCRIPT = os.path.join(cli.ROOT, "launch", "local_processes.sh")
+STARTED = []
 # Runs a command; the process whose number is FIRST runs it with other flags, and perhaps elsewhere.
 OTHERWISE = """
 number="${@: -1}"
@@ -21,11 +22,25 @@ exec "$@"
 def start(folder, count, *command, **environment):
     """Starts a command as so many processes of one device each, in a folder."""
     own = {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": f"{folder}:{cli.ROOT}"} | environment
-    return subprocess.Popen(
+    process = subprocess.Popen(
         ["bash", SCRIPT, str(count), *command],
         cwd=folder, env=os.environ | own, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
+def end_all():
+    """Ends what a test that failed has left."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def python(module, *flags):

@@ -75,7 +75,7 @@ def differences(facts: Sequence[Facts]) -> list[str]:
         for process, each in enumerate(facts):
             values.setdefault(each.get(name, "missing"), []).append(process)
         if len(values) > 1:
-            said = [f"{_cut(value, values)} on {_named(who)}" for value, who in values.items()]
+            said = [f"{_cut(value, values)} on {named(who)}" for value, who in values.items()]
             lines.append(f"{name} is {', '.join(said)}")
     more = len(lines) - SHOWN
     return lines[:SHOWN] + ([f"and {more} more differ"] if more > 0 else [])
@@ -92,7 +92,8 @@ def _cut(value: str, others: Mapping[str, Any]) -> str:
     return "…" * (start > 0) + value[start:end] + "…" * (end < len(value))
 
 
-def _named(processes: Sequence[int]) -> str:
+def named(processes: Sequence[int]) -> str:
+    """Processes in words, as "processes 1 and 2"."""
     if len(processes) == 1:
         return f"process {processes[0]}"
     *firsts, last = [str(process) for process in processes[:8]]

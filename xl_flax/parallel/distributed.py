@@ -3,20 +3,23 @@
 import argparse
 import contextlib
 import os
-import signal
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
-from jax.experimental import multihost_utils
 
-from xl_flax import settings
+from xl_flax import settings, stopping
 from xl_flax.errors import UserError, message
+from xl_flax.files.read import read_text
+from xl_flax.files.write import write_atomically
 from xl_flax.parallel import agreement, cluster, relay, rollcall
 from xl_flax.parallel.peers import Peers
 
 T = TypeVar("T")
 JOIN_SECONDS = 50.0  # with Python's start below a minute
+SHARED_FILE, SHARED_SECONDS = ".shared", 5.0  # in which a file system shows what was written
 NOWHERE = cluster.Place(None, None, None)
 _joined: list[Peers] = []  # the others; none where this process is alone
 
@@ -87,6 +90,8 @@ def _connect(place: cluster.Place, seconds: float) -> Peers:
     peers = Peers(index, links, hosts)
     host, port = rollcall.split_address(address)
     try:
+        # JAX's own handler of SIGTERM would take the place of ours.
+        jax.config.update("jax_enable_preemption_service", False)
         near = relay.start("127.0.0.1" if index == 0 else host, port)
         jax.distributed.initialize(
             f"127.0.0.1:{near}",
@@ -103,6 +108,12 @@ def _connect(place: cluster.Place, seconds: float) -> Peers:
 
 def _peers() -> Peers | None:
     return _joined[0] if _joined else None
+
+
+def place() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    peers = _peers()
+    return (peers.index, peers.count) if peers else (0, 1)
 
 
 def agree(facts: agreement.Facts) -> None:
@@ -122,6 +133,43 @@ def agree(facts: agreement.Facts) -> None:
         f"the processes differ: {'; '.join(lines)}. Start the same command on all, with the same "
         "code and the same files"
     )
+
+
+def check_shared(folder: str, name: str) -> None:
+    """Sees to it that all processes see the same folder, which exists on process 0.
+
+    Args:
+      folder: where each of them has it.
+      name: of the setting that names it.
+
+    Raises:
+      UserError: naming the processes that see another one; on all.
+    """
+    peers = _peers()
+    if peers is None:
+        return
+    path = os.path.join(folder, SHARED_FILE)
+    if peers.index == 0:
+        write_atomically(path, secrets.token_hex(16))
+    written = peers.gather(path, read_text(path) if peers.index == 0 else None)[0]
+    deadline = time.monotonic() + SHARED_SECONDS
+    while not (sees := _holds(path, written)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    blind = [number for number, seen in enumerate(peers.gather("seen", sees)) if not seen]
+    if peers.index == 0:
+        os.remove(path)
+    if blind:
+        raise UserError(
+            f"{name} = {folder!r} is not one folder for all: what process 0 writes there, "
+            f"{agreement.named(blind)} cannot read. Put it on a file system that all hosts have"
+        )
+
+
+def _holds(path: str, text: str) -> bool:
+    try:
+        return read_text(path) == text
+    except UserError:
+        return False
 
 
 def barrier(name: str) -> None:
@@ -171,19 +219,20 @@ def on_first(function: Callable[[], int | None]) -> int:
     return value
 
 
-class Preemption:
-    """Says whether the machine asks to stop (SIGTERM); all processes agree on the step."""
+def stop_here() -> bool:
+    """Whether to stop at this place, where what was done can be saved; all processes agree.
 
-    def __init__(self) -> None:
-        self._asked = False
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._ask)
+    All of them must pass the same places in the same order.
+    """
+    peers = _peers()
+    return peers.stop_here() if peers else stopping.asked()
 
-    def _ask(self, *_) -> None:
-        self._asked = True
 
-    def reached(self, step: int) -> bool:
-        """Whether to save and stop after this step."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked
+def may_stop_here() -> None:
+    """A place of an evaluation, in which nothing is saved.
+
+    Raises:
+      Stopped: all processes stop here.
+    """
+    if stop_here():
+        raise stopping.Stopped
