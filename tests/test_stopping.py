@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def assert_gone(pid):
 
 def test_asked_in_the_library_nothing_ends(monkeypatch):
     """Where no command listens, as in a notebook, the flag alone is set."""
-    monkeypatch.setattr(stopping, "_asked", type(stopping._asked)())
+    for name in ("_asked", "_listening"):  # which other tests in this process may have set
+        monkeypatch.setattr(stopping, name, threading.Event())
     stopping.ask()
     assert stopping.asked()
