@@ -21,6 +21,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The command's own flags."""
     parser.add_argument("--tasks", metavar="REGEX", help="cache the tasks whose names match")
     parser.add_argument("--split", nargs="+", help="only these splits")
+    parser.add_argument(
+        "--share",
+        type=_share,
+        metavar="I/N",
+        help="cache only every Nth split of a task, beginning with the Ith, from 0, as one of N "
+        "processes that do so; then this command without --share writes what belongs to all",
+    )
     parser.add_argument("--overwrite", action="store_true", help="also what is there and fresh")
     parser.add_argument(
         "--module_import", action="append", default=[], help="another task module; repeatable"
@@ -40,6 +47,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="cache this instead of what the Gin file names; repeatable. A layout is a number of "
         "tokens per row, or as in 128-single-truncate and 384-single-window-128",
     )
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text} is no share: write I/N, as in 0/4 to 3/4")
+    return int(number), int(count)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -17,11 +17,12 @@ from typing import TextIO
 
 import gin
 
+from xl_flax import stopping
 from xl_flax.errors import UserError, message
 from xl_flax.files.read import check_local, check_regular
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE = 0, 1, 2
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the state is saved, run the same command again
+EXIT_PREEMPTED = stopping.CODE  # what is complete is saved: run the same command again
 
 # What Gin files may configure. None of these imports TensorFlow.
 CONFIGURABLES = (
@@ -220,6 +221,7 @@ def _unset(name: str) -> str:
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a command's `main(argv)`, prints mistakes of the user as one line, and exits."""
+    stopping.listen()
     try:
         code = main(sys.argv[1:]) or EXIT_DONE
     except UserError as error:
@@ -229,6 +231,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         path = error.filename2 or error.filename or "a file"  # the first of two is temporary
         print(f"error: {path}: {error.strerror or error}", file=sys.stderr)
         code = EXIT_ERROR
+    except stopping.Stopped as stopped:
+        print(stopping.LINE, file=sys.stderr)
+        code = stopped.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_ERROR

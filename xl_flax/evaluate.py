@@ -39,12 +39,12 @@ from xl_flax.checkpoints.load import (
     read_description,
     vocabulary_path,
 )
-from xl_flax.data.prepare import prepare
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import controls, predictions
 from xl_flax.evaluation import results as results_lib
 from xl_flax.evaluation.base import Subject
+from xl_flax.evaluation.caches import prepare_together
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import Result
@@ -122,9 +122,7 @@ def evaluate(
     partitioning = make_partitioning(config.mesh)
     vocabulary = _vocabulary(checkpoints)
     specs = [spec for e in config.evaluations for spec in e.every_dataset]
-    caches = distributed.first_process_first(
-        "evaluation caches", lambda: prepare(specs, config.cache, vocabulary, gin_flags)
-    )
+    caches = prepare_together(specs, config.cache, vocabulary, gin_flags)
     context = Context(caches, vocabulary, partitioning)
     for checkpoint in checkpoints:
         description = read_description(checkpoint)
@@ -239,8 +237,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     args = cli.parse(argv, __doc__, _flags)
     compiled.keep()
-    distributed.initialize(args)
-    evaluate(EvaluateConfig(), args.checkpoint, args.overwrite, args.gin_flags)
+    with distributed.joined(args):
+        evaluate(EvaluateConfig(), args.checkpoint, args.overwrite, args.gin_flags)
 
 
 if __name__ == "__main__":

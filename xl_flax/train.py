@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import jax
 
-from xl_flax import cli, settings
+from xl_flax import cli, settings, stopping
 from xl_flax.errors import UserError
 from xl_flax.parallel import compiled, distributed
 
@@ -38,7 +38,7 @@ def _simulate(args: argparse.Namespace) -> None:
         return
     if not args.dry_run:
         raise UserError("--devices simulates devices, on which nothing is trained: add --dry_run")
-    if args.distributed or args.coordinator:
+    if args.distributed or args.coordinator is not None:
         raise UserError("--devices simulates the devices of one process: leave the others out")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", args.devices)
@@ -49,13 +49,13 @@ def main(argv: Sequence[str]) -> int:
     args = cli.parse(argv, __doc__, _flags)
     _simulate(args)
     compiled.keep()
-    distributed.initialize(args)
-    from xl_flax.training.config import TrainConfig
-    from xl_flax.training.loop import train
+    with distributed.joined(args):
+        from xl_flax.training.config import TrainConfig
+        from xl_flax.training.loop import train
 
-    for run in TrainConfig().runs:
-        if not train(run, gin_flags=args.gin_flags, dry_run=args.dry_run):
-            return cli.EXIT_PREEMPTED
+        for run in TrainConfig().runs:
+            if stopping.asked() or not train(run, gin_flags=args.gin_flags, dry_run=args.dry_run):
+                return cli.EXIT_PREEMPTED
     return cli.EXIT_DONE
 
 

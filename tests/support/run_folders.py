@@ -7,10 +7,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from xl_flax.checkpoints.load import find_checkpoints
 
-CLOCK = ("time", "tokens_per_second", "seconds_per_step", "input_wait", "model_tflops", "mfu")
+CLOCK = (
+    "time",
+    "goodput",
+    "tokens_per_second",
+    "seconds_per_step",
+    "input_wait",
+    "model_tflops",
+    "mfu",
+)
 
 
 def lines_of(model_dir):
@@ -23,7 +32,9 @@ def lines_of(model_dir):
 def saved(model_dir, item):
     """One item of the newest checkpoint as a dict of arrays by path."""
     path = os.path.join(find_checkpoints(model_dir)[-1], item)
-    tree = ocp.PyTreeCheckpointer().restore(path)
+    layout = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path)).tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), layout)  # anywhere
+    tree = ocp.PyTreeCheckpointer().restore(path, restore_args=as_numpy)
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

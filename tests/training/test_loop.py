@@ -117,14 +117,20 @@ def test_the_best_checkpoint_stays_and_patience_ends_the_run(configure, capsys):
     assert logged[9] == 0.4 and logged[12] == 0.2
 
 
+def asked_in_turn(stop):
+    """Asks a run to stop at its step of this number, counted from where it goes on."""
+    places = itertools.count(1)  # the loop asks once a step
+    return lambda: next(places) == stop
+
+
 def test_a_run_that_is_asked_to_stop_saves_first_and_evaluates_later(
     configure, capsys, monkeypatch
 ):
     base = configure(STEPS=6, TrainConfig__keep_last=1)
     held_out = [Periodic(Scripted({0: 0.1, 3: 0.5, 6: 0.2}), every=3)]
     config = dataclasses.replace(base, held_out=held_out, best=Best("eval/m/score", "max"))
-    for stop, finished in ((3, False), (6, False), (None, True)):
-        monkeypatch.setattr(loop.Preemption, "reached", lambda _, step, stop=stop: step == stop)
+    for stop, finished in ((3, False), (3, False), (None, True)):
+        monkeypatch.setattr(loop, "stop_here", asked_in_turn(stop))
         assert train(config) == finished
         assert ("asked to stop: saved step" in capsys.readouterr().out) != finished
     lines = lines_of(config.model_dir)
@@ -197,7 +203,7 @@ def test_a_run_that_is_asked_to_stop_inside_a_streak_says_what_is_saved(
     configure, bad_steps, monkeypatch, capsys
 ):
     bad_steps(4, 9)
-    monkeypatch.setattr(loop.Preemption, "reached", lambda _, step: step == 5)
+    monkeypatch.setattr(loop, "stop_here", asked_in_turn(5))
     config = configure(STEPS=9, TrainConfig__checkpoint_every=3)
     assert not train(config)
     assert "step 5 is not saved" in (said := capsys.readouterr().out)

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,8 @@ class Progress:
     frozen: list[str] = dataclasses.field(default_factory=list)  # parameters that are not trained
     evaluate: bool = False  # the evaluations due after this step are still to be made
     saved: list[int] = dataclasses.field(default_factory=list)  # steps, whether they are there yet
+    # Seconds by what they were spent on, see `training/goodput.py`.
+    spent: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         counts = (self.step, self.seed, *dict(self.rows).values())
@@ -62,6 +65,8 @@ class Progress:
         lists = (self.frozen, self.saved)
         if not isinstance(self.window, dict) or not all(isinstance(x, list) for x in lists):
             raise TypeError("window must be an object, frozen and saved lists")
+        if not all(type(seconds) in (int, float) for seconds in dict(self.spent).values()):
+            raise TypeError("spent must be an object of numbers")
         if self.best is not None and not dict(self.best).keys() >= BEST_FIELDS:
             raise TypeError(f"best must have {', '.join(sorted(BEST_FIELDS))}")
 
@@ -180,6 +185,13 @@ class _Preservation:
         return self.keeps([checkpoint.step for checkpoint in checkpoints])
 
 
+def _wait_for_others(key: str, timeout_ms: int) -> None:
+    """Orbax's threads wait here for those of other processes, and after an error, too: not then."""
+    if (error := sys.exc_info()[1]) is not None:
+        raise error
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+
 class CheckpointManager:
     """Saves and restores a run's checkpoints; a thin layer over Orbax's manager."""
 
@@ -208,7 +220,9 @@ class CheckpointManager:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._preservation,
             cleanup_tmp_directories=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._write_checksums, barrier_sync_fn=_wait_for_others
+            ),
         )
         try:
             self._manager = ocp.CheckpointManager(

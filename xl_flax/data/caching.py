@@ -35,14 +35,21 @@ def cache_datasets(args: argparse.Namespace) -> None:
     for name, split in dict.fromkeys((spec.mixture, spec.split) for spec in specs):
         say_missing(providers[name], split)
     excluded, written = Excluded(cache.filter.exclude, modules, owners, vocabulary), set()
-    with locked(cache):
-        for number, ((_, split, layout), task) in enumerate(work.items(), 1):
-            if cache_split(
+
+    def build(first: int = 0, every: int = 1) -> None:
+        for number, ((_, split, layout), task) in enumerate(work.items()):
+            if number % every == first and cache_split(
                 *(task, split, layout, cache, vocabulary, owners, excluded),
                 overwrite=args.overwrite,
-                title=f"{number}/{len(work)} ",
+                title=f"{number + 1}/{len(work)} ",
             ):
                 written.add((task.name, split, layout))
+
+    if args.share:  # of the processes of a job, of which the first holds the lock
+        build(*args.share)
+        return
+    with locked(cache):
+        build()
         for spec in specs:
             mixture = resolve_mixture(*spec, cache, owners)
             write_mixture(cache, spec.split, mixture)

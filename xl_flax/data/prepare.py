@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from xl_flax import stopping
 from xl_flax.data.build import TRAIN, can_repack, repack
 from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, Manifest, read_manifest, stale
@@ -63,6 +65,18 @@ class Caches(Mapping[DatasetSpec, CachedMixture]):
     def __len__(self) -> int:
         return len(self._datasets)
 
+    def fingerprints(self) -> dict[str, str]:
+        """What names the content of each cache, by its folder's place in the cache."""
+        manifests = {
+            f"{task}/{spec.split}/{spec.layout}": manifest
+            for spec, mixture in self.items()
+            for task, manifest in mixture.manifests.items()
+        }
+        return {
+            f"the cache of {place}": hashlib.sha256(repr(manifest).encode()).hexdigest()[:12]
+            for place, manifest in manifests.items()
+        }
+
 
 def prepare(
     specs: Iterable[DatasetSpec],
@@ -86,17 +100,7 @@ def prepare(
       UserError: a cache is damaged, or it is missing or stale and must not or cannot be built.
     """
     specs = list(dict.fromkeys(specs))
-    caches, missing = _look(specs, cache, vocabulary)
-    if missing and cache.on_missing == "stop":
-        raise UserError(
-            f"{_reasons(missing)}. Run `python -m xl_flax.cache` with the Gin flags of this run, or"
-            " set Cache.on_missing = 'build'"
-        )
-    if missing:
-        with locked(cache):
-            for spec in specs:
-                _repack(spec, cache, vocabulary)
-        caches, missing = _look(specs, cache, vocabulary)
+    caches, missing = _look_or_repack(specs, cache, vocabulary)
     if missing:
         print(wrapped(f"Building the cache: {_reasons(missing)}"), file=sys.stderr, flush=True)
         _run_command(specs, cache, vocabulary, gin_flags)
@@ -104,6 +108,36 @@ def prepare(
     if missing:
         raise UserError(f"{_reasons(missing)}, although it has just been cached: try again")
     return caches
+
+
+def to_build(specs: Iterable[DatasetSpec], cache: Cache, vocabulary: Vocabulary) -> bool:
+    """Whether `prepare` would start `python -m xl_flax.cache`; what it would repack is repacked.
+
+    Raises:
+      UserError: as `prepare`.
+    """
+    return bool(_look_or_repack(list(dict.fromkeys(specs)), cache, vocabulary)[1])
+
+
+def build_share(
+    specs: Iterable[DatasetSpec],
+    cache: Cache,
+    vocabulary: Vocabulary,
+    gin_flags: Sequence[str],
+    share: tuple[int, int],
+) -> None:
+    """Builds one of n shares of what is missing, for `prepare` to find; see there.
+
+    Args:
+      specs: what will be read, as of the other arguments the same for all shares.
+      cache: where the rows lie; `locked` by whoever starts the shares.
+      vocabulary: of the run.
+      gin_flags: of this run.
+      share: its number, from 0, and n.
+    """
+    number, count = share
+    flags = [*gin_flags, f"--share={number}/{count}"]
+    _run_command(list(dict.fromkeys(specs)), cache, vocabulary, flags)
 
 
 def lacking(specs: Iterable[DatasetSpec], cache: Cache, vocabulary: Vocabulary) -> str:
@@ -140,6 +174,24 @@ def room_for(cache: Cache, what: str, needed: int) -> Iterator[None]:
     check_room(cache.directory, needed, what)
     with naming_full_disk(cache.directory, what, needed):
         yield
+
+
+def _look_or_repack(
+    specs: Sequence[DatasetSpec], cache: Cache, vocabulary: Vocabulary
+) -> tuple[Caches, dict[str, list[str]]]:
+    """As `_look`, after rows of other layouts were repacked."""
+    caches, missing = _look(specs, cache, vocabulary)
+    if missing and cache.on_missing == "stop":
+        raise UserError(
+            f"{_reasons(missing)}. Run `python -m xl_flax.cache` with the Gin flags of this run, or"
+            " set Cache.on_missing = 'build'"
+        )
+    if missing:
+        with locked(cache):
+            for spec in specs:
+                _repack(spec, cache, vocabulary)
+        caches, missing = _look(specs, cache, vocabulary)
+    return caches, missing
 
 
 def _look(
@@ -224,10 +276,14 @@ def _run_command(
         command, env=environment, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
     )
     said = "see above"
-    for line in process.stderr:
-        if line.startswith("error: "):  # becomes this process's own
-            said = line.removeprefix("error: ").strip()
-        else:
-            print(line, end="", file=sys.stderr, flush=True)
-    if process.wait():
+    with stopping.child(process):
+        for line in process.stderr:
+            if line.startswith("error: "):  # becomes this process's own
+                said = line.removeprefix("error: ").strip()
+            elif line.strip() != stopping.LINE:
+                print(line, end="", file=sys.stderr, flush=True)
+        code = process.wait()
+    if code == stopping.CODE:  # the whole job was asked
+        raise stopping.Stopped
+    if code:
         raise UserError(f"building the cache failed: {said}")

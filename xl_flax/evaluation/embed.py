@@ -16,6 +16,7 @@ from xl_flax.data.packing import best_fit
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.ops.pooling import Pooling
 from xl_flax.ops.pooling import pool as pool_sentences
+from xl_flax.parallel.distributed import may_stop_here
 from xl_flax.parallel.rules import Partitioning
 
 # In a batch, per device, padding included; a CPU is fastest while a layer stays in its cache.
@@ -130,6 +131,7 @@ def run_batches(
     sharding = partitioning.sharding(("batch", None))
     waiting = None
     for batch in batches:
+        may_stop_here()
         output = function(params, *(_put(array, sharding) for array in batch.arrays))
         if waiting is not None:
             yield waiting[0], jax.tree.map(np.asarray, waiting[1])

@@ -35,6 +35,7 @@ from xl_flax.evaluation.results import MACRO, OTHERS, Result, data_name, of_mode
 from xl_flax.models.heads import Model
 from xl_flax.models.labelling import Batch, Reading
 from xl_flax.ops.languages import language_rows
+from xl_flax.parallel.distributed import may_stop_here
 from xl_flax.settings import MixtureNames, Name, Names
 
 TOKENS_PER_DEVICE = 8192  # in a batch, padding included
@@ -220,6 +221,7 @@ class LabelledEvaluation(Evaluation):
         size = min(most, -(-len(rows) // shards) * shards)
         sharding = partitioning.sharding(("batch", None))
         for first in range(0, len(rows), size):
+            may_stop_here()
             outputs = function(subject.params, global_batch(rows, first, size, sharding))
             last = min(first + size, len(rows))
             # Read again rather than fetched: another process may hold these rows' devices.

@@ -31,6 +31,7 @@ from xl_flax.models.heads import MLM_HEAD, mlm_prediction
 from xl_flax.ops.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.masking import select_slots
+from xl_flax.parallel.distributed import may_stop_here
 from xl_flax.parallel.rules import Partitioning, constrain, local_shape
 from xl_flax.settings import Count, MixtureNames, Name, Names, Rate
 
@@ -330,6 +331,7 @@ def score_rows(
     sharding = partitioning.sharding(("batch", None))
     scores = {language: Score() for language in rows.languages}
     for first in range(0, len(rows), batch_size):
+        may_stop_here()
         batch = global_batch(rows, first, batch_size, sharding)
         batch["languages"] = table[batch["languages"]]
         scored = {name: np.asarray(x) for name, x in score(params, batch).items()}

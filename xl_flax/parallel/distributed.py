@@ -1,18 +1,27 @@
 """Several processes as one run: joining, waiting for each other, being told to stop."""
 
 import argparse
-import signal
-from collections.abc import Callable
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
-from xl_flax import settings
-from xl_flax.errors import UserError
+from xl_flax import settings, stopping
+from xl_flax.errors import UserError, message
+from xl_flax.files.read import read_text
+from xl_flax.files.write import write_atomically
+from xl_flax.parallel import agreement, cluster, relay, rollcall
+from xl_flax.parallel.peers import Peers
 
 T = TypeVar("T")
+JOIN_SECONDS = 50.0  # with Python's start below a minute
+SHARED_FILE, SHARED_SECONDS = ".shared", 5.0  # in which a file system shows what was written
+NOWHERE = cluster.Place(None, None, None)
+_joined: list[Peers] = []  # the others; none where this process is alone
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -21,32 +30,152 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--distributed",
         action="store_true",
-        help="join the other processes of a TPU pod or a Slurm job, which JAX recognises by itself",
+        help="join the other processes of a TPU pod, a Slurm job or mpirun, which are recognised",
     )
     group.add_argument("--coordinator", help="host:port of process 0, where nothing else tells it")
     group.add_argument("--num_processes", type=int, help="with --coordinator: how many there are")
     group.add_argument("--process_id", type=int, help="with --coordinator: which one this is")
+    group.add_argument(
+        "--join_seconds",
+        type=float,
+        default=os.environ.get("XL_FLAX_JOIN_SECONDS", JOIN_SECONDS),
+        help=f"how long to wait for the others; {JOIN_SECONDS:g}, or XL_FLAX_JOIN_SECONDS",
+    )
 
 
-def initialize(args: argparse.Namespace) -> None:
-    """Joins the run that the flags name; must come before any other use of JAX's devices.
+@contextlib.contextmanager
+def joined(args: argparse.Namespace) -> Iterator[None]:
+    """A command in the run that its flags name; must come before any other use of JAX's devices.
+
+    An error in it ends the other processes, too, each with one line.
 
     Raises:
-      UserError: flags that say only half, or nonsense.
+      UserError: flags that say only half, or nonsense; processes that are missing or stop, or that
+        have other settings or other code.
     """
-    alone = (args.coordinator, args.num_processes, args.process_id)
-    if any(v is not None for v in alone) and None in alone:
+    _join(args)
+    peers = _peers()
+    if peers is None:
+        yield
+        return
+    try:
+        agree(agreement.command_facts(args))
+        yield
+        peers.leave()
+    except BaseException as error:
+        peers.failed(error)
+        raise
+
+
+def _join(args: argparse.Namespace) -> None:
+    given = cluster.Place(args.coordinator, args.num_processes, args.process_id)
+    if not args.distributed and given != NOWHERE and None in given:
         raise UserError("--coordinator, --num_processes and --process_id belong together: give all")
-    settings.check("--num_processes", args.num_processes, settings.Count | None)
-    settings.check("--process_id", args.process_id, settings.Natural | None)
-    if args.distributed or args.coordinator:
-        jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    settings.check("--num_processes", given.count, settings.Count | None)
+    settings.check("--process_id", given.index, settings.Natural | None)
+    settings.check("--join_seconds", args.join_seconds, settings.Positive)
+    if _joined:
+        _joined[0].begin()
+    elif args.distributed or given != NOWHERE:
+        place = cluster.find(given, args.join_seconds)
+        if place.index >= place.count:
+            raise UserError(f"--process_id={place.index}: numbers go from 0 to {place.count - 1}")
+        if place.count > 1:
+            _joined.append(_connect(place, args.join_seconds))
+
+
+def _connect(place: cluster.Place, seconds: float) -> Peers:
+    address, count, index = place
+    links, hosts = rollcall.join(address, count, index, seconds)
+    peers = Peers(index, links, hosts)
+    host, port = rollcall.split_address(address)
+    try:
+        # JAX's own handler of SIGTERM would take the place of ours.
+        jax.config.update("jax_enable_preemption_service", False)
+        near = relay.start("127.0.0.1" if index == 0 else host, port)
+        jax.distributed.initialize(
+            f"127.0.0.1:{near}",
+            count,
+            index,
+            coordinator_bind_address=f"[::]:{port}",  # which `rollcall` has left to JAX
+            initialization_timeout=max(int(seconds), 1),
+        )
+    except BaseException as error:
+        peers.failed(error)
+        raise
+    return peers
+
+
+def _peers() -> Peers | None:
+    return _joined[0] if _joined else None
+
+
+def place() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    peers = _peers()
+    return (peers.index, peers.count) if peers else (0, 1)
+
+
+def agree(facts: agreement.Facts) -> None:
+    """Sees to it that all processes have the same settings, code or data.
+
+    Args:
+      facts: by name, as a person would read them.
+
+    Raises:
+      UserError: naming what differs, and on which process; on all of them.
+    """
+    peers = _peers()
+    if peers is None or len(set(peers.gather("agree", agreement.digest(facts)))) == 1:
+        return
+    lines = agreement.differences(peers.gather("differences", facts))
+    raise UserError(
+        f"the processes differ: {'; '.join(lines)}. Start the same command on all, with the same "
+        "code and the same files"
+    )
+
+
+def check_shared(folder: str, name: str) -> None:
+    """Sees to it that all processes see the same folder, which exists on process 0.
+
+    Args:
+      folder: where each of them has it.
+      name: of the setting that names it.
+
+    Raises:
+      UserError: naming the processes that see another one; on all.
+    """
+    peers = _peers()
+    if peers is None:
+        return
+    path = os.path.join(folder, SHARED_FILE)
+    if peers.index == 0:
+        write_atomically(path, secrets.token_hex(16))
+    written = peers.gather(path, read_text(path) if peers.index == 0 else None)[0]
+    deadline = time.monotonic() + SHARED_SECONDS
+    while not (sees := _holds(path, written)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    blind = [number for number, seen in enumerate(peers.gather("seen", sees)) if not seen]
+    if peers.index == 0:
+        os.remove(path)
+    if blind:
+        raise UserError(
+            f"{name} = {folder!r} is not one folder for all: what process 0 writes there, "
+            f"{agreement.named(blind)} cannot read. Put it on a file system that all hosts have"
+        )
+
+
+def _holds(path: str, text: str) -> bool:
+    try:
+        return read_text(path) == text
+    except UserError:
+        return False
 
 
 def barrier(name: str) -> None:
     """Waits until every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    if peers := _peers():
+        peers.gather(name)
 
 
 def first_process_first(name: str, function: Callable[[], T]) -> T:
@@ -59,52 +188,51 @@ def first_process_first(name: str, function: Callable[[], T]) -> T:
 
 def decide_on_first(decision: bool) -> bool:
     """The decision of process 0, for all: where each would compute it alone, they might differ."""
-    if jax.process_count() > 1:
-        return bool(multihost_utils.broadcast_one_to_all(np.asarray(decision)))
-    return decision
+    peers = _peers()
+    return peers.gather("decide_on_first", bool(decision))[0] if peers else decision
 
 
 def any_process(decision: bool) -> bool:
     """Whether any process has decided so."""
-    if jax.process_count() > 1:
-        return bool(multihost_utils.process_allgather(np.asarray(decision)).any())
-    return decision
+    peers = _peers()
+    return any(peers.gather("any_process", bool(decision))) if peers else decision
 
 
 def on_first(function: Callable[[], int | None]) -> int:
     """What `function` returns on process 0, the only one that runs it, to all; None counts as 0.
 
     Raises:
-      UserError: it raised one; the other processes' points to the first.
+      UserError: it raised one, which all processes raise.
     """
-    error, value = None, 0
-    if jax.process_index() == 0:
+    peers = _peers()
+    if peers is None:
+        return function() or 0
+    value, error = 0, None
+    if peers.index == 0:
         try:
-            value = function() or 0
+            value = int(function() or 0)
         except UserError as raised:
-            error = raised
-    if jax.process_count() > 1:
-        failed, value = multihost_utils.broadcast_one_to_all(np.array([error is not None, value]))
-        if failed and error is None:
-            raise UserError("process 0 cannot go on: its message says why")
+            error = message(raised)
+    value, error = peers.gather("on_first", [value, error])[0]
     if error is not None:
-        raise error
-    return int(value)
+        raise UserError(error)
+    return value
 
 
-class Preemption:
-    """Says whether the machine asks to stop (SIGTERM); all processes agree on the step."""
+def stop_here() -> bool:
+    """Whether to stop at this place, where what was done can be saved; all processes agree.
 
-    def __init__(self) -> None:
-        self._asked = False
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._ask)
+    All of them must pass the same places in the same order.
+    """
+    peers = _peers()
+    return peers.stop_here() if peers else stopping.asked()
 
-    def _ask(self, *_) -> None:
-        self._asked = True
 
-    def reached(self, step: int) -> bool:
-        """Whether to save and stop after this step."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked
+def may_stop_here() -> None:
+    """A place of an evaluation, in which nothing is saved.
+
+    Raises:
+      Stopped: all processes stop here.
+    """
+    if stop_here():
+        raise stopping.Stopped

@@ -15,7 +15,7 @@ from xl_flax.evaluation.base import Evaluation
 from xl_flax.models.config import EncoderConfig
 from xl_flax.objectives.base import Objective
 from xl_flax.parallel.mesh import MeshConfig
-from xl_flax.settings import Count, LocalPath, Name, Natural, Pattern, Seeds, Settings
+from xl_flax.settings import Count, LocalPath, Name, Natural, Pattern, Positive, Seeds, Settings
 from xl_flax.training.optimizer import OptimizerConfig
 
 
@@ -89,6 +89,7 @@ class TrainConfig(Settings):
     ] = ()
     best: Best | None = None  # keep the best checkpoint, perhaps stop early
     max_bad_steps: Count = 10  # skipped in a row (loss or gradient not finite) before the run stops
+    stall_seconds: Positive | None = 900.0  # that a step may take before the run ends; None: any
     init_from: InitFrom | None = None
     profile: tuple[Natural, Count] | None = None  # (first step, steps) for JAX's profiler
 

@@ -144,11 +144,19 @@ class Logger:
         self._file = open(path, "a", encoding="utf-8")
         self._board = Board(os.path.join(model_dir, "metrics"), step + 1)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds one line; the time of day goes with it as `time`, in seconds."""
+    def write(
+        self, step: int, values: Mapping[str, float], goodput: Mapping[str, float] | None = None
+    ) -> None:
+        """Adds one line; the time of day goes with it as `time`, in seconds.
+
+        Args:
+          step: of the values.
+          values: by name.
+          goodput: seconds by what they were spent on, for `metrics.jsonl` only.
+        """
         if self._file is None:
             return
-        self._add(step, values)
+        self._add(step, values if goodput is None else {**values, "goodput": goodput})
         self._board.write(step, values)
 
     def write_phases(self, step: int, phases: Mapping[str, Any]) -> None:

@@ -3,19 +3,21 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
 import jax
 
+from xl_flax import stopping
 from xl_flax.checkpoints.intact import newest as newest_intact
 from xl_flax.checkpoints.load import read_description
 from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress, kept
 from xl_flax.errors import UserError
 from xl_flax.files.disk import naming_full_disk
 from xl_flax.parallel import params as params_lib
-from xl_flax.parallel.distributed import Preemption, any_process, barrier
+from xl_flax.parallel.distributed import any_process, barrier, check_shared, stop_here
 from xl_flax.text_table import shown, wrapped
 from xl_flax.training import going_on
 from xl_flax.training import state as state_lib
@@ -25,10 +27,12 @@ from xl_flax.training.config import TrainConfig
 from xl_flax.training.divergence import diverged, unsaved
 from xl_flax.training.dry_run import compile_with_data, compile_without_data
 from xl_flax.training.folder import CONFIG_FILE, alone, write_config, write_info
+from xl_flax.training.goodput import Goodput, last_logged
 from xl_flax.training.logging import Logger, Window, console_line, earlier_lines
 from xl_flax.training.periodic import make_periodic
 from xl_flax.training.setup import Setup, data_missing, set_up
 from xl_flax.training.speed import Speed
+from xl_flax.training.watchdog import Watchdog
 
 
 def train(config: TrainConfig, gin_flags: Sequence[str] = (), dry_run: bool = False) -> bool:
@@ -57,6 +61,7 @@ def _train(
 ) -> bool:
     main_process = jax.process_index() == 0
     say = print if main_process else lambda *_, **__: None
+    begin = time.perf_counter()
 
     missing = data_missing(config) if dry_run else ""
     if any_process(bool(missing)):
@@ -78,6 +83,8 @@ def _train(
     # ---- What is there already: nothing, or this very run.
     if main_process and not dry_run:
         stack.enter_context(alone(config.model_dir))
+    if not dry_run:
+        check_shared(config.model_dir, "MODEL_DIR")
     checkpoint = newest_intact(config.model_dir, move=not dry_run)
     progress = state_lib.progress_there(
         checkpoint, config.model_dir, description, config.seed, program.frozen
@@ -95,8 +102,11 @@ def _train(
     first = progress.step
     best = BestTracker(config.best, progress.best)
     from_step, earlier = first if resumed else -1, []
+    logged = None
     if main_process:
+        logged = last_logged(config.model_dir) if resumed else None
         earlier = earlier_lines(config.model_dir, from_step, not progress.evaluate)
+    goodput = Goodput(progress.spent, logged, time.perf_counter() - begin)
     for name, feed in feeds.items():
         feed.rows = progress.rows[name]
     if dry_run:
@@ -140,13 +150,18 @@ def _train(
     speed = Speed(config.encoder, feeds, config.accumulate)
     say(speed.formula(frozen=bool(program.frozen)))
     say(wrapped(kept(config.keep_last, config.keep_every, config.best is not None)))
-    preemption = Preemption()
+    watchdog = stack.enter_context(Watchdog(config.stall_seconds))
     trace = _Trace(config)
     # Objectives whose first step with something to learn is still to be checked.
     unchecked = set() if resumed else set(feeds)
     streak = 0  # steps that were skipped in a row, up to the one that was recorded last
     postponed = False  # saving, until that streak ends
     pending = None  # metrics of the step before, read while this one runs
+
+    @contextlib.contextmanager
+    def unwatched(what: str) -> Iterator[None]:
+        with goodput.on(what), watchdog.asleep():
+            yield
 
     def record(step: int, metrics: dict[str, Any]) -> None:
         nonlocal streak
@@ -161,7 +176,7 @@ def _train(
 
     def log(step: int) -> None:
         values = window.means(feeds) | speed.values()
-        logger.write(step, values)
+        logger.write(step, values, goodput.now())
         eta = (config.steps - step) * speed.seconds_per_step
         say(console_line(step, config.steps, values, feeds, eta), flush=True)
         window.sums.clear()
@@ -183,6 +198,7 @@ def _train(
                 frozen=program.frozen,
                 evaluate=evaluate,
                 saved=progress.saved,
+                spent=goodput.now(),
             ),
             {
                 setup.vocabulary.file_name: setup.vocabulary.content,
@@ -193,7 +209,8 @@ def _train(
         )
 
     def evaluate(step: int) -> dict[str, float]:
-        values = held_out(step, state.params)
+        with unwatched("evaluating"):
+            values = held_out(step, state.params)
         logger.write(step, values)
         return values
 
@@ -205,58 +222,74 @@ def _train(
     if not resumed and config.held_out:
         best.check(evaluate(0))
     elif best.is_new:
-        best.check(held_out(0, state.params))
+        with unwatched("evaluating"):
+            best.check(held_out(0, state.params))
     if progress.evaluate:  # this step was saved in a hurry
         best.update(first, evaluate(first))
         manager.expect_best(best.record)
     step, finished = first, True
+    goodput.begin("training")
     for step in range(first + 1, first + 1 if best.exhausted else config.steps + 1):
+        watchdog.step(step)
         trace.before(step)
         phases, changes, batches = setup.phases(), setup.changes(), {}
         for name, feed in feeds.items():
             batches[name], waited = feed.next()
             speed.waited(waited)
-        state, metrics = program.step(state, batches, setup.buffers, setup.key, phases)
+            goodput.waited(waited)
+        compiles = step == first + 1 or changes
+        with unwatched("compiling") if compiles else contextlib.nullcontext():
+            state, metrics = program.step(state, batches, setup.buffers, setup.key, phases)
         if pending:
             record(step - 1, pending)
         if changes:
             announce(step, changes)
         pending = metrics
         speed.stepped(phases)
-        stopping = preemption.reached(step)
+        if step == first + 1:  # until then nothing is lost where the machine asks to stop
+            stack.enter_context(stopping.deferred())
+        asked = stop_here()
         last = step == config.steps
-        trace.after(step, state, last or stopping)
-        saving = postponed or last or stopping or step % config.checkpoint_every == 0
+        trace.after(step, state, last or asked)
+        saving = postponed or last or asked or step % config.checkpoint_every == 0
         evaluating = held_out.due(step)
         if saving or evaluating:
             record(step, pending)
             pending = None
-        if evaluating and not stopping:  # whoever asks to stop may not wait so long
-            with speed.paused():
-                values = evaluate(step)
-            improved = not streak and best.update(step, values)
-            saving = saving or improved or best.exhausted
-            if best.exhausted and window.sums:
-                log(step)
+        if evaluating and not asked:
+            try:
+                with speed.paused():
+                    values = evaluate(step)
+            except stopping.Stopped:  # whoever asks may not wait so long: evaluated later
+                asked = saving = True
+            else:
+                improved = not streak and best.update(step, values)
+                saving = saving or improved or best.exhausted
+                if best.exhausted and window.sums:
+                    log(step)
         postponed = saving and streak > 0
         if saving and not postponed:
-            save(step, evaluating and stopping)
+            with unwatched("saving"):
+                save(step, evaluating and asked)
         if best.exhausted:
             trace.after(step, state, True)
             break
-        if stopping and (evaluating or not last):
-            manager.wait()
+        if asked and (evaluating or not last):
+            with unwatched("saving"):
+                manager.wait()
             if postponed:
-                say(f"asked to stop: {unsaved(manager, step, streak)}")
+                print(f"asked to stop: {unsaved(manager, step, streak)}")
             else:
-                say(f"asked to stop: saved step {step:,}; the same command goes on from there")
+                print(f"asked to stop: saved step {step:,}; the same command goes on from there")
             finished = False
             break
-    manager.wait()
+    with unwatched("saving"):
+        manager.wait()
     if finished and postponed:
         raise UserError(unsaved(manager, step, streak))
     if finished:
         say(_done(step, best, config))
+    say(wrapped(str(goodput)))
     return finished
 
 

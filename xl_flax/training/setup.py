@@ -10,11 +10,11 @@ from typing import Any
 import jax
 
 from xl_flax.checkpoints.description import Description
-from xl_flax.data.prepare import Caches, DatasetSpec, lacking, prepare
+from xl_flax.data.prepare import Caches, DatasetSpec, lacking
 from xl_flax.data.stream import open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import MissingError, UserError, message
-from xl_flax.parallel.distributed import first_process_first
+from xl_flax.evaluation.caches import prepare_together
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.feeds import Feed
@@ -70,9 +70,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
     vocabulary = run_vocabulary()
     _check_vocabulary(vocabulary, config)
     check_early(config, vocabulary.fingerprint)
-    caches = first_process_first(
-        "caches", lambda: prepare(_datasets(config), config.cache, vocabulary, gin_flags)
-    )
+    caches = prepare_together(_datasets(config), config.cache, vocabulary, gin_flags)
     streams = {o.name: open_stream(o.rows, caches, config.seed, vocabulary) for o in objectives}
     languages = sorted({language for s in streams.values() for language in s.languages})
     _check_languages(languages, config)

@@ -1,0 +1,22 @@
+"""Data for runs of several processes: a vocabulary, a cache and a Gin file, made once a file."""
+
+import house
+import processes
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """What a test that failed has started ends with it."""
+    yield
+    processes.end_all()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with all that the run `run.gin` reads."""
+    folder = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        house.make_data()
+    return folder

@@ -1,0 +1,31 @@
+"""Caches that all processes of a job build together."""
+
+import contextlib
+from collections.abc import Sequence
+
+from xl_flax.data.manifest import Cache
+from xl_flax.data.prepare import Caches, DatasetSpec, build_share, locked, prepare, to_build
+from xl_flax.data.vocabulary import Vocabulary
+from xl_flax.parallel import distributed
+
+
+def prepare_together(
+    specs: Sequence[DatasetSpec], cache: Cache, vocabulary: Vocabulary, gin_flags: Sequence[str]
+) -> Caches:
+    """As `prepare`, by all processes: each builds its share, the first what belongs to all.
+
+    The cache is the same, byte for byte, as when one process builds it.
+
+    Raises:
+      UserError: as `prepare`; or what the processes have found differs.
+    """
+    index, count = distributed.place()
+    if count > 1 and distributed.on_first(lambda: to_build(specs, cache, vocabulary)):
+        with locked(cache) if index == 0 else contextlib.nullcontext():
+            build_share(specs, cache, vocabulary, gin_flags, (index, count))
+            distributed.barrier("all shares of the cache")
+    caches = distributed.first_process_first(
+        "caches", lambda: prepare(specs, cache, vocabulary, gin_flags)
+    )
+    distributed.agree({"the vocabulary": vocabulary.fingerprint[:12]} | caches.fingerprints())
+    return caches
