@@ -9,6 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["xl_flax", "xl_flax.*", "tasks", "tasks.*"]),
+    package_data={"xl_flax.reports": ["page.css", "page.js"]},
     install_requires=[
         "absl-py",
         "annotated-types",
@@ -43,6 +44,7 @@ setup(
             "faiss-cpu",
             "hypothesis",
             "matplotlib",
+            "pandas",
             "pytest",
             "pytest-xdist",
             "pyyaml",

@@ -57,6 +57,7 @@ from xl_flax.settings import Positive, bindings
 from xl_flax.text_table import wrapped
 
 EVERY = "every evaluation"
+LINE = 150  # characters of a summary
 LOOK = 5.0  # seconds between two looks for new checkpoints
 
 
@@ -173,10 +174,11 @@ def _lines(config: EvaluateConfig, sweep: Sweep) -> Callable[[Cell, Shown], None
         target, evaluation = cell.target, config.evaluations[cell.number]
         if jax.process_index():
             return
-        own = [result for result in shown.results if result.model is None]
+        test = {*cell.parts[0][1]}  # and not, say, the text by which a layer is chosen
+        own = [r for r in shown.results if r.model is None and r.signature in test]
         took = f"{shown.seconds:.1f} s" if shown.measured else "was there"
         print(f"{target.checkpoint}: {name_of(evaluation)} ({took})")
-        print(f"  {evaluation.summary(own)}\n  {sweep.progress()}", flush=True)
+        print(f"  {evaluation.summary(own)[:LINE]}\n  {sweep.progress()}", flush=True)
         _write_details(evaluation, cell, shown, details, lambda _: None)
 
     return show

@@ -198,6 +198,7 @@ class Sweep:
         measured = False
         try:
             beside = self._controls(cell)
+            begin = time.monotonic()  # controls are measured once, and say nothing of the rest
             if not self._is_done(cell):
                 with _claim(cell) as mine:
                     if not mine:
