@@ -13,7 +13,8 @@ checkpoint and an evaluation. A killed sweep goes on when it is started again. S
 started share the work, also on several machines that have the folders of results in common. What
 fails is listed at the end, and the exit code is 1. Models of others are converted once, to
 CACHE_DIR/pretrained, where their results lie, unless `--output` names a folder for all results.
-`--watch` waits for checkpoints of runs that are still training.
+`--watch` waits for checkpoints of runs that are still training. `--select` evaluates of each run
+only the checkpoint that is best by earlier results on validation text.
 
 Beside results stand controls: an untrained model of the same shape, and baselines that need no
 model (`xl_flax.evaluation.controls`). They are measured once and kept in CACHE_DIR/controls;
@@ -45,7 +46,7 @@ from xl_flax.converters.pretrained import is_foreign, pretrained
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
-from xl_flax.evaluation import targets
+from xl_flax.evaluation import selection, targets
 from xl_flax.evaluation.base import Evaluation
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.sweep import Cell, Shown, Sweep, name_of, results_path
@@ -69,6 +70,7 @@ def evaluate(
     pattern: str | None = None,
     output: str | None = None,
     watch: float | None = None,
+    select: str | None = None,
 ) -> None:
     """Evaluates checkpoints, shows what comes out and adds to `results.jsonl`.
 
@@ -80,12 +82,18 @@ def evaluate(
       pattern: of paths, instead of `config.model_dir`: a sweep, of which lines are shown.
       output: the folder of results; None: those of the runs.
       watch: look for new checkpoints until for so many minutes none came; None: do not.
+      select: of each run only the checkpoint that its results say is best, as in
+        "best:loss:bible/validation"; None: all.
 
     Raises:
       UserError: anything that the user can mend; also, at the end, of what was not measured.
     """
     if watch is not None and jax.process_count() > 1:
         raise UserError("--watch looks for checkpoints alone: start it in one process")
+    if select is not None:
+        selection.parse(select)  # refuses a test before anything else is done
+        if watch is not None:
+            raise UserError("--select chooses among checkpoints that are there: leave out --watch")
     vocabularies: set[str] = set()
     choose = functools.partial(_vocabulary, vocabularies)
     alone = pattern is None
@@ -98,6 +106,7 @@ def evaluate(
         checkpoints = [c for path in paths for c in _choose(sweep, path, which, pattern)]
         new = [checkpoint for checkpoint in dict.fromkeys(checkpoints) if checkpoint not in seen]
         seen |= targets.homes([*seen, *new], output)
+        new = selection.select(new, seen, select) if select else new
         read = [target for c in new for target in _read(sweep, c, seen[c])]
         vocabularies |= {target.description.vocabulary for target in read}
         sweep.run(read, show)
@@ -263,6 +272,12 @@ def _flags(parser: argparse.ArgumentParser) -> None:
         help="look for new checkpoints, until for so many minutes (60) none came",
     )
     parser.add_argument(
+        "--select",
+        metavar="best:METRIC:DATA",
+        help="of each run only the checkpoint that is best by its results on validation text, as "
+        "in best:loss:bible/validation",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="compute again what results.jsonl holds of the checkpoint; "
@@ -287,6 +302,7 @@ def main(argv: Sequence[str]) -> None:
         args.checkpoints,
         args.output,
         args.watch,
+        args.select,
     )
 
 

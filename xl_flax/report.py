@@ -231,7 +231,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIELD=PATTERN",
         help="only such results; repeatable, alternatives where the field is the same",
     )
-    add("--steps", default="last", help='"last" of each run and test [last], "all", or 500,1000')
+    add(
+        "--steps",
+        default="last",
+        help='"last" of each run and test [last], "all", "best:METRIC:DATA" by validation text, or '
+        "as in 500,1000",
+    )
     add("--layer", metavar="WHICH", help='a number, "all", or "best:DATA" (a pattern)')
     add("--pivot", metavar="LANGUAGE", help="of pairs only those with this language")
     add(

@@ -183,6 +183,20 @@ def test_a_running_training_is_followed(sweep, runs, tmp_path, monkeypatch, caps
     assert "4 cells done, 0 failed, 0 left" in capsys.readouterr().out
 
 
+def test_the_checkpoint_that_is_best_on_validation_text_is_evaluated(sweep, runs, capsys):
+    only = ["--gin.EvaluateConfig.evaluations=[@MaskedAccuracy()]"]
+    found = sweep(f"{runs}/*/checkpoints/*", *only)
+    tests = ["--gin.EvaluateConfig.evaluations=[@SentenceRetrieval()]"]
+    both = sweep(f"{runs}/*/checkpoints/*", *tests, "--select=best:loss:all/validation")
+    assert capsys.readouterr().out.count("selected: ") == 2
+    for path, rows in found.items():
+        losses = {r.step: r.value for r in rows if (r.metric, *r.languages) == ("loss", "macro")}
+        tested = {r.step for r in both[path] if r.task == "retrieval"}
+        assert len(losses) == 2 and tested == {min(losses, key=losses.get)}
+    with pytest.raises(UserError, match="all/test is no validation split"):
+        sweep(f"{runs}/*/checkpoints/*", *tests, "--select=best:p@1:all/test")
+
+
 @pytest.mark.parametrize(
     ("pattern", "flags", "message"),
     [

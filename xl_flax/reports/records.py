@@ -9,6 +9,7 @@ from typing import Any
 
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
+from xl_flax.evaluation import selection
 from xl_flax.evaluation.results import MACRO, OTHERS, Row
 from xl_flax.files.folders import entries
 
@@ -61,7 +62,7 @@ class Record:
 class Wanted:
     """Which results are read, and what they are called."""
 
-    steps: str = "last"  # of each run and data; or "all", or as in "500,1000"
+    steps: str = "last"  # of each run and data; "all", "best:METRIC:DATA", or as in "500,1000"
     setting: str = SETTING
     pivot: str | None = None  # only pairs with this language
     groups: Mapping[str, Collection[str]] = dataclasses.field(default_factory=dict)
@@ -86,7 +87,7 @@ def read(folders: Sequence[str], wanted: Wanted, say: Callable[[str], None]) -> 
     records = []
     for home in homes:
         rows = _of_one_version(home, results_lib.read(os.path.join(home, results_lib.FILE)), say)
-        rows = _of_steps(rows, wanted.steps)
+        rows = _of_steps(rows, wanted.steps, home)
         found = [_record(row, home, names[home], wanted) for row in rows]
         records += [record for record in found if record is not None]
     if not records:
@@ -188,14 +189,17 @@ def _of_one_version(home: str, rows: Iterable[Row], say: Callable[[str], None]) 
     return [row for _, row in newest.values()]
 
 
-def _of_steps(rows: Sequence[Row], steps: str) -> list[Row]:
+def _of_steps(rows: Sequence[Row], steps: str, home: str) -> list[Row]:
     """Those of the chosen steps, and all of controls."""
+    if steps.startswith(selection.BEST):
+        best, _ = selection.best_step(rows, *selection.parse(steps), home)
+        return [row for row in rows if row.model is not None or row.step == best]
     if steps == "all":
         return list(rows)
     if steps != "last":
         chosen = {step.strip() for step in steps.split(",")}
         if not all(step.isdecimal() for step in chosen):
-            raise UserError(f'--steps={steps}: say "last", "all", or steps as in 500,1000')
+            raise UserError(f'--steps={steps}: say "last", "all", best:METRIC:DATA, or 500,1000')
         return [row for row in rows if row.model is not None or str(row.step) in chosen]
     last: dict[str, int] = {}
     for row in rows:

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from xl_flax.data.unknown import MANY_UNKNOWN
 from xl_flax.errors import UserError
 from xl_flax.evaluation.results import MACRO, OTHERS
+from xl_flax.evaluation.selection import LOWER
 from xl_flax.reports.records import MEANS, Record, check_fields
 
-# The lower the better; all others the higher.
-LOWER = {"loss", "unigram_loss", "xsim", "aer", "cut", "threshold"}
 # Not between 0 and 1, so not shown in %.
 RAW = {"loss", "unigram_loss", "xsim", "threshold"}
 # Parts of a signature that may differ between results that are averaged: what languages of how
