@@ -38,6 +38,7 @@ setup(
         "plan": ["libtpu"],  # xl_flax.plan, without a TPU
         "gpu": ["jax[cuda13]"],
         "eval": ["faiss-cpu", "matplotlib", "scikit-learn", "scipy", "seqeval"],
+        "mteb": ["mteb"],  # xl_flax.evaluation.mteb_model
         "hf": ["safetensors", "sentence-transformers", "torch", "transformers"],
         "dev": [
             "accelerate",

@@ -41,6 +41,7 @@ from collections.abc import Callable, Collection, Sequence
 import jax
 
 from xl_flax import cli, settings
+from xl_flax.checkpoints.intact import FOLDER
 from xl_flax.checkpoints.load import complete_checkpoints, vocabulary_path
 from xl_flax.converters.pretrained import is_foreign, pretrained
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
@@ -56,6 +57,7 @@ from xl_flax.parallel import compiled, distributed
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.settings import Positive, bindings
 from xl_flax.text_table import wrapped
+from xl_flax.training.tensorboard import write_results
 
 EVERY = "every evaluation"
 LINE = 150  # characters of a summary
@@ -110,11 +112,19 @@ def evaluate(
         read = [target for c in new for target in _read(sweep, c, seen[c])]
         vocabularies |= {target.description.vocabulary for target in read}
         sweep.run(read, show)
+        _draw({target.home for target in read}, output)
         last = time.monotonic() if new else last
         if watch is None or time.monotonic() - last > 60 * watch:
             break
         time.sleep(LOOK)
     _end(sweep, list(dict.fromkeys(seen.values())))
+
+
+def _draw(homes: Collection[str], output: str | None) -> None:
+    """Shows results in TensorBoard, beside what the run logged; not in a lone checkpoint."""
+    for home in homes if jax.process_index() == 0 else ():
+        if output or os.path.isdir(os.path.join(home, FOLDER)):
+            write_results(home, results_lib.read(os.path.join(home, results_lib.FILE)))
 
 
 def _matches(pattern: str, later: bool) -> list[str]:

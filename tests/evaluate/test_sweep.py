@@ -8,6 +8,7 @@ import time
 import pytest
 from run_folders import flip
 from small_evaluations import WORDS, make_cache, make_run, train_vocabulary
+from tensorboardX.proto.event_pb2 import Event
 
 from xl_flax import convert, evaluate
 from xl_flax.errors import UserError
@@ -50,6 +51,18 @@ def runs(model_dir, other_run, tmp_path):
     return tmp_path / "runs"
 
 
+def scalars(folder):
+    """What TensorBoard shows of a folder: (tag, step) -> value, in the order of the file."""
+    (file,) = folder.iterdir()
+    content, found = file.read_bytes(), {}
+    while content:
+        size = int.from_bytes(content[:8], "little")
+        event = Event.FromString(content[12 : 12 + size])
+        found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+        content = content[16 + size :]
+    return found
+
+
 def of_checkpoint(rows, step):
     return {(r.languages, r.metric, r.layer): r.value for r in rows if r.step == step}
 
@@ -77,6 +90,12 @@ def test_a_sweep_is_each_checkpoint_alone_and_compiles_once(
     swept = of_checkpoint(found["results/runs/a/results.jsonl"], 10)
     assert {k[0]: v for k, v in swept.items() if k[1:] == ("p@1", 2)} == alone
     assert not os.path.exists(runs / "a" / results.FILE)
+    curves = scalars(runs.parent / "results/runs/a/metrics/evaluated")
+    losses = {s: v for (tag, s), v in curves.items() if tag == "eval/all/loss/one"}
+    rows_a = found["results/runs/a/results.jsonl"]
+    expected = {r.step: r.value for r in rows_a if (r.metric, *r.languages) == ("loss", "one")}
+    assert losses == pytest.approx(expected) and list(losses) == [5, 10]
+    assert ("eval/all/p_1/cosine/layer2", 5) in curves  # TensorBoard has no @
 
     monkeypatch.setattr(Subject, "load", None)
     assert sweep(f"{runs}/*", "--checkpoint=all") == found
