@@ -44,13 +44,13 @@ from xl_flax import cli, settings
 from xl_flax.checkpoints.intact import FOLDER
 from xl_flax.checkpoints.load import complete_checkpoints, vocabulary_path
 from xl_flax.converters.pretrained import is_foreign, pretrained
-from xl_flax.data.vocabulary import Vocabulary, load_vocabulary, run_vocabulary
+from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
 from xl_flax.evaluation import selection, targets
 from xl_flax.evaluation.base import Evaluation
 from xl_flax.evaluation.config import EvaluateConfig
-from xl_flax.evaluation.sweep import Cell, Shown, Sweep, name_of, results_path
+from xl_flax.evaluation.sweep import Cell, Shown, Sweep, results_path
 from xl_flax.evaluation.targets import Target, choose_checkpoints
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel import compiled, distributed
@@ -97,7 +97,9 @@ def evaluate(
         if watch is not None:
             raise UserError("--select chooses among checkpoints that are there: leave out --watch")
     vocabularies: set[str] = set()
-    choose = functools.partial(_vocabulary, vocabularies)
+    # Read once: an evaluation that fine-tunes has a configuration of its own.
+    named = bindings("run_vocabulary", "path").get("path")
+    choose = functools.partial(_vocabulary, vocabularies, named)
     alone = pattern is None
     sweep = Sweep(config, make_partitioning(config.mesh), choose, gin_flags, overwrite, alone)
     show = _tables(config) if alone else _lines(config, sweep)
@@ -196,7 +198,7 @@ def _lines(config: EvaluateConfig, sweep: Sweep) -> Callable[[Cell, Shown], None
         test = {*cell.parts[0][1]}  # and not, say, the text by which a layer is chosen
         own = [r for r in shown.results if r.model is None and r.signature in test]
         took = f"{shown.seconds:.1f} s" if shown.measured else "was there"
-        print(f"{target.checkpoint}: {name_of(evaluation)} ({took})")
+        print(f"{target.checkpoint}: {evaluation.title} ({took})")
         print(f"  {evaluation.summary(own)[:LINE]}\n  {sweep.progress()}", flush=True)
         _write_details(evaluation, cell, shown, details, lambda _: None)
 
@@ -234,13 +236,13 @@ def _end(sweep: Sweep, homes: Sequence[str]) -> None:
         raise UserError("there was nothing to evaluate: no folder has a finished checkpoint")
 
 
-def _vocabulary(every: Collection[str], target: Target) -> Vocabulary:
-    """The vocabulary that Gin names, if it is the only one; else the copy of a checkpoint.
+def _vocabulary(every: Collection[str], path: str | None, target: Target) -> Vocabulary:
+    """The vocabulary that Gin names, if all checkpoints have one; else the copy of a checkpoint.
 
     Raises:
       UserError: it is not that of the checkpoint.
     """
-    path, own = bindings("run_vocabulary", "path").get("path"), vocabulary_path(target.checkpoint)
+    own = vocabulary_path(target.checkpoint)
     if path is None or len(every) > 1:
         return load_vocabulary(own)
     if not os.path.exists(path):
@@ -248,7 +250,7 @@ def _vocabulary(every: Collection[str], target: Target) -> Vocabulary:
             f"the vocabulary {path} does not exist; {target.checkpoint} has one of its own: "
             f"--gin.run_vocabulary.path={own}"
         )
-    vocabulary = run_vocabulary()
+    vocabulary = load_vocabulary(path)
     if vocabulary.fingerprint != target.description.vocabulary:
         raise UserError(
             f"{target.checkpoint} was trained with another vocabulary than {vocabulary.path}; "

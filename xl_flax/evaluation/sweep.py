@@ -169,7 +169,7 @@ class Sweep:
                 parts = [(p, p.signatures(target.description, context)) for p in evaluation.parts]
                 cells.append(Cell(target, number, parts))
             except UserError as error:
-                self.fail(target.checkpoint, name_of(evaluation), error)
+                self.fail(target.checkpoint, evaluation.title, error)
         return cells
 
     def _context(self, target: Target) -> Context:
@@ -207,7 +207,7 @@ class Sweep:
                         self._measure(cell, others)
                         self.seconds.setdefault(cell.number, []).append(time.monotonic() - begin)
         except (UserError, jax.errors.JaxRuntimeError) as error:
-            self.fail(target.checkpoint, name_of(evaluation), error)
+            self.fail(target.checkpoint, evaluation.title, error)
             return True
         finally:
             shape = controls.shape(target.description)
@@ -290,13 +290,6 @@ class Sweep:
 def results_path(target: Target) -> str:
     """The file of a target's results."""
     return os.path.join(target.home, results_lib.FILE)
-
-
-def name_of(evaluation: Evaluation) -> str:
-    """An evaluation by its kind and its text, for messages."""
-    mixtures = list(dict.fromkeys(spec.mixture for spec in evaluation.datasets))
-    more = f" and {len(mixtures) - 1} more" if len(mixtures) > 1 else ""
-    return f"{type(evaluation).__name__} of {mixtures[0]}{more}"
 
 
 def _in_order(targets: Sequence[Target]) -> list[Target]:
