@@ -103,6 +103,7 @@ def _figures(
         return {}
     from xl_flax.reports import figures  # needs matplotlib
 
+    every, shown = (views.without_members(own) for own in (every, shown))
     made: dict[str, Any] = {}
     for kind in args.figures:
         if kind == "scatter" and not args.scatter:

@@ -91,6 +91,8 @@ def test_the_last_step_counts_or_those_that_are_named(read, tmp_path):
         read(steps="7")
     with pytest.raises(UserError, match="--steps=best: say"):
         read(steps="best")
+    with pytest.raises(UserError, match="ntrex/test: .*with step 5 and 10: put step into"):
+        make(read(steps="all"), ["setting"], ["data"])
     table = views.overview(read(steps="all"))
     assert table.row_fields == ("setting", "step") and len(table.rows) == 3
     assert table.is_best(("run", 15), table.columns[0]) and not table.is_best(

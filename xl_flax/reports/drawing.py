@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,12 +126,18 @@ def unit(metric: str) -> str:
     return " (%)" if scale(metric)[0] == 100 else ""
 
 
-def lines(axis: Axes, table: Table, controls: set[str]) -> None:
-    """A line for each row of a table, over its columns, with the range of the seeds."""
-    trained = [row for row in table.rows if row[0] not in controls]
+def looks_of(rows: Iterable[Key], controls: Collection[str] = ()) -> dict[Key, dict[str, Any]]:
+    """A look for each row of some tables; those of controls are grey."""
+    every = list(dict.fromkeys(rows))
+    trained = [row for row in every if row[0] not in controls]
     own = dict(zip(trained, looks(len(trained)), strict=True))
-    for number, row in enumerate(key for key in table.rows if key[0] in controls):
+    for number, row in enumerate(row for row in every if row[0] in controls):
         own[row] = {"color": GREY, "linestyle": STYLES[number % len(STYLES)]}
+    return own
+
+
+def lines(axis: Axes, table: Table, own: Mapping[Key, dict[str, Any]]) -> None:
+    """A line for each row of a table, over its columns, with the range of the seeds."""
     for row in (row for row in table.rows if row[0] not in GAPS):
         columns = [column for column in table.columns if (row, column) in table.cells]
         if not columns:

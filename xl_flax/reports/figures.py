@@ -13,6 +13,7 @@ from xl_flax.reports.curves import Run, of_panel
 from xl_flax.reports.drawing import STEPS, STYLES, Drawing, Drawings, test_of
 from xl_flax.reports.records import MEANS, Record
 from xl_flax.reports.tables import make, scale
+from xl_flax.reports.views import VARIANTS, differing
 
 LACKING = {
     "curves": "no run has results of more than one step (--steps=all), or values by language in "
@@ -30,11 +31,15 @@ def layers(records: Sequence[Record]) -> Drawings:
     panels = drawing.split(own, test_of, "layer")
     if not panels:
         return {}
+    grey = _controls(own)
     figure, axes = drawing.panels_of(len(panels))
-    for axis, (key, panel) in zip(axes, panels.items(), strict=False):
+    rows = ["setting", *differing(own, ("step", *VARIANTS))]
+    tables = {key: make(panel, rows, ["layer"]) for key, panel in panels.items()}
+    every = sorted((row for t in tables.values() for row in t.rows), key=lambda row: row[0] in grey)
+    looks = drawing.looks_of(every, grey)
+    for axis, (key, table) in zip(axes, tables.items(), strict=False):
         flat = [r for r in records if r.layer is None and test_of(r) == key and r.is_control]
-        drawn = make(panel, ["setting", *_centred(panel)], ["layer"])
-        drawing.lines(axis, drawn, _controls(panel))
+        drawing.lines(axis, table, looks)
         for i, (name, number) in enumerate(_without_layers(flat)):
             style = STYLES[(i + 2) % len(STYLES)]
             axis.axhline(
@@ -60,10 +65,12 @@ def curves(records: Sequence[Record]) -> Drawings:
         if not panels:
             continue
         figure, axes = drawing.panels_of(len(panels))
+        names = sorted({x for panel in panels.values() for r in panel for x in r.row.languages})
+        looks = drawing.looks_of((name,) for name in names)
         for axis, (key, panel) in zip(axes, panels.items(), strict=False):
             last = max((r.layer for r in panel if r.layer is not None), default=None)
             panel = [r for r in panel if r.layer == last]
-            drawing.lines(axis, make(panel, ["language"], ["step"]), set())
+            drawing.lines(axis, make(panel, ["language"], ["step"]), looks)
             drawing.dress(axis, key, "step", last)
             axis.xaxis.set_major_formatter(STEPS)
         drawing.legend(figure, axes)
@@ -117,8 +124,9 @@ def heatmap(records: Sequence[Record]) -> Drawings:
         if len({r.language for r in own}) > 1 and len({r.layer for r in own}) <= 2:
             similarity = own[0].row.similarity
             own = [r for r in own if r.row.similarity in (similarity, None)]
-            table = make(own, ["setting", *_centred(own)], ["language"])
-            languages = make(own, ["language"], ["setting", *_centred(own)])
+            models = ["setting", *differing(own, ("step", *VARIANTS))]
+            table = make(own, models, ["language"])
+            languages = make(own, ["language"], models)
             table.marks = languages.marks  # those of training come first, those not read last
             table.columns = [row for row in languages.rows if row in table.columns]
             tables.append((data, table))
@@ -136,10 +144,17 @@ def heatmap(records: Sequence[Record]) -> Drawings:
 
 
 def similarity(records: Sequence[Record]) -> Drawings:
-    """For each setting and test a matrix: sentences of a language down look for those across."""
+    """For each setting and test a matrix: sentences of a language down look for those across.
+
+    Of several steps of a run the last one is drawn.
+    """
     drawings = {}
     pairs = [r for r in records if r.target and not {*r.row.languages} & {*MEANS}]
     pairs = [r for r in pairs if not r.is_control and not r.row.metric.endswith("_mean")]
+    last: dict[str, int] = {}
+    for record in pairs:
+        last[record.run] = max(last.get(record.run, 0), record.row.step)
+    pairs = [r for r in pairs if r.row.step == last[r.run]]
     tests = dict.fromkeys((r.setting, r.data, *_centre(r)) for r in pairs)
     for setting, data, *centre in tests:
         own = [r for r in pairs if (r.setting, r.data, *_centre(r)) == (setting, data, *centre)]
@@ -223,11 +238,6 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     if len(x) < 2 or any(np.ptp(own) == 0 for own in ranks):
         return None
     return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _centred(records: Sequence[Record]) -> list[str]:
-    """The field of centring where results differ in it."""
-    return ["center"] if len({_centre(r) for r in records if not r.is_control}) > 1 else []
 
 
 def _centre(record: Record) -> tuple[str]:

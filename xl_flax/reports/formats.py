@@ -20,17 +20,22 @@ def text_of(number: Number | None) -> str:
     return text + (f" ± {factor * number.spread:.{digits}f}" if number.spread is not None else "")
 
 
-def name_of(table: Table, key: Key, fields: Sequence[str]) -> str:
-    """What a row or column is called."""
+def parts_of(table: Table, key: Key, fields: Sequence[str]) -> list[str]:
+    """What a row or column is called, field by field; marks stand with the last one."""
     shown = []
     for field, value in zip(fields, key, strict=False):
-        if value is not None:
-            shown.append(f"layer {value}" if field == "layer" else _step(field, value))
-    return ", ".join(filter(None, shown)) + (f" {table.marks[key]}" if key in table.marks else "")
+        if value is None or value == "":
+            continue
+        number = isinstance(value, int) and field in ("layer", "step")
+        shown.append(f"{field} {value:,}" if number else str(value))
+    if key in table.marks:
+        shown[-1] += f" {table.marks[key]}"
+    return shown
 
 
-def _step(field: str, value: str | int) -> str:
-    return f"step {value:,}" if field == "step" and isinstance(value, int) else str(value)
+def name_of(table: Table, key: Key, fields: Sequence[str]) -> str:
+    """The same in one line."""
+    return ", ".join(parts_of(table, key, fields))
 
 
 def lines_of(

@@ -6,7 +6,7 @@ from importlib import resources
 
 import xl_flax
 from xl_flax.reports.drawing import Drawing
-from xl_flax.reports.formats import lines_of, name_of, text_of
+from xl_flax.reports.formats import parts_of, text_of
 from xl_flax.reports.tables import Table, scale
 
 LONG = 160  # characters of a note
@@ -54,11 +54,11 @@ def _note(text: str) -> str:
 
 
 def _table(table: Table, name: str) -> str:
-    bold = lambda text: text  # noqa: E731
-    head = lines_of(table, bold, str)[0]
     lines = [f'<section id="{name}"><h2 dir=auto>{_escape(table.title or "Table")}</h2>']
     lines.append('<div class="wide"><table><thead><tr>')
-    lines += [f"<th><button type=button><bdi>{_escape(cell)}</bdi></button></th>" for cell in head]
+    heads = [", ".join(table.row_fields)]
+    heads += [_named(parts_of(table, key, table.column_fields)) for key in table.columns]
+    lines += [f"<th><button type=button>{head}</button></th>" for head in heads]
     lines.append("</tr></thead><tbody>")
     for row in table.rows:
         numbers = [table.cells.get((row, column)) for column in table.columns]
@@ -66,7 +66,7 @@ def _table(table: Table, name: str) -> str:
         if not there:
             continue
         kind = ' class="control"' if all(number.is_control for number in there) else ""
-        title = _escape(name_of(table, row, table.row_fields))
+        title = _named(parts_of(table, row, table.row_fields))
         cells = []
         for column, number in zip(table.columns, numbers, strict=True):
             if number is None:
@@ -79,10 +79,15 @@ def _table(table: Table, name: str) -> str:
             own = f' class="{" ".join(classes)}"' if classes else ""
             value = scale(number.metric)[0] * number.mean
             cells.append(f'<td{own} data-value="{value!r}">{_escape(text_of(number))}</td>')
-        lines.append(f"<tr{kind}><th scope=row><bdi>{title}</bdi></th>{''.join(cells)}</tr>")
+        lines.append(f"<tr{kind}><th scope=row>{title}</th>{''.join(cells)}</tr>")
     lines.append("</tbody></table></div>")
     lines += [f"<p class=note dir=auto>{_escape(note)}</p>" for note in table.notes]
     return "\n".join(lines) + "</section>"
+
+
+def _named(parts: Sequence[str]) -> str:
+    """Each part in the direction of its own script, one behind the other."""
+    return ", ".join(f"<bdi>{_escape(part)}</bdi>" for part in parts)
 
 
 def _figure(name: str, drawing: Drawing) -> str:

@@ -53,7 +53,8 @@ class Record:
         if field in ("setting", "run", "data", "layer", "language", "target", "group"):
             return getattr(self, field)
         if field in FIELDS:
-            return getattr(self.row, field)
+            of_steps = field == "step" and self.is_control
+            return None if of_steps else getattr(self.row, field)
         value = self.parts.get(field)
         return int(value) if value is not None and value.isdecimal() else value
 

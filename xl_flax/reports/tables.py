@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from xl_flax.data.unknown import MANY_UNKNOWN
 from xl_flax.errors import UserError
@@ -150,6 +150,10 @@ def of_languages(records: Sequence[Record], fields: Iterable[str]) -> list[Recor
 
 def _number(key: tuple[Key, Key], by_run: dict[str, list[Record]], fields: set[str]) -> Number:
     every = [record for own in by_run.values() for record in own]
+    for own in by_run.values():
+        steps = sorted({r.get("step") for r in own} - {None})
+        if len(steps) > 1:
+            _refuse(key, "step", *steps[:2])
     _check_one_way(key, every, fields)
     first = every[0]
     shares = [share for r in every if r.row.unknown for share in r.row.unknown]
@@ -188,14 +192,17 @@ def _check_one_way(key: tuple[Key, Key], records: Sequence[Record], fields: set[
         if first.layer != record.layer and "layer" in names and record.is_control:
             names.remove("layer")
         if names:
-            name = names[0]
-            got = [str(r.get(name)) for r in (first, record)]
-            where = ", ".join(str(part) for own in key for part in own if part is not None)
-            raise UserError(
-                f"{where}: results that were measured in two ways would be one number, with "
-                f"{name} {got[0]} and {got[1]}: put {name} into --rows or --columns, or choose one "
-                f"with --where={name}=…"
-            )
+            _refuse(key, names[0], *(record.get(names[0]) for record in (first, record)))
+
+
+def _refuse(
+    key: tuple[Key, Key], name: str, one: str | int | None, other: str | int | None
+) -> NoReturn:
+    where = ", ".join(str(part) for own in key for part in own if part is not None)
+    raise UserError(
+        f"{where}: results that were measured in two ways would be one number, with {name} {one} "
+        f"and {other}: put {name} into --rows or --columns, or choose one with --where={name}=…"
+    )
 
 
 def _sorted(fields: Sequence[str], keys: Iterable[Key], records: Sequence[Record]) -> list[Key]:

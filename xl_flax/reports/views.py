@@ -19,14 +19,14 @@ def standard(records: Sequence[Record], shown: Sequence[Record], note: str) -> l
       shown: of the layers that were chosen.
       note: how.
     """
-    records, shown = _without_members(records), _without_members(shown)
+    records, shown = without_members(records), without_members(shown)
     tables = [overview(shown, note), *by_language(shown, note)]
     return [*tables, *by_layer(records)]
 
 
 def overview(records: Sequence[Record], note: str = "") -> Table:
     """Settings by data and metrics, whichever are more down the table; steps and layers, too."""
-    models = ["setting", *_differing(records, ("step", "layer"))]
+    models = ["setting", *differing(records, ("step", "layer"))]
     tests = ["data", "metric", *_variants(records)]
     main = [r for r in records if not r.row.metric.endswith(SECOND)]
     table = make(main, models, tests, "Overview")
@@ -41,7 +41,7 @@ def by_language(records: Sequence[Record], note: str = "") -> list[Table]:
     tables = []
     for data, metric, every in _tests(records):
         own = [r for r in every if r.language not in MEANS or (r.target and r.target not in MEANS)]
-        columns = ["setting", *_differing(own, ("step", "layer")), *_variants(own)]
+        columns = ["setting", *differing(own, ("step", "layer")), *_variants(own)]
         table = make(own, ["language"], columns, f"{metric} on {data} by language")
         if len(table.rows) > 1:
             table.notes += [note] if note and any(r.layer is not None for r in own) else []
@@ -55,7 +55,7 @@ def by_layer(records: Sequence[Record]) -> list[Table]:
     for data, metric, every in _tests(records):
         own = [r for r in every if r.layer is not None]
         if len({r.layer for r in own}) > 1:
-            rows = ["setting", *_differing(own, ("step",)), *_variants(own)]
+            rows = ["setting", *differing(own, ("step",)), *_variants(own)]
             tables.append(make(own, rows, ["layer"], f"{metric} on {data} by layer"))
     return tables
 
@@ -69,7 +69,7 @@ def _tests(records: Sequence[Record]) -> Iterator[tuple[str, str, list[Record]]]
             yield data, metric, [r for r in own if r.row.metric == metric]
 
 
-def _without_members(records: Sequence[Record]) -> list[Record]:
+def without_members(records: Sequence[Record]) -> list[Record]:
     """Leaves out pairs of languages, as Tatoeba's, where there is a mean over all of them."""
     whole = {(r.row.task, r.data.rpartition("/")[2]) for r in records if "+" in r.data}
     alone = {r.data for r in records if r.target and r.row.languages[0] in MEANS}
@@ -82,21 +82,7 @@ def _without_members(records: Sequence[Record]) -> list[Record]:
 
 
 def _variants(records: Sequence[Record]) -> list[str]:
-    return _differing(records, VARIANTS)
-
-
-def _differing(records: Sequence[Record], fields: Sequence[str]) -> list[str]:
-    """Fields in which results of one metric on one text differ."""
-    found = []
-    for field in fields:
-        values: dict[tuple, set] = {}
-        for r in records:
-            if not r.is_control and r.get(field) is not None:
-                key = (r.data, r.row.metric, r.run)
-                values.setdefault(key, set()).add(r.get(field))
-        if any(len(own) > 1 for own in values.values()):
-            found.append(field)
-    return found
+    return differing(records, VARIANTS)
 
 
 def asked(records: Sequence[Record], rows: Sequence[str], columns: Sequence[str]) -> Table:
@@ -111,3 +97,17 @@ def asked(records: Sequence[Record], rows: Sequence[str], columns: Sequence[str]
     if not columns:
         columns = [f for f in ("data", "metric") if f not in rows]
     return make(records, rows, list(columns), "")
+
+
+def differing(records: Sequence[Record], fields: Sequence[str]) -> list[str]:
+    """Fields in which results of one metric on one text differ."""
+    found = []
+    for field in fields:
+        values: dict[tuple, set] = {}
+        for r in records:
+            if not r.is_control and r.get(field) is not None:
+                key = (r.data, r.row.metric, r.run)
+                values.setdefault(key, set()).add(r.get(field))
+        if any(len(own) > 1 for own in values.values()):
+            found.append(field)
+    return found
