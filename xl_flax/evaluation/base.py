@@ -32,7 +32,7 @@ from xl_flax.settings import Settings
 
 
 class NotFiniteError(UserError):
-    """A model's outputs are NaN or infinite. A run logs this and goes on; the command stops."""
+    """A model's outputs are NaN or infinite. A run logs this and goes on; a sweep lists it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
