@@ -2,8 +2,8 @@
 
 Compiles the run's real step for TPUs that are not there and says whether it fits, what it sends
 between chips, and how long a step takes at best. It needs neither a TPU nor text nor a vocabulary
-(what is assumed of the text is printed), only libtpu: `pip install -e .[plan]`. The last line is
-the table as JSON.
+(what is assumed of the text is printed), only libtpu: `pip install -e .[plan]`. For GPUs, which
+programs cannot be compiled for beforehand, CPUs stand in. The last line is the table as JSON.
 
 The estimate is a roofline: a step takes as long as its arithmetic at the chip's peak, or as what it
 moves to and from memory, whichever is longer, and then as long as what it sends. No machine is so
@@ -18,6 +18,7 @@ import os
 from collections.abc import Sequence
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # a TPU that is there is left to what runs on it
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a program out of it is not written down
 
 from xl_flax import cli, settings
 
@@ -26,7 +27,7 @@ NEEDLESS = ("MODEL_DIR", "CACHE_DIR", "VOCABULARY", "InitFrom.checkpoint")
 
 def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--topology", required=True, help="a TPU slice, as v5e:16x16, v5p:4x4x4 or tpu7x:2x2x1"
+        "--topology", required=True, help="a TPU slice, as v5e:16x16 or v5p:4x4x4; GPUs, as h100:8"
     )
     parser.add_argument("--num_slices", type=int, default=1, help="so many slices, joined by DCN")
     parser.add_argument(
@@ -47,17 +48,17 @@ def main(argv: Sequence[str]) -> int:
     from xl_flax.planning.plan import make_plan
     from xl_flax.planning.search import search
     from xl_flax.planning.tables import plan_table, ranking
-    from xl_flax.planning.topologies import tpu_devices
+    from xl_flax.planning.topologies import machine
     from xl_flax.training.config import TrainConfig
 
     config = TrainConfig()
-    devices = tpu_devices(args.topology, args.num_slices)
+    planned = machine(args.topology, args.num_slices)
     if args.search:
-        plans = search(config, devices, args.num_slices, args.tokens)
+        plans = search(config, planned, args.tokens)
         print(ranking(plans) if plans else "nothing fits")
         print(json.dumps(plans))
         return cli.EXIT_DONE if plans else cli.EXIT_ERROR
-    plan = make_plan(config, devices, args.num_slices, args.tokens)
+    plan = make_plan(config, planned, args.tokens)
     print(plan_table(plan))
     print(json.dumps(plan))
     return cli.EXIT_DONE if plan["fits"] else cli.EXIT_ERROR

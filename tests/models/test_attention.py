@@ -1,4 +1,4 @@
-"""The kernel for TPUs, interpreted on CPU, is the plain attention; where it is not used."""
+"""Kernels are the plain attention: that of TPUs interpreted on CPU, cuDNN's on a GPU."""
 
 import dataclasses
 import functools
@@ -173,3 +173,64 @@ def test_a_jax_without_the_kernel_is_told_of_once(on_tpu, monkeypatch):
         assert kernels(lambda: attention(*inputs, segment_ids=segments)) == 0
     assert kernels(lambda: attention(*inputs, segment_ids=segments)) == 0
     fused_attention._kernel.cache_clear()
+
+
+# ---- cuDNN
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Programs are made as for a GPU; without one, what is asked of cuDNN is computed by XLA."""
+    if jax.default_backend() == "gpu":
+        return
+    attend = jax.nn.dot_product_attention
+
+    def compute(*args, implementation, **options):
+        assert implementation == "cudnn"
+        return attend(*args, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", compute)
+    monkeypatch.setattr(attention_lib, "platform", lambda: "gpu")
+
+
+@pytest.mark.parametrize(
+    ("segmented", "window", "options"),
+    [
+        (True, None, {"rows": 3}),
+        (False, None, {"length": 200}),
+        (False, 64, {}),
+        (True, 64, {"rows": 4, "heads": 4, "size": 64}),
+    ],
+)
+def test_what_cudnn_is_asked_for_is_the_plain_attention(on_gpu, segmented, window, options):
+    inputs, segments, gradient = operands("bfloat16", **options)
+    segments = segments if segmented else None
+    plain, fused = (
+        results(inputs, segments, gradient, window, kernel=kernel) for kernel in ("plain", "cudnn")
+    )
+    for expected, got in zip(plain, fused, strict=True):
+        assert got.dtype == expected.dtype
+        expected, got = (np.asarray(x, np.float32) for x in (expected, got))
+        np.testing.assert_allclose(got, expected, atol=0.03)
+
+
+@pytest.mark.parametrize("ici", [(8, 1, 1), (2, 2, 2)])
+def test_each_device_has_its_rows_and_heads_for_cudnn(on_gpu, ici):
+    inputs, segments, gradient = operands("bfloat16", rows=8)
+    expected = results(inputs, segments, gradient, 64, kernel="plain")
+    with make_partitioning(MeshConfig(ici=ici)).activate():
+        got = results(inputs, segments, gradient, 64, kernel="cudnn")
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (a, b)), atol=0.03)
+
+
+def test_cudnn_has_no_dropout_and_computes_in_bfloat16(on_gpu, monkeypatch):
+    inputs, _, _ = operands(rows=4)
+    with pytest.raises(UserError, match="'cudnn', on a GPU in float32: .*dtype = 'bfloat16'"):
+        attention(*inputs, kernel="cudnn")
+    with pytest.raises(UserError, match="drops no probabilities"):
+        attention(*inputs, kernel="cudnn", dropout_keys=KEYS, dropout_rate=0.1)
+    monkeypatch.setattr(attention_lib, "platform", lambda: "cpu")  # where a checkpoint is evaluated
+    assert attention(*inputs, kernel="cudnn").dtype == inputs[0].dtype
+    with pytest.raises(UserError, match="on a TPU in bfloat16"):  # as training says
+        attention_lib.check_cudnn(0.0, "bfloat16", "tpu")

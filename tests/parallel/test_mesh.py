@@ -15,8 +15,8 @@ from xl_flax.parallel.rules import (
     constrain,
     on_parts,
     platform,
-    sum_over_devices,
 )
+from xl_flax.parallel.sums import Layouts, sum_over_devices
 
 
 def test_one_minus_one_is_filled_in():
@@ -69,7 +69,9 @@ def test_the_platform_is_the_meshs_also_where_each_device_is_alone():
         return (batch * weight).sum(), batch.sum()
 
     with mesh.activate():
-        got = jax.jit(sum_over_devices(sums, whole, whole))(2.0, jax.numpy.arange(8.0), 0)
+        got = jax.jit(sum_over_devices(sums, Layouts(whole, whole, False)))(
+            2.0, jax.numpy.arange(8.0), 0
+        )
     assert got == (56, 28) and seen == [("cpu", (), True)]
     elsewhere = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="tpu")]))
     with Partitioning(elsewhere, ()).activate():

@@ -155,7 +155,7 @@ def test_gradients_of_two_losses_can_be_had_apart():
         return jax.jit(
             lambda params: objective_gradient(
                 *(abstract.graph, objective, params, batch, inputs),
-                *((abstract.shardings(partitioning),) * 2, accumulate),
+                *(abstract.layouts(partitioning), accumulate),
             )
         )(params)
 

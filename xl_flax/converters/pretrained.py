@@ -75,7 +75,7 @@ def pretrained_encoder(
     dropout: Fraction | None = None,
     attention_dropout: Fraction | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
-    attention: Literal["auto", "plain"] | None = None,
+    attention: Literal["auto", "plain", "cudnn"] | None = None,
     scan: Literal["scan", "unroll"] | None = None,
     remat: Literal["none", "full", "dots"] | None = None,
 ) -> EncoderConfig:

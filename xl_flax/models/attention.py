@@ -26,13 +26,14 @@ def attention(
     window: int | None = None,
     dropout_keys: jax.Array | None = None,
     dropout_rate: float = 0.0,
-    kernel: Literal["auto", "plain"] = "auto",
+    kernel: Literal["auto", "plain", "cudnn"] = "auto",
 ) -> jax.Array:
     """Softmax attention, softmax(q k^T / sqrt(K)) v, inside segments and windows.
 
     Backward computes the probabilities again from each query's log-sum-exp, as FlashAttention does
     (Dao et al., 2022, algorithm 4): nothing of size L x L is kept between the two. On TPUs each of
-    the two is a kernel (`fused_attention`), where the length of rows is a multiple of 128.
+    the two is a kernel (`fused_attention`), where the length of rows is a multiple of 128; on GPUs,
+    if asked for.
 
     Args:
       q_BxHxLxK: queries, rotated already if positions are rotary; so are the keys.
@@ -49,22 +50,38 @@ def attention(
       [B, H, L, K] in the queries' dtype; the softmax itself is float32.
 
     Raises:
-      UserError: probabilities are to be dropped, which the kernel for TPUs cannot do.
+      UserError: probabilities are to be dropped, which no kernel can do, or cuDNN is to compute in
+        another dtype than bfloat16.
     """
+    rate = 0.0 if dropout_keys is None else dropout_rate
     if kernel == "auto" and platform() == "tpu" and fused_attention.fits(q_BxHxLxK.shape[2]):
-        refuse_dropout(0.0 if dropout_keys is None else dropout_rate)
+        refuse_dropout(rate)
         return fused_attention.fused_attention(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, segment_ids, window)
+    if kernel == "cudnn" and platform() == "gpu":
+        check_cudnn(rate, q_BxHxLxK.dtype.name, platform())
+        visible = visible_keys(segment_ids, window, q_BxHxLxK.shape[2])
+        return fused_attention.cudnn_attention(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, visible)
     inputs = q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, segment_ids, dropout_keys
     return _attention(*inputs, window, dropout_rate)
 
 
 def refuse_dropout(rate: float) -> None:
-    """Raises UserError if probabilities are to be dropped at this rate, by the kernel for TPUs."""
+    """Raises UserError if probabilities are to be dropped at this rate, by a kernel."""
     if rate:
         raise UserError(
-            f"EncoderConfig.attention_dropout = {rate}: the fused attention of TPUs drops no "
-            "probabilities. Set attention_dropout = 0, or EncoderConfig.attention = 'plain', which "
-            "is slower and needs more memory (pretrained_encoder has both, too)"
+            f"EncoderConfig.attention_dropout = {rate}: the fused attention of TPUs and GPUs drops "
+            "no probabilities. Set attention_dropout = 0, or EncoderConfig.attention = 'plain', "
+            "which is slower and needs more memory (pretrained_encoder has both, too)"
+        )
+
+
+def check_cudnn(rate: float, dtype: str, where: str) -> None:
+    """Raises UserError unless cuDNN's attention goes with dropout, dtype and platform."""
+    refuse_dropout(rate)
+    if (where, dtype) != ("gpu", "bfloat16"):
+        raise UserError(
+            f"EncoderConfig.attention = 'cudnn', on a {where.upper()} in {dtype}: cuDNN is for "
+            "GPUs and EncoderConfig.dtype = 'bfloat16'; 'plain' is for all"
         )
 
 

@@ -66,8 +66,9 @@ class EncoderConfig(Settings):
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; parameters are float32
     # "auto": a kernel on TPUs (models/fused_attention.py), without attention_dropout, for rows of
-    # a multiple of 128 tokens. "plain": matrix products and a softmax everywhere.
-    attention: Literal["auto", "plain"] = "auto"
+    # a multiple of 128 tokens. "plain": matrix products and a softmax everywhere. "cudnn": a kernel
+    # on NVIDIA's GPUs, without attention_dropout and in bfloat16; elsewhere plain.
+    attention: Literal["auto", "plain", "cudnn"] = "auto"
     scan: Literal["scan", "unroll"] = "scan"  # one compiled layer in a loop, or a copy per layer
     remat: Literal["none", "full", "dots"] = (
         "none"  # kept for backward: all, nothing, weight products

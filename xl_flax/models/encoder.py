@@ -12,8 +12,16 @@ from xl_flax.models.attention import rotary_table
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.dropout import row_keys
 from xl_flax.models.layers import PRODUCT, Embeddings, Layer, Norm, rotary_attention
+from xl_flax.parallel.parts import has_parts
+
+
+def _all_but_weights(primitive: Any, *_, **__) -> bool:
+    """Of what to keep: not the weights that a device gathered, as it would keep all layers'."""
+    return primitive.name not in ("all_gather", "convert_element_type")
+
 
 REMAT_POLICIES = {
+    "none": _all_but_weights,  # where devices have parts of them
     "full": None,
     "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
@@ -173,7 +181,7 @@ class Encoder(nnx.Module):
         return states
 
     def _remat(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        if self.config.remat == "none":
+        if self.config.remat == "none" and not has_parts():
             return function
         policy = REMAT_POLICIES[self.config.remat]
         # Inside a scan nothing outside can share the recomputation: no barrier is needed.

@@ -1,7 +1,8 @@
-"""Attention as one kernel of a TPU: the probabilities never leave the chip.
+"""Attention as one kernel of a TPU or a GPU: the probabilities never leave the chip.
 
-The kernel is JAX's own, splash attention (jax.experimental.pallas.ops.tpu.splash_attention), a
-FlashAttention (Dao et al., 2022) that skips what a window hides. Shapes as in `attention`.
+Both are variants of FlashAttention (Dao et al., 2022). That of TPUs is JAX's own, splash attention
+(jax.experimental.pallas.ops.tpu.splash_attention), which skips what a window hides; that of GPUs is
+cuDNN's (jax.nn.dot_product_attention). Shapes as in `attention`.
 """
 
 import functools
@@ -53,6 +54,32 @@ def fused_attention(
     if segment_ids is not None:
         arrays, names = [*arrays, segment_ids], [*names, ("batch", None)]
     return on_parts(functools.partial(_attend, window=window), names, *arrays)
+
+
+def cudnn_attention(
+    q_BxHxLxK: jax.Array, k_BxHxLxK: jax.Array, v_BxHxLxK: jax.Array, visible: jax.Array | None
+) -> jax.Array:
+    """What `attention` returns without dropout, in bfloat16 on GPUs.
+
+    cuDNN reads a mask of L x L numbers of each row, one for all heads, if not everything is seen.
+
+    Args:
+      q_BxHxLxK: queries.
+      k_BxHxLxK: keys.
+      v_BxHxLxK: values.
+      visible: bool, broadcastable to [B, H, L, L]: query i sees key j. None: everything is seen.
+    """
+
+    def attend(q, k, v, mask=None):
+        q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+        out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+        return out.transpose(0, 2, 1, 3)
+
+    arrays, names = [q_BxHxLxK, k_BxHxLxK, v_BxHxLxK], [AXES] * 3
+    if visible is not None:
+        arrays.append(visible.reshape((1,) * (4 - visible.ndim) + visible.shape))
+        names.append(("batch", None, None, None))
+    return on_parts(attend, names, *arrays)
 
 
 def _attend(q, k, v, segment_ids=None, *, window):

@@ -35,7 +35,7 @@ class MlmHead(nnx.Module):
         self.activation = config.activation
         has, biased = config.head_dense, config.head_dense and config.bias
         self.dense = param(init, rngs, (d, d), ("embed", None)) if has else None
-        self.dense_bias = param(zeros, rngs, (d,), ("embed",)) if biased else None
+        self.dense_bias = param(zeros, rngs, (d,), (None,)) if biased else None
         self.norm = Norm(config, rngs) if has else None
         has_bias = config.head_bias
         self.bias = param(zeros, rngs, (config.vocab_size,), ("vocab",)) if has_bias else None

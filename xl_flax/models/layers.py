@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from xl_flax.models.attention import attention, rotate
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.dropout import dropout, row_keys
+from xl_flax.parallel.parts import whole
 from xl_flax.parallel.rules import constrain
 
 PRODUCT = "product"  # the name, for remat policies, of what a matrix product with weights returns
@@ -33,7 +34,14 @@ def param(init, rngs: nnx.Rngs, shape: tuple[int, ...], names: tuple[str | None,
     sharding is off: it would want mesh axes, and a mesh, here and now.
     """
     value = init(_next_key(rngs.params), shape, jnp.float32)
-    return nnx.Param(value, out_sharding=names, eager_sharding=False)
+    return nnx.Param(value, out_sharding=names, eager_sharding=False, whole_shape=shape)
+
+
+def weight(variable: nnx.Param, dtype: jnp.dtype) -> jax.Array:
+    """A layer's float32 parameter, whole: where devices have parts of it, sent in `dtype`."""
+    value = variable[...]
+    last = slice(-value.ndim, None)  # without the stack's axis
+    return whole(value, variable.out_sharding[last], variable.whole_shape[last], dtype)
 
 
 def _next_key(stream: nnx.RngStream) -> jax.Array:
@@ -86,7 +94,7 @@ class Norm(nnx.Module):
     """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, stack: tuple[int, ...] = ()):
-        names = ("layers",) * len(stack) + ("embed",)
+        names = ("layers",) * len(stack) + (None,)
         self.scale = param(ones, rngs, (*stack, config.width), names)
         self.bias = param(zeros, rngs, (*stack, config.width), names) if config.norm_bias else None
         self.eps, self.center = config.norm_eps, config.norm == "layer"
@@ -97,9 +105,9 @@ class Norm(nnx.Module):
         if self.center:
             x -= x.mean(axis=-1, keepdims=True)
         variance = jnp.square(x).mean(axis=-1, keepdims=True)
-        x *= jax.lax.rsqrt(variance + self.eps) * self.scale[...]
+        x *= jax.lax.rsqrt(variance + self.eps) * weight(self.scale, x.dtype)
         if self.bias is not None:
-            x += self.bias[...]
+            x += weight(self.bias, x.dtype)
         return x.astype(x_xD.dtype)
 
 
@@ -189,12 +197,12 @@ class Layer(nnx.Module):
             self.kv = stacked(normal(std_in), (d, *kv), ("embed", *kv_names))
             self.kv_bias = bias(kv, kv_names)
         self.out = stacked(normal(std_out), (*heads, d), (*heads_names, "embed"))
-        self.out_bias = bias((d,), ("embed",))
+        self.out_bias = bias((d,), (None,))
         self.mlp_norm = Norm(config, rngs, stack)
         self.up = stacked(normal(std_in), (d, *halves), ("embed", *halves_names))
         self.up_bias = bias(halves, halves_names)
         self.down = stacked(normal(std_out), (m, d), ("mlp", "embed"))
-        self.down_bias = bias((d,), ("embed",))
+        self.down_bias = bias((d,), (None,))
 
     def __call__(self, x_BxLxD: jax.Array, attend, dropout_keys) -> jax.Array:
         """One layer; `attend(q, k, v, dropout_keys)` knows positions, segments and the window."""
@@ -244,8 +252,8 @@ class Layer(nnx.Module):
 
 
 def _linear(x, kernel, bias, axes=1):
-    y = checkpoint_name(project(x, kernel[...], axes), PRODUCT)
-    return y if bias is None else y + bias[...].astype(y.dtype)
+    y = checkpoint_name(project(x, weight(kernel, x.dtype), axes), PRODUCT)
+    return y if bias is None else y + weight(bias, y.dtype).astype(y.dtype)
 
 
 def rotary_attention(config: EncoderConfig, window, table, segment_ids):

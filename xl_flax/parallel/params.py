@@ -11,6 +11,7 @@ from flax import nnx
 
 from xl_flax import text_table
 from xl_flax.parallel.rules import Partitioning
+from xl_flax.parallel.sums import Layouts
 
 # Variables carry logical names, not mesh axes: they are laid out here, not when they are made.
 nnx.use_eager_sharding(False)
@@ -33,6 +34,15 @@ class Abstract:
         return jax.tree.map(
             lambda s, a: partitioning.optimizer_sharding(a, s.shape), self.shapes, self.axes
         )
+
+    def layouts(self, partitioning: Partitioning) -> Layouts:
+        """How the parameters, and with them their gradients, are laid out for a training step."""
+        by_layer = partitioning.spec(("layers",))[0] is None  # each device has a part of each layer
+        stacked = jax.tree.map(
+            lambda _, axes: by_layer and axes[:1] == ("layers",), self.shapes, self.axes
+        )
+        gradients = self.optimizer_shardings(partitioning)
+        return Layouts(self.shardings(partitioning), gradients, stacked)
 
     def layout(self, partitioning: Partitioning) -> dict[str, Any]:
         """Shapes with shardings: what restoring a checkpoint needs."""

@@ -29,6 +29,7 @@ class Partitioning:
     mesh: Mesh
     rules: Rules
     optimizer_axes: tuple[str, ...] = ()  # divide the optimizer's state, too
+    parts_of: "Partitioning | None" = None  # the whole one, of which this is one device alone
 
     @property
     def platform(self) -> str:
@@ -38,7 +39,7 @@ class Partitioning:
     @property
     def batch_shards(self) -> int:
         """Groups of devices that have rows of their own."""
-        return math.prod(self.mesh.shape[axis] for axis in _axes_of(self.spec(("batch",))))
+        return math.prod(self.mesh.shape[axis] for axis in axes_of(self.spec(("batch",))))
 
     def spec(
         self, names: Sequence[str | None], shape: Sequence[int] | None = None
@@ -77,8 +78,8 @@ class Partitioning:
         the last axis, whose neighbours lie beside each other in memory, if no other.
         """
         count = lambda axes: math.prod(self.mesh.shape[a] for a in axes)  # noqa: E731
-        spec = [axes if count(_axes_of([axes])) > 1 else None for axes in self.spec(names, shape)]
-        axes = tuple(a for a in self.optimizer_axes if a not in _axes_of(spec))
+        spec = list(divided(self.spec(names, shape), self.mesh))
+        axes = tuple(a for a in self.optimizer_axes if a not in axes_of(spec))
         whole = (i for i, own in enumerate(spec) if own is None and shape[i] % count(axes) == 0)
         if count(axes) > 1 and (first := next(whole, None)) is not None:
             spec[first] = axes if len(axes) > 1 else axes[0]
@@ -92,6 +93,11 @@ class Partitioning:
             yield
         finally:
             _active.reset(token)
+
+
+def current() -> Partitioning | None:
+    """The one that is active."""
+    return _active.get()
 
 
 def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
@@ -184,61 +190,13 @@ def on_parts(
     return divided(*arrays)
 
 
-def sum_over_devices(function: Callable, params: Any, sums: Any, constant: Any = None) -> Callable:
-    """`function(params, batch, *others)`, two sums over the rows of a batch, by devices.
-
-    Where each device has all parameters, it sums its own rows, as if it were alone, and the results
-    of all devices are added up once, at the end. The compiler by itself adds up each contribution
-    to a gradient where it arises, and what arises in a loop at every turn. On other meshes it does
-    so still.
-
-    Args:
-      function: of arrays, returning two pytrees of sums over rows.
-      params: NamedSharding of each parameter.
-      sums: NamedSharding of each array of the first result.
-      constant: a bool per array of the first result, is it 0 everywhere; None: none is.
-    """
-    axes = batch_axes()
-    if not axes or not all(s.is_fully_replicated for s in jax.tree.leaves(params)):
-        return function
-    partitioning = _active.get()
-    mesh = partitioning.mesh
-    if math.prod(mesh.shape[a] for a in axes) < mesh.size:
-        return function
-    one = Mesh(mesh.devices[(slice(1),) * mesh.devices.ndim], mesh.axis_names)
-    alone = dataclasses.replace(partitioning, mesh=one)  # divides nothing, knows the platform
-    constant = jax.tree.map(lambda _: False, sums) if constant is None else constant
-    specs = jax.tree.map(lambda s, zero: PartitionSpec() if zero else s.spec, sums, constant)
-
-    def add_up(x: jax.Array, spec: PartitionSpec, zero: bool) -> jax.Array:
-        if zero:
-            return x
-        for i, names in enumerate(spec):
-            if names is not None:  # each device gets its part of the sum
-                x = jax.lax.psum_scatter(x, names, scatter_dimension=i, tiled=True)
-        others = tuple(a for a in axes if a not in _axes_of(spec) and mesh.shape[a] > 1)
-        return jax.lax.psum(x, others) if others else x
-
-    def on_device(*args: Any) -> Any:
-        with alone.activate():
-            first, second = function(*args)
-        return jax.tree.map(add_up, first, specs, constant), jax.lax.psum(second, axes)
-
-    def run(params: Any, batch: Any, *others: Any) -> Any:
-        whole, rows = PartitionSpec(), PartitionSpec(axes)
-        summed = jax.shard_map(
-            on_device,
-            mesh=mesh,
-            in_specs=(whole, rows, *(whole for _ in others)),
-            out_specs=(specs, whole),
-            check_vma=False,
-        )
-        return summed(params, batch, *others)
-
-    return run
+def divided(spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
+    """The spec without the axes that divide nothing, of which each has but one device."""
+    own = [tuple(a for a in axes_of([axes]) if mesh.shape[a] > 1) for axes in spec]
+    return PartitionSpec(*(axes if len(axes) > 1 else axes[0] if axes else None for axes in own))
 
 
-def _axes_of(spec: Sequence[str | Sequence[str] | None]) -> Iterator[str]:
+def axes_of(spec: Sequence[str | Sequence[str] | None]) -> Iterator[str]:
     """The mesh axes that a PartitionSpec names."""
     for axes in spec:
         yield from (axes,) if isinstance(axes, str) else axes or ()

@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 
-from xl_flax.errors import UserError
 from xl_flax.objectives.base import Objective
-from xl_flax.parallel.chips import Chip, chip_of
+from xl_flax.parallel.chips import Chip
 from xl_flax.parallel.mesh import make_partitioning
+from xl_flax.planning.products import product_flops
 from xl_flax.planning.program import Collective, collectives
 from xl_flax.planning.roofline import estimate
+from xl_flax.planning.topologies import Machine
 from xl_flax.planning.traffic import memory_traffic
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.program import (
@@ -37,15 +38,15 @@ _USED = re.compile(rf"Used {_SIZE} of {_SIZE} hbm|\({_SIZE}\) exceeds available 
 _DAY = 24 * 60 * 60
 
 
-def make_plan(
-    config: TrainConfig, devices: Sequence[jax.Device], slices: int = 1, tokens: float | None = None
-) -> Plan:
+def make_plan(config: TrainConfig, machine: Machine, tokens: float | None = None) -> Plan:
     """Compiles a run's step and says what it needs and how long it takes at best.
+
+    Where CPUs stand in for GPUs, what is sent is the program's for as many devices; its temporaries
+    are a CPU's, which fuses less, and what it moves is not known.
 
     Args:
       config: the run. Its last step is planned, where batch sizes or masking rates have phases.
-      devices: which it runs on.
-      slices: over which these are spread.
+      machine: which it runs on.
       tokens: that the run reads; None: those of its steps.
 
     Returns:
@@ -55,9 +56,7 @@ def make_plan(
     Raises:
       UserError: the run does not go with the devices.
     """
-    chip = chip_of(devices[0])
-    if chip is None:
-        raise UserError(f"what a {devices[0].device_kind} can do is not known: see CHIPS")
+    chip, devices = machine.chip, machine.devices
     partitioning = make_partitioning(config.mesh, devices)
     check_program(config, partitioning)
     streams = assumed_streams(config)
@@ -65,8 +64,9 @@ def make_plan(
     per_step, whole, flops = _work(config, program)
     plan = {
         "devices": len(devices),
-        "kind": devices[0].device_kind,
-        "slices": slices,
+        "kind": chip.kinds[0],
+        "cpus_stand_in": machine.stands_in,
+        "slices": machine.slices,
         "mesh": dict(partitioning.mesh.shape),
         "optimizer_divided_over": list(config.mesh.optimizer),
         "remat": config.encoder.remat,
@@ -82,23 +82,27 @@ def make_plan(
     state["objectives"] = program.layout.objectives
     memory = {name: _on_each(layout) for name, layout in state.items()}
     try:
-        compiled = lowered.compile()
+        compiled, text = _compile(lowered)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return plan | {"memory": memory, "fits": False, "why": _too_much(str(error))}
     plan["compile_seconds"] = time.perf_counter() - began
-    analysis, text = compiled.memory_analysis(), _text(lowered, compiled)
+    analysis = compiled.memory_analysis()
     memory["rows and buffers"] = analysis.argument_size_in_bytes - sum(memory.values())
     memory["temporaries"] = analysis.temp_size_in_bytes
     unknown = _loop_turns(config, program)
     sent = collectives(text, unknown)
     plan |= {
         "memory": memory,
-        "traffic": memory_traffic(text, unknown),
+        "product_flops": product_flops(text, unknown),
+        "traffic": None if machine.stands_in else memory_traffic(text, unknown),
         "collectives": _summary(sent),
-        "fits": True,
+        "fits": sum(memory.values()) <= chip.memory,
     }
+    if not plan["fits"]:
+        needs = f"{sum(memory.values()) / 2**30:.1f} of {chip.memory / 2**30:.1f} GiB"
+        return plan | {"why": f"it needs {needs} of memory, as compiled for CPUs"}
     return plan | _estimate(plan, chip, sent, tokens or whole)
 
 
@@ -111,20 +115,17 @@ def _too_much(error: str) -> str:
     return f"its temporaries need {temporaries} of {available} of memory"
 
 
-def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
-    """The program's text; where XLA cannot print what it compiled, what it wrote meanwhile.
+def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """The program and its text, as XLA writes it while it compiles.
 
-    libtpu 0.0.52 compiles programs for v5p and v6e that it cannot read again: "async-update
-    instruction should have 1 operands".
+    Not `as_text`: libtpu 0.0.52 compiles programs for v5p and v6e that it cannot read again
+    ("async-update instruction should have 1 operands").
     """
-    try:
-        return compiled.as_text()
-    except jax.errors.JaxRuntimeError:
-        with tempfile.TemporaryDirectory() as folder:
-            options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-            lowered.compile(compiler_options=options)
-            (path,) = Path(folder).glob("*.after_optimizations.txt")
-            return path.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=options)
+        (path,) = Path(folder).glob("*after_optimizations.txt")
+        return compiled, path.read_text(encoding="utf-8")
 
 
 def _estimate(plan: Plan, chip: Chip, sent: Sequence[Collective], tokens: float) -> dict[str, Any]:

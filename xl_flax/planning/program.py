@@ -23,6 +23,8 @@ _GROUPS = re.compile(
 )
 # Between slices a TPU hands its share of an array to the host, which exchanges it.
 _BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+# One that a TPU does in steps, meanwhile computing, stands in the program once for each step.
+_CHAIN = re.compile(r'channel_id=(\d+).*?chain_id="(\d+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -55,11 +57,16 @@ def collectives(text: str, unknown: float | None = None) -> list[Collective]:
       ValueError: the text is not a program.
     """
     computations, entry = read_program(text)
+    chains: set[tuple[str, ...]] = set()
 
     def walk(name: str, loops: tuple[float | None, ...]) -> Iterator[Collective]:
         own = computations.get(name, {})
         for instruction in own.values():
-            if found := _collective(instruction, loops):
+            found = _collective(instruction, loops)
+            if found and (chain := _CHAIN.search(instruction.attributes)):
+                found = None if chain.groups() in chains else found
+                chains.add(chain.groups())
+            if found:
                 # Of this name is what a TPU does at once: the sum, and a part of it for each.
                 scattered = name.startswith("all-reduce-scatter")
                 yield found._replace(kind="reduce-scatter") if scattered else found

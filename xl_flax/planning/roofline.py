@@ -16,19 +16,19 @@ class Step:
     """Lower bounds of a step's time, in seconds; what is not known is None."""
 
     arithmetic: float
-    memory: float
+    memory: float | None
     ici: float
     dcn: float | None
 
     @property
     def apart(self) -> float:
         """Nothing is sent while a device computes."""
-        return max(self.arithmetic, self.memory) + self.ici + (self.dcn or 0.0)
+        return max(self.arithmetic, self.memory or 0.0) + self.ici + (self.dcn or 0.0)
 
     @property
     def together(self) -> float:
         """All that is sent is sent meanwhile."""
-        return max(self.arithmetic, self.memory, self.ici, self.dcn or 0.0)
+        return max(self.arithmetic, self.memory or 0.0, self.ici, self.dcn or 0.0)
 
 
 def estimate(
@@ -36,7 +36,7 @@ def estimate(
     devices: int,
     slices: int,
     flops: float,
-    traffic: float,
+    traffic: float | None,
     sent: Sequence[Collective],
 ) -> Step:
     """A step's lower bounds.
@@ -49,7 +49,7 @@ def estimate(
       devices: how many there are.
       slices: over which they are spread.
       flops: of all devices together.
-      traffic: bytes between a device's memory and its cores.
+      traffic: bytes between a device's memory and its cores; None: not known.
       sent: the program's collectives.
     """
     per_slice = devices // slices
@@ -67,7 +67,7 @@ def estimate(
         ici += size * (group - 1) / group / (chip.ici * links)
     return Step(
         arithmetic=flops / devices / chip.flops,
-        memory=traffic / chip.bandwidth,
+        memory=None if traffic is None else traffic / chip.bandwidth,
         ici=ici,
         dcn=(dcn if chip.dcn else None) if slices > 1 else 0.0,
     )

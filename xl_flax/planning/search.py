@@ -1,23 +1,19 @@
 """Tries meshes, remat policies and microbatches of a run, and ranks those that fit."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-
-import jax
+from collections.abc import Iterator
 
 from xl_flax.errors import UserError
-from xl_flax.parallel.chips import chip_of
 from xl_flax.parallel.mesh import MeshConfig
 from xl_flax.planning.plan import Plan, make_plan
 from xl_flax.planning.tables import mesh
+from xl_flax.planning.topologies import Machine
 from xl_flax.training.config import TrainConfig
 
 REMAT = ("none", "dots", "full")
 
 
-def search(
-    config: TrainConfig, devices: Sequence[jax.Device], slices: int, tokens: float | None
-) -> list[Plan]:
+def search(config: TrainConfig, machine: Machine, tokens: float | None) -> list[Plan]:
     """Plans that fit, the fastest by its estimate first.
 
     The batch stays as it is. For each mesh and remat policy the fewest microbatches that fit are
@@ -25,16 +21,15 @@ def search(
 
     Args:
       config: the run.
-      devices: which it runs on.
-      slices: over which these are spread.
+      machine: which it runs on.
       tokens: that the run reads; None: those of its steps.
     """
     found = []
-    for own in _meshes(config.mesh, len(devices) // slices, slices):
+    for own in _meshes(config.mesh, len(machine.devices) // machine.slices, machine.slices):
         for remat in REMAT:
             encoder = dataclasses.replace(config.encoder, remat=remat)
             changed = dataclasses.replace(config, mesh=own, encoder=encoder)
-            if plan := _fewest_microbatches(changed, devices, slices, tokens):
+            if plan := _fewest_microbatches(changed, machine, tokens):
                 found.append(plan)
     return sorted(found, key=lambda plan: plan["seconds"]["step"])
 
@@ -52,13 +47,13 @@ def _meshes(config: MeshConfig, per_slice: int, slices: int) -> Iterator[MeshCon
 
 
 def _fewest_microbatches(
-    config: TrainConfig, devices: Sequence[jax.Device], slices: int, tokens: float | None
+    config: TrainConfig, machine: Machine, tokens: float | None
 ) -> Plan | None:
-    chip, count = chip_of(devices[0]), 1
+    count = 1
     most = min(o.batch_at(o.row_after(0, config.steps - 1)) for o in config.objectives)
-    while count <= max(1, most // len(devices)):
+    while count <= max(1, most // len(machine.devices)):
         try:
-            plan = make_plan(dataclasses.replace(config, accumulate=count), devices, slices, tokens)
+            plan = make_plan(dataclasses.replace(config, accumulate=count), machine, tokens)
         except UserError as error:
             if count == 1:
                 print(f"left out: {error}", flush=True)
@@ -67,7 +62,10 @@ def _fewest_microbatches(
         print(f"{mesh(plan)}; remat {plan['remat']!r}, {count} microbatch(es): {said}", flush=True)
         if plan["fits"]:
             return plan
-        if chip and sum(plan["memory"].values()) > chip.memory:  # of the state alone
+        if (
+            sum(plan["memory"].values()) > machine.chip.memory
+            and "temporaries" not in plan["memory"]
+        ):
             return None
         count *= 2
     return None

@@ -54,6 +54,7 @@ def _head(plan: Plan) -> str:
             f"{plan['remat']!r}, {plan['microbatches']} microbatch(es)",
             f"{count(plan['parameters'])} parameters, {plan['tokens_per_step']:,} tokens a step",
             f"assumed of the text: {assumed}",
+            *(["compiled for CPUs, which stand in"] if plan["cpus_stand_in"] else []),
         )
     )
 
@@ -83,12 +84,16 @@ def _sent(plan: Plan) -> str:
 
 def _times(plan: Plan) -> str:
     seconds = plan["seconds"]
-    moved = f"{plan['traffic'] / 1e9:,.1f} GB to and from memory"
+    if plan["traffic"] is None:
+        memory = ("memory", "not known")
+    else:
+        moved = f"memory: {plan['traffic'] / 1e9:,.1f} GB to and from memory"
+        memory = (moved, f"{1e3 * seconds['memory']:.1f}")
     needed = f"{plan['flops_per_step'] / plan['devices'] / 1e12:,.2f} TFLOP by formula"
     dcn = "not known" if seconds["dcn"] is None else f"{1e3 * seconds['dcn']:.1f}"
     rows = [("a step takes at least, on each device", "ms")]
     rows.append((f"arithmetic: {needed}", f"{1e3 * seconds['arithmetic']:.1f}"))
-    rows.append((f"memory: {moved}", f"{1e3 * seconds['memory']:.1f}"))
+    rows.append(memory)
     rows.append(("sending inside a slice", f"{1e3 * seconds['ici']:.1f}"))
     if plan["slices"] > 1:
         rows.append(("sending between slices", dcn))
@@ -99,4 +104,8 @@ def _times(plan: Plan) -> str:
         f"{count(int(plan['tokens']))} tokens in {plan['days']:.1f} days, "
         f"{plan['device_hours']:,.0f} device hours"
     )
-    return f"{table(rows)}\n{wrapped(speed)}"
+    products = f"{plan['product_flops'] / 1e12:,.2f} TFLOP"
+    products = (
+        f"the program's matrix products, on each device, without those in kernels: {products}"
+    )
+    return "\n".join((table(rows), wrapped(products), wrapped(speed)))

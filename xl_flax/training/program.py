@@ -11,7 +11,7 @@ from flax import nnx
 from xl_flax.data.assumed import AssumedStream, AssumedVocabulary
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
-from xl_flax.models.attention import refuse_dropout
+from xl_flax.models.attention import check_cudnn, refuse_dropout
 from xl_flax.models.fused_attention import fits
 from xl_flax.models.heads import build_model
 from xl_flax.objectives.base import Objective
@@ -60,6 +60,9 @@ def check_program(config: TrainConfig, partitioning: Partitioning) -> None:
     kernel = config.encoder.attention == "auto" and partitioning.platform == "tpu"
     if kernel and any(fits(objective.rows.length) for objective in config.objectives):
         refuse_dropout(config.encoder.attention_dropout)
+    if config.encoder.attention == "cudnn":
+        encoder = config.encoder
+        check_cudnn(encoder.attention_dropout, encoder.dtype, partitioning.platform)
     names = [objective.name for objective in config.objectives]
     if len(set(names)) < len(names):
         raise UserError(f"TrainConfig.objectives are named {names}: give each its own name")

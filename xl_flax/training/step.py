@@ -14,7 +14,8 @@ from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
 from xl_flax.objectives.base import Batch, Inputs, Loss, Objective, objective_key
 from xl_flax.parallel.params import Abstract
-from xl_flax.parallel.rules import Partitioning, constrain_as, sum_over_devices
+from xl_flax.parallel.rules import Partitioning, constrain_as
+from xl_flax.parallel.sums import Layouts, sum_over_devices
 
 Sums = dict[str, jax.Array]
 
@@ -71,7 +72,7 @@ def make_train_step(
       weighted gradient) and, under "step", loss, grad_norm, learning_rate, skipped and bad_streak.
     """
     shardings = jax.tree.map(lambda s: s.sharding, layout)
-    layouts = shardings.params, abstract.optimizer_shardings(partitioning)
+    layouts = abstract.layouts(partitioning)
 
     def step(
         state: TrainState,
@@ -191,7 +192,7 @@ def objective_gradient(
     params: Any,
     batch: Batch,
     inputs: Inputs,
-    layouts: tuple[Any, Any],
+    layouts: Layouts,
     accumulate: int = 1,
     frozen: Any = None,
 ) -> tuple[Any, Loss]:
@@ -205,7 +206,7 @@ def objective_gradient(
       params: the model's parameters.
       batch: of the objective, whole.
       inputs: of the objective.
-      layouts: NamedSharding per parameter, of itself and of its gradient.
+      layouts: of the parameters and their gradient.
       accumulate: microbatches, beside `objective.microbatches`.
       frozen: a bool per parameter; the gradient of frozen ones is 0 and not computed.
 
@@ -237,7 +238,7 @@ def objective_gradient(
 
     def keep_layout(grads: Any) -> Any:
         # Without this the compiler may drop the fsdp axis and gather whole gradients.
-        return constrain_as(grads, layouts[1])
+        return constrain_as(grads, layouts.gradients)
 
     if objective.compares_rows and parts > 1:
         return _compare_in_parts(loss, encode, params, batch, parts, keep_layout)
@@ -257,7 +258,7 @@ def objective_gradient(
         return sum_parts(part_gradient, batch, parts)
 
     arrays = tuple(getattr(inputs, name) for name in ARRAYS)
-    return sum_over_devices(gradient, *layouts, frozen)(params, batch, arrays)
+    return sum_over_devices(gradient, layouts, frozen)(params, batch, arrays)
 
 
 def _compare_in_parts(
