@@ -17,7 +17,7 @@ matrix of languages), and, with `--scatter=X,Y`, scatter. `html` is one page, fi
 
 Examples:
   python -m xl_flax.report runs/quickstart
-  python -m xl_flax.report runs --format=html,csv,latex --figures=curves,layers,heatmap
+  python -m xl_flax.report runs --format=html,csv --figures=curves,heatmap
   python -m xl_flax.report runs --rows=setting,layer --columns=language \\
     --where=metric=p@1 --where=similarity=cosine --layer=all
   python -m xl_flax.report runs --steps=all --figures=scatter \\
@@ -27,7 +27,7 @@ Examples:
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from xl_flax import cli
@@ -202,6 +202,10 @@ def _one_of(known: Sequence[str]) -> Callable[[str], list[str]]:
     return parse
 
 
+def _some(known: Iterable[str]) -> str:
+    return f"some of {','.join(known)}"
+
+
 def _fields(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -219,8 +223,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("folders", nargs="+", metavar="FOLDER", help="runs, or folders with runs in them")
-    add("--format", type=_one_of([*ENDINGS]), default=[], metavar="md,csv,latex,html")
-    add("--figures", type=_one_of(FIGURES), default=[], metavar=",".join(FIGURES))
+    add("--format", type=_one_of([*ENDINGS]), default=[], metavar="FORMATS", help=_some(ENDINGS))
+    add("--figures", type=_one_of(FIGURES), default=[], metavar="FIGURES", help=_some(FIGURES))
     add("--out", metavar="FOLDER", help="where files go [report, if there are any]")
     add("--rows", type=_fields, default=[], metavar="FIELDS", help="as in setting,layer")
     add("--columns", type=_fields, default=[], metavar="FIELDS", help="as in data,metric")
