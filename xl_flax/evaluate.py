@@ -41,7 +41,7 @@ from collections.abc import Callable, Collection, Sequence
 import jax
 
 from xl_flax import cli, settings
-from xl_flax.checkpoints.intact import FOLDER
+from xl_flax.checkpoints import intact
 from xl_flax.checkpoints.load import complete_checkpoints, vocabulary_path
 from xl_flax.converters.pretrained import is_foreign, pretrained
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
@@ -106,8 +106,9 @@ def evaluate(
     seen: dict[str, str] = {}
     last = time.monotonic()
     while True:
-        paths = config.model_dirs if alone else _matches(pattern, watch is not None)
-        checkpoints = [c for path in paths for c in _choose(sweep, path, which, pattern)]
+        later = watch is not None
+        paths = config.model_dirs if alone else _matches(pattern, later)
+        checkpoints = [c for path in paths for c in _choose(sweep, path, which, later)]
         new = [checkpoint for checkpoint in dict.fromkeys(checkpoints) if checkpoint not in seen]
         seen |= targets.homes([*seen, *new], output)
         new = selection.select(new, seen, select) if select else new
@@ -125,7 +126,7 @@ def evaluate(
 def _draw(homes: Collection[str], output: str | None) -> None:
     """Shows results in TensorBoard, beside what the run logged; not in a lone checkpoint."""
     for home in homes if jax.process_index() == 0 else ():
-        if output or os.path.isdir(os.path.join(home, FOLDER)):
+        if output or os.path.isdir(os.path.join(home, intact.FOLDER)):
             write_results(home, results_lib.read(os.path.join(home, results_lib.FILE)))
 
 
@@ -145,15 +146,20 @@ def _by_step(path: str) -> tuple[str, int, str]:
     return folder, int(name) if name.isdecimal() else -1, name
 
 
-def _choose(sweep: Sweep, path: str, which: str, pattern: str | None) -> list[str]:
-    """The checkpoints of a folder; of a sweep none where it has none, which is said."""
-    if pattern is None:
+def _choose(sweep: Sweep, path: str, which: str, later: bool) -> list[str]:
+    """The checkpoints of a folder; a sweep leaves out folders without any.
+
+    What is called as a checkpoint and is none has failed, unless it may be complete later.
+    """
+    if sweep.strict:
         return choose_checkpoints(path, which)
     try:
         if is_foreign(path):
             return [pretrained(path, sweep.config.cache.directory)]
         if complete_checkpoints(path):
             return choose_checkpoints(path, which)
+        if os.path.basename(path).isdecimal() and not later:  # called as a checkpoint
+            raise UserError(intact.incomplete(path)[0])
     except UserError as error:
         sweep.fail(path, EVERY, error)
     return []

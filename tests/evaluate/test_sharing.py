@@ -4,6 +4,7 @@ import collections
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -129,6 +130,21 @@ def test_two_processes_share_a_sweep_and_one_of_them_is_killed(start, log, tmp_p
     assert len(again) <= 1  # that in which the first one died
     both = {line[0] for line in log()}
     assert both == {str(first.pid), str(second.pid)}
+
+
+@pytest.mark.slow
+def test_processes_of_one_job_sweep_together(start, log, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    joining = f"--coordinator=127.0.0.1:{port}", "--num_processes=2"
+    first, second = (start(0, *joining, f"--process_id={i}") for i in range(2))
+    out, err = first.communicate(timeout=300)
+    assert "18 cells done, 0 failed, 0 left" in out, err
+    assert "cells done" not in second.communicate(timeout=300)[0]
+    assert first.returncode == second.returncode == 0
+    assert sorted(measured(tmp_path)) == sorted(EVERY)
+    assert len(log()) == 2 * len(EVERY)  # both compute, the first one writes
 
 
 def test_a_lease_of_another_machine_is_free_when_it_is_not_touched(tmp_path, monkeypatch):

@@ -112,17 +112,20 @@ def test_results_go_to_the_runs_unless_told_otherwise(sweep, runs):
 
 def test_what_fails_is_listed_and_does_not_stop_the_others(sweep, runs, folder, capsys):
     flip(runs / "a/checkpoints/10")
+    (runs / "b/checkpoints/7").mkdir()  # half a copy
     other = train_vocabulary(folder / "fourth.model", WORDS[:5])
     make_run(str(runs / "c"), other)  # its text is not cached
     with pytest.raises(UserError) as caught:
         sweep(f"{runs}/*/checkpoints/*", "--gin.SentenceRetrieval.layers=[2]")
     first, *lines = str(caught.value).splitlines()
-    assert first.startswith("6 cells failed: ") and len(lines) == 1
+    assert first.startswith("7 cells failed: ") and len(lines) == 2
+    assert "b/checkpoints/7 is empty" in str(caught.value)
+    os.rmdir(runs / "b/checkpoints/7")
     assert "a/checkpoints/10 is damaged: " in str(caught.value)
-    assert "not cached" in lines[0] or "not cached" in first
+    assert "not cached" in str(caught.value)
     captured = capsys.readouterr()
-    assert captured.err.count("failed: ") == 6
-    assert "6 cells done, 6 failed, 0 left" in captured.out
+    assert captured.err.count("failed: ") == 7 and "for the same reason" in captured.err
+    assert "6 cells done, 7 failed, 0 left" in captured.out
     # Mended, only what is lacking is measured.
     shutil.rmtree(runs / "c")
     shutil.copytree(runs / "b/checkpoints/10", runs / "a/checkpoints/10", dirs_exist_ok=True)

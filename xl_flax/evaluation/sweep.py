@@ -156,9 +156,11 @@ class Sweep:
         if self.strict:
             raise error
         reason = message(error) if isinstance(error, UserError) else str(error).splitlines()[0]
+        again = any(reason == failure.reason for failure in self.failures)
         self.failures.append(Failure(checkpoint, what, reason))
         if jax.process_index() == 0:
-            print(f"failed: {checkpoint}, {what}: {reason}", file=sys.stderr, flush=True)
+            shown = "for the same reason" if again else reason
+            print(f"failed: {checkpoint}, {what}: {shown}", file=sys.stderr, flush=True)
 
     def _plan(self, target: Target) -> list[Cell]:
         cells = []
