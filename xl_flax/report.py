@@ -26,6 +26,7 @@ Examples:
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -110,7 +111,9 @@ def _figures(
             raise UserError("--figures=scatter needs --scatter=X,Y, each as METRIC:DATA")
         match kind:
             case "curves":
-                own = figures.curves(every) | figures.training(curves.read(args.folders))
+                own = figures.curves(every) | figures.training(
+                    curves.read(args.folders), args.setting
+                )
             case "layers":
                 own = figures.layers(every)
             case "heatmap":
@@ -118,7 +121,7 @@ def _figures(
             case "similarity":
                 own = figures.similarity(shown)
             case _:
-                own = figures.scatter(every, *args.scatter)
+                own = figures.scatter(shown, *args.scatter)
         if not own and len(args.figures) == 1:
             raise UserError(f"--figures={kind}: {figures.LACKING[kind]}")
         made |= own
@@ -184,6 +187,14 @@ def _equation(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r}: write it as NAME=VALUE")
     return name, value
+
+
+def _regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    return text
 
 
 def _renamed(text: str) -> tuple[str, str]:
@@ -259,7 +270,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=PATTERN",
         help="call all such data by one name, so that they are averaged; repeatable",
     )
-    add("--setting", default=records.SETTING, metavar="REGEX", help="its group names a setting")
+    add(
+        "--setting",
+        type=_regex,
+        default=records.SETTING,
+        metavar="REGEX",
+        help="its group names a setting",
+    )
     add("--against", metavar="SETTING", help="test the others against it, paired by example")
     add("--scatter", type=_two, metavar="X,Y", help="two metrics, each as METRIC:DATA")
     return parser

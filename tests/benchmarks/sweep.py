@@ -16,8 +16,7 @@ directions; mining of the first text. Text is random words, cached as token ids.
                 given
 
 Each side begins with an empty cache of compiled programs and pays for its imports. Retrieval must
-come out alike. With the defaults it takes about ten minutes on two cores, nearly all of them for
-"separate". The last line is JSON: seconds of the other sides / ours,
+come out alike. The last line is JSON: seconds of the other sides / ours,
 {"separate": …, "transformers": …}.
 """
 

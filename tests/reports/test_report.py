@@ -205,6 +205,26 @@ def test_figures_are_drawn_or_what_lacks_is_said(folder, tmp_path):
         report.main([one, "--figures=scatter", "--scatter=f1:ntrex/test,p@1:ntrex/test"])
 
 
+def test_vectors_made_in_two_ways_are_drawn_apart(folder, tmp_path):
+    rng = np.random.default_rng(2)
+    for seed in range(3):
+        for step in (5, 10):
+            for layer in (1, 2):
+                run = f"{folder}/mlm/{seed}"
+                pairs(run, values(rng), layer=layer, step=step, center="test_mean")
+    out = f"{tmp_path}/out"
+    scatter = "--scatter=loss:ntrex/test,p@1:ntrex/test"
+    report.main(
+        [
+            folder, "--figures=curves,layers,similarity,heatmap,scatter", "--steps=all",
+            "--layer=2", scatter, f"--out={out}", "--format=html",
+        ]
+    )  # fmt: skip
+    names = {"similarity-mlm-ntrex-test.png", "similarity-mlm-ntrex-test-center-test_mean.png"}
+    assert names | {"heatmap.png", "scatter.png"} < {*os.listdir(out)}
+    assert "<bdi>test_mean</bdi>" in open(f"{out}/report.html", encoding="utf-8").read()
+
+
 def test_rank_correlation_is_scipys():
     from scipy import stats
 
@@ -222,6 +242,7 @@ def test_rank_correlation_is_scipys():
         (["--format=pdf"], "'pdf': choose of md, csv, latex, html"),
         (["--figures=pie"], "choose of curves, layers"),
         (["--where=metric"], "write it as NAME=VALUE"),
+        (["--setting=("], "no regular expression"),
         (["--scatter=loss"], "write METRIC:DATA,METRIC:DATA"),
     ],
 )

@@ -68,6 +68,15 @@ def test_other_pivots_groups_and_names_of_data(read, tmp_path):
         read(pivot="xyz")
 
 
+def test_a_language_that_all_pairs_have_is_the_pivot(read, tmp_path):
+    own = {("eng", "deu"): 0.2, ("deu", "eng"): 0.4, ("ita", "eng"): 0.6}
+    pairs(f"{tmp_path}/run", own | {MACRO: 0.4, ("eng", MACRO): 0.2, (MACRO, "eng"): 0.5})
+    (table,) = views.by_language(read())
+    assert {row[0]: n.mean for (row, _), n in table.cells.items()} == pytest.approx(
+        {"deu": 0.3, "ita": 0.6}
+    )
+
+
 def test_what_was_measured_in_two_ways_is_no_mean(read, tmp_path):
     for layer, value in ((1, 0.2), (2, 0.4)):
         pairs(f"{tmp_path}/mlm/0", {MACRO: value}, layer=layer)

@@ -212,9 +212,10 @@ class Sweep:
             self.fail(target.checkpoint, evaluation.title, error)
             return True
         finally:
-            shape = controls.shape(target.description)
-            _, own = self.programs.setdefault(shape, (target.description, {}))
-            own[target.checkpoint] = own.get(target.checkpoint, 0) + compilations()
+            if measured:
+                shape = controls.shape(target.description)
+                _, own = self.programs.setdefault(shape, (target.description, {}))
+                own[target.checkpoint] = own.get(target.checkpoint, 0) + compilations()
         self.done += 1
         last = not any(c.target == target for c in others)
         results = [] if jax.process_index() else self._kept(cell)

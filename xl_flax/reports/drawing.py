@@ -105,10 +105,17 @@ def test_of(record: Record) -> tuple[str, str, str]:
     return record.data, record.row.metric, record.row.similarity or ""
 
 
-def dress(axis: Axes, test: tuple[str, str, str], x: str, layer: int | None = None) -> None:
-    """Titles of a panel about a test."""
-    data, metric, similarity = test
-    more = [similarity, "" if layer is None else f"layer {layer}"]
+def variant_of(record: Record) -> str:
+    """How vectors were made, where not in the usual way: as "center test_mean, pooling cls"."""
+    usual = {"center": "none", "pooling": "mean", "head": "none"}
+    own = {name: record.parts.get(name, value) for name, value in usual.items()}
+    return ", ".join(f"{name} {own[name]}" for name in usual if own[name] != usual[name])
+
+
+def dress(axis: Axes, test: tuple[str, ...], x: str, layer: int | None = None) -> None:
+    """Titles of a panel about a test, perhaps a variant of it."""
+    data, metric, *similarity = test
+    more = [*similarity, "" if layer is None else f"layer {layer}"]
     axis.set_title(", ".join(filter(None, [data, *more])), loc="left", fontsize=10)
     axis.set_ylabel(metric + unit(metric))
     axis.set_xlabel(x)

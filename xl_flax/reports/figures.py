@@ -1,6 +1,5 @@
 """Figures of results: curves, layers, a heat map, similarities between languages, a scatter."""
 
-import os
 import statistics
 from collections.abc import Sequence
 
@@ -10,10 +9,10 @@ from xl_flax.errors import UserError
 from xl_flax.evaluation.results import MACRO
 from xl_flax.reports import drawing
 from xl_flax.reports.curves import Run, of_panel
-from xl_flax.reports.drawing import STEPS, STYLES, Drawing, Drawings, test_of
-from xl_flax.reports.records import MEANS, Record
+from xl_flax.reports.drawing import STEPS, STYLES, Drawing, Drawings, test_of, variant_of
+from xl_flax.reports.records import MEANS, SETTING, Record, names_of, setting_of
 from xl_flax.reports.tables import make, scale
-from xl_flax.reports.views import VARIANTS, differing
+from xl_flax.reports.views import VARIANTS, differing, tests
 
 LACKING = {
     "curves": "no run has results of more than one step (--steps=all), or values by language in "
@@ -61,7 +60,7 @@ def curves(records: Sequence[Record]) -> Drawings:
     own = [r for r in records if not r.is_control and not r.row.metric.endswith(("_mean", "_gap"))]
     for setting in dict.fromkeys(r.setting for r in own):
         mine = [r for r in own if r.setting == setting]
-        panels = drawing.split(mine, test_of, "step")
+        panels = drawing.split(mine, lambda r: (*test_of(r), variant_of(r)), "step")
         if not panels:
             continue
         figure, axes = drawing.panels_of(len(panels))
@@ -79,13 +78,17 @@ def curves(records: Sequence[Record]) -> Drawings:
     return drawings
 
 
-def training(runs: Sequence[Run]) -> Drawings:
-    """What runs logged by language, with bands over seeds, and lines where a phase begins."""
+def training(runs: Sequence[Run], rule: str = SETTING) -> Drawings:
+    """What runs logged by language, with bands over seeds, and lines where a phase begins.
+
+    Args:
+      runs: what they logged.
+      rule: as `Wanted.setting`.
+    """
+    names = names_of([run.folder for run in runs]) if runs else {}
     by_setting: dict[str, list[Run]] = {}
     for run in runs:
-        folder, name = os.path.split(run.folder)
-        setting = os.path.basename(folder) if name.isdecimal() else name
-        by_setting.setdefault(setting, []).append(run)
+        by_setting.setdefault(setting_of(names[run.folder], rule), []).append(run)
     drawings = {}
     for setting, own in by_setting.items():
         panels = list(dict.fromkeys(panel for run in own for panel in run.curves))
@@ -117,11 +120,9 @@ def training(runs: Sequence[Run]) -> Drawings:
 def heatmap(records: Sequence[Record]) -> Drawings:
     """Settings and controls by languages, a panel for each test: zero-shot transfer at a glance."""
     tables = []
-    for data in dict.fromkeys(record.data for record in records):
-        own = [r for r in records if r.data == data and r.language not in MEANS]
-        metric = next((r.row.metric for r in own if not r.is_control), None)
-        own = [r for r in own if r.row.metric == metric]
-        if len({r.language for r in own}) > 1 and len({r.layer for r in own}) <= 2:
+    for data, _, every in tests(records):
+        own = [r for r in every if r.target or r.language not in MEANS]
+        if own and _one_layer(own):
             similarity = own[0].row.similarity
             own = [r for r in own if r.row.similarity in (similarity, None)]
             models = ["setting", *differing(own, ("step", *VARIANTS))]
@@ -129,7 +130,8 @@ def heatmap(records: Sequence[Record]) -> Drawings:
             languages = make(own, ["language"], models)
             table.marks = languages.marks  # those of training come first, those not read last
             table.columns = [row for row in languages.rows if row in table.columns]
-            tables.append((data, table))
+            if len(table.columns) > 1:
+                tables.append((data, table))
     if not tables:
         return {}
     heights = [len(table.rows) for _, table in tables]
@@ -155,9 +157,9 @@ def similarity(records: Sequence[Record]) -> Drawings:
     for record in pairs:
         last[record.run] = max(last.get(record.run, 0), record.row.step)
     pairs = [r for r in pairs if r.row.step == last[r.run]]
-    tests = dict.fromkeys((r.setting, r.data, *_centre(r)) for r in pairs)
-    for setting, data, *centre in tests:
-        own = [r for r in pairs if (r.setting, r.data, *_centre(r)) == (setting, data, *centre)]
+    drawn = dict.fromkeys((r.setting, r.data, variant_of(r)) for r in pairs)
+    for setting, data, variant in drawn:
+        own = [r for r in pairs if (r.setting, r.data, variant_of(r)) == (setting, data, variant)]
         first = own[0].row
         own = [
             r for r in own if (r.row.metric, r.row.similarity) == (first.metric, first.similarity)
@@ -171,21 +173,20 @@ def similarity(records: Sequence[Record]) -> Drawings:
         figure, (axis,) = drawing.figure(size + 0.6, size)
         drawing.numbers(axis, table, first.metric)
         layer = "" if own[0].layer is None else f", layer {own[0].layer}"
-        more = "".join(f", {part}" for part in centre if part not in (None, "none"))
+        more = f", {variant}" if variant else ""
         title = f"{setting}: {first.metric} on {data}{layer}{more}{drawing.unit(first.metric)}"
         axis.set_title(title, fontsize=9, loc="left")
         axis.set_ylabel("query")
         axis.set_xlabel("searched")
-        drawings[
-            drawing.file_name(
-                "similarity", setting, data, *(part for part in centre if part != "none")
-            )
-        ] = Drawing(figure, title)
+        name = drawing.file_name("similarity", setting, data, *filter(None, [variant]))
+        drawings[name] = Drawing(figure, title)
     return drawings
 
 
 def scatter(records: Sequence[Record], x: str, y: str) -> Drawings:
     """Two metrics of the same checkpoints, and how far their ranks agree (Spearman).
+
+    Of several layers of a checkpoint the last one counts.
 
     Raises:
       UserError: there is no such metric.
@@ -200,12 +201,13 @@ def scatter(records: Sequence[Record], x: str, y: str) -> Drawings:
                 f"--scatter: there are no results of {name}; there are {', '.join(known)}"
             )
         means = [r for r in own if r.row.languages == (MACRO,)] or own
-        values: dict[tuple, list[float]] = {}
-        last = max((r.layer for r in means if r.layer is not None), default=None)
+        first = test_of(means[0]), variant_of(means[0])
+        means = [r for r in means if (test_of(r), variant_of(r)) == first]
+        layers: dict[tuple, dict[int | None, list[float]]] = {}
         for record in means:
-            if record.layer == last:
-                key = record.setting, record.run, record.row.step
-                values.setdefault(key, []).append(record.row.value)
+            key = record.setting, record.run, record.row.step
+            layers.setdefault(key, {}).setdefault(record.layer, []).append(record.row.value)
+        values = {key: own[max(own, key=lambda x: x or 0)] for key, own in layers.items()}
         found.append({key: statistics.fmean(own) for key, own in values.items()})
     both = [key for key in found[0] if key in found[1]]
     if not both:
@@ -240,8 +242,13 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def _centre(record: Record) -> tuple[str]:
-    return (record.parts.get("center", "none"),)
+def _one_layer(records: Sequence[Record]) -> bool:
+    """Whether no model is there with several layers."""
+    layers: dict[tuple, set[int | None]] = {}
+    for record in records:
+        key = record.setting, variant_of(record), record.get("step"), record.run
+        layers.setdefault(key, set()).add(record.layer)
+    return all(len(own) == 1 for own in layers.values())
 
 
 def _controls(records: Sequence[Record]) -> set[str]:

@@ -84,7 +84,7 @@ def read(folders: Sequence[str], wanted: Wanted, say: Callable[[str], None]) -> 
     homes = list(dict.fromkeys(home for folder in folders for home in _homes(folder)))
     if not homes:
         raise UserError(f"{', '.join(folders)}: no {results_lib.FILE} is there; evaluate first")
-    names = _names(homes)
+    names = names_of(homes)
     records = []
     for home in homes:
         rows = _of_one_version(home, results_lib.read(os.path.join(home, results_lib.FILE)), say)
@@ -124,13 +124,19 @@ def _homes(folder: str) -> list[str]:
     return found
 
 
-def _names(homes: Sequence[str]) -> dict[str, str]:
+def names_of(homes: Sequence[str]) -> dict[str, str]:
     """Each by the end of its path, without what all have in common."""
     above = os.path.commonpath([os.path.dirname(home) for home in homes])
     names = {home: os.path.relpath(home, above) for home in homes}
     if all(re.fullmatch(r"\d+", name) for name in names.values()):  # the seeds of one setting
         names = {home: f"{os.path.basename(above)}/{name}" for home, name in names.items()}
     return names
+
+
+def setting_of(run: str, rule: str) -> str:
+    """The setting of a run, by what the first group of a regular expression matches."""
+    match = re.fullmatch(rule, run)
+    return match[1] if match and match.groups() else run
 
 
 def _record(row: Row, home: str, run: str, wanted: Wanted) -> Record | None:
@@ -146,8 +152,7 @@ def _record(row: Row, home: str, run: str, wanted: Wanted) -> Record | None:
             return None
         language, target = others[0], wanted.pivot
     data = next((name for glob, name in wanted.data if fnmatch.fnmatch(row.data, glob)), row.data)
-    match = re.fullmatch(wanted.setting, run)
-    setting = match[1] if match and match.groups() else run
+    setting = setting_of(run, wanted.setting)
     parts = dict(part.partition(":")[::2] for part in row.signature.split("|")[1:])
     group = _group(language, wanted.groups)
     return Record(row, home, run, setting, data, language, target, group, parts, row.layer)

@@ -120,7 +120,8 @@ def make(
 def of_languages(records: Sequence[Record], fields: Iterable[str]) -> list[Record]:
     """The results whose languages a table of these fields is about.
 
-    With pairs, "language" is each one's mean over all pairs that it is part of, in both roles.
+    With pairs, "language" is each one's mean over all pairs that it is part of, in both roles; or,
+    where all pairs have one language in common, as English, the other one.
     """
     fields = {*fields}
     by_test: dict[tuple, list[Record]] = {}
@@ -133,6 +134,12 @@ def of_languages(records: Sequence[Record], fields: Iterable[str]) -> list[Recor
             chosen += own  # pairs with a pivot
         elif "target" in fields:
             chosen += [r for r in own if not {*r.row.languages} & {*MEANS}]
+        elif "language" in fields and (common := _pivot(paired)):
+            pairs = [r for r in paired if not {*r.row.languages} & {*MEANS}]
+            chosen += [
+                dataclasses.replace(r, language=r.target) if r.language == common else r
+                for r in pairs
+            ]
         elif "language" in fields and paired:
             sides = [r for r in paired if (r.language in MEANS) != (r.target in MEANS)]
             chosen += [
@@ -146,6 +153,13 @@ def of_languages(records: Sequence[Record], fields: Iterable[str]) -> list[Recor
             others = [r for r in own if r.row.languages == (OTHERS,)]
             chosen += means or others or own
     return chosen
+
+
+def _pivot(paired: Sequence[Record]) -> str | None:
+    """The language that all of several pairs have in common."""
+    pairs = {frozenset(r.row.languages) for r in paired if not {*r.row.languages} & {*MEANS}}
+    common = frozenset.intersection(*pairs) if len(pairs) > 1 else ()
+    return next(iter(common)) if len(common) == 1 else None
 
 
 def _number(key: tuple[Key, Key], by_run: dict[str, list[Record]], fields: set[str]) -> Number:

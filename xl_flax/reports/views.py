@@ -39,8 +39,8 @@ def overview(records: Sequence[Record], note: str = "") -> Table:
 def by_language(records: Sequence[Record], note: str = "") -> list[Table]:
     """Languages down and settings across, the first metric of each test."""
     tables = []
-    for data, metric, every in _tests(records):
-        own = [r for r in every if r.language not in MEANS or (r.target and r.target not in MEANS)]
+    for data, metric, every in tests(records):
+        own = [r for r in every if r.target or r.language not in MEANS]
         columns = ["setting", *differing(own, ("step", "layer")), *_variants(own)]
         table = make(own, ["language"], columns, f"{metric} on {data} by language")
         if len(table.rows) > 1:
@@ -52,7 +52,7 @@ def by_language(records: Sequence[Record], note: str = "") -> list[Table]:
 def by_layer(records: Sequence[Record]) -> list[Table]:
     """Settings down and layers across, the first metric of each test that has layers."""
     tables = []
-    for data, metric, every in _tests(records):
+    for data, metric, every in tests(records):
         own = [r for r in every if r.layer is not None]
         if len({r.layer for r in own}) > 1:
             rows = ["setting", *differing(own, ("step",)), *_variants(own)]
@@ -60,7 +60,7 @@ def by_layer(records: Sequence[Record]) -> list[Table]:
     return tables
 
 
-def _tests(records: Sequence[Record]) -> Iterator[tuple[str, str, list[Record]]]:
+def tests(records: Sequence[Record]) -> Iterator[tuple[str, str, list[Record]]]:
     """Data, the metric of it that comes first, and the results."""
     for data in dict.fromkeys(record.data for record in records):
         own = [r for r in records if r.data == data and not r.row.metric.endswith(SECOND)]
