@@ -142,7 +142,7 @@ def make_checkpoints(args: argparse.Namespace, folder: str, vocabulary: Vocabula
     config = EncoderConfig(
         vocab_size=vocabulary.size, num_layers=args.layers, width=args.width,
         num_heads=args.width // 64 or 1, mlp_width=4 * args.width, max_positions=LENGTH,
-        init_std=0.05,
+        init_std=0.05, scan="unroll",  # as recipes for CPUs have it
     )  # fmt: skip
     heads = {"mlm": {}}
     create = nnx.jit(lambda key: nnx.state(build_model(config, heads, nnx.Rngs(key))))
