@@ -9,6 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["xl_flax", "xl_flax.*", "tasks", "tasks.*"]),
+    package_data={"xl_flax.reports": ["page.css", "page.js"]},
     install_requires=[
         "absl-py",
         "annotated-types",
@@ -37,6 +38,7 @@ setup(
         "plan": ["libtpu"],  # xl_flax.plan, without a TPU
         "gpu": ["jax[cuda13]"],
         "eval": ["faiss-cpu", "matplotlib", "scikit-learn", "scipy", "seqeval"],
+        "mteb": ["mteb"],  # xl_flax.evaluation.mteb_model
         "hf": ["safetensors", "sentence-transformers", "torch", "transformers"],
         "dev": [
             "accelerate",
@@ -44,6 +46,7 @@ setup(
             "hypothesis",
             "jsonschema",
             "matplotlib",
+            "pandas",
             "pytest",
             "pytest-xdist",
             "pyyaml",

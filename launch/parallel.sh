@@ -39,6 +39,10 @@ for seed in ${SEEDS:-0 1 2}; do
   done
 done
 shopt -s nullglob  # settings that were not trained are left out
-python -m xl_flax.evaluation.compare "$folder"/{mlm,tlm,contrastive,all,dual}/[0-9] \
-  --group=seen=ces,deu,eus,fin,fra,mlg,rus,spa,tgl,vie,zho --group=unseen= \
-  --choose_on=bible/validation --plot="$folder/parallel.png"
+report=("$folder"/{mlm,tlm,contrastive,all,dual}/ --pivot=eng --rows=setting,center --columns=data,group
+  --group=seen=ces,deu,eus,fin,fra,mlg,rus,spa,tgl,vie,zho --group=unseen= --where=similarity=cosine
+  --data=bible='bible_*/validation' --data=tatoeba='tatoeba_*' --layer=best:bible)
+for metric in p@1 p@1_unshared; do
+  python -m xl_flax.report "${report[@]}" --where=metric="$metric"
+done
+python -m xl_flax.report "${report[@]}" --figures=layers --out="$folder"

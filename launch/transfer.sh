@@ -37,4 +37,4 @@ for task in ${TASKS:-sib200 ud_pos panx snli ud_trees questions}; do
     python -m xl_flax.evaluate "${own[@]}" --checkpoint=best >"$folder/$task/$setting/evaluation.txt"
   done
 done
-python -m xl_flax.evaluation.transfer "$folder"/*/*/[0-9]* --plot="$folder/transfer.png"
+python -m xl_flax.report "$folder"/*/*/ --setting='.*?([^/]+)/\d+' --figures=heatmap --format=md,html --out="$folder"

@@ -5,10 +5,9 @@ import os
 import gin
 import pytest
 
-from xl_flax import cache, cli, convert, evaluate, train, vocab
+from xl_flax import cache, cli, convert, evaluate, report, train, vocab
 from xl_flax.data.manifest import Cache
 from xl_flax.errors import UserError
-from xl_flax.evaluation import compare, plots
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel.mesh import MeshConfig
 from xl_flax.training.config import InitFrom
@@ -118,7 +117,7 @@ def test_what_is_no_gin_file_is_named(tmp_path, monkeypatch, included):
 
 
 @pytest.mark.parametrize(
-    "module", [cache, compare, convert, evaluate, plots, train, vocab], ids=lambda m: m.__name__
+    "module", [cache, convert, evaluate, report, train, vocab], ids=lambda m: m.__name__
 )
 def test_help_fits_on_a_terminal(module, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
@@ -138,8 +137,8 @@ def test_remote_addresses_are_refused(gin_file):
     for main, flags, name in (
         (convert.main, ["--source=gs://b/run"], "source"),
         (convert.main, ["--source=run", "--target=gs://b/x"], "target"),
-        (compare.main, ["gs://b/run", "--layer=1"], "runs"),
-        (plots.main, ["hdfs://b/run"], "model_dir"),
+        (report.main, ["gs://b/run"], "folders"),
+        (report.main, ["run", "--out=hdfs://b/x"], "out"),
     ):
         with pytest.raises(UserError, match=f"--{name} = '[a-z]+://b/.*: must be a local path"):
             main(flags)

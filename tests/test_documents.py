@@ -33,10 +33,10 @@ ROOT = Path(cli.ROOT)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GIN_FILES = sorted((ROOT / "gin").rglob("*.gin"))
 COMMANDS = [
-    ROOT / "xl_flax" / f"{name}.py" for name in ("train", "evaluate", "cache", "vocab", "plan")
+    ROOT / "xl_flax" / f"{name}.py"
+    for name in ("train", "evaluate", "report", "cache", "vocab", "plan")
 ]
-COMMANDS += [ROOT / f"xl_flax/{name}.py" for name in ("convert", "evaluation/compare")]
-COMMANDS += [ROOT / f"xl_flax/evaluation/{name}.py" for name in ("plots", "transfer")]
+COMMANDS += [ROOT / "xl_flax/convert.py"]
 CONFIGS = {
     "xl_flax.train": TrainConfig,
     "xl_flax.evaluate": EvaluateConfig,

@@ -83,6 +83,7 @@ REQUIRED = {  # what has no default
     "DependencyParsing": OBJECTIVE | {"rows": Rows(**ROWS, too_long="drop")},
     "ClassificationScores": ROWS, "TaggingScores": ROWS, "ParsingScores": ROWS,
     "AnswerScores": ROWS, "ChoiceAccuracy": ROWS, "WordAlignment": {"mixture": "m"},
+    "FineTuned": {"run": "gin/runs/finetune_sib200.gin", "folder": "/c"},
     "pretrained": {"source": "/c", "folder": "/c"},
 }  # fmt: skip
 

@@ -7,10 +7,10 @@ import jax
 import pytest
 import small_transfer
 
-from xl_flax import convert, evaluate, train
+from xl_flax import convert, evaluate, report, train
 from xl_flax.data.synthetic.generator import parallel_sentence
 from xl_flax.data.synthetic.language import FAMILY
-from xl_flax.evaluation import results, transfer
+from xl_flax.evaluation import results
 from xl_flax.evaluation.predictions import FOLDER
 
 PRETRAINING, STEPS = 300, 60
@@ -113,12 +113,13 @@ def test_seeds_are_runs_of_their_own_and_are_not_run_again(folder, capsys):
 @pytest.mark.slow
 def test_runs_are_compared_by_language_with_a_paired_test(folder, tmp_path, capsys):
     runs = [str(folder / "pos" / name) for name in ("pretrained/0", "pretrained/1", "untrained/0")]
-    transfer.main([*runs, "--against=untrained", f"--plot={tmp_path}/t.png"])
+    report.main([*runs, "--against=untrained"])
     shown = capsys.readouterr().out
+    report.main([*runs, "--figures=heatmap", f"--out={tmp_path}"])
     assert "alpha *" in shown and "gap" in shown and "±" in shown
-    (line,) = [x for x in shown.splitlines() if x.startswith("beta") and "(p " in x]
+    (line,) = [x for x in shown.splitlines() if x.startswith("| beta") and "(p " in x]
     assert "+" in line and "(p 0.0001)" in line
-    assert (tmp_path / "t.png").stat().st_size > 10_000
+    assert (tmp_path / "heatmap.png").stat().st_size > 10_000
     predictions = folder / "pos/pretrained/0" / FOLDER
     assert sorted(p.name for p in predictions.rglob("*.tsv")) == ["test-alpha.tsv", "test-beta.tsv"]
 

@@ -58,7 +58,7 @@ def _share(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    args = cli.parse(argv, __doc__, add_flags)
+    args = cli.parse(argv, __doc__, add_flags, needless=["MODEL_DIR"])
     logging.set_verbosity(logging.ERROR)
     from xl_flax.data.caching import cache_datasets  # late: --help does not wait for TensorFlow
 

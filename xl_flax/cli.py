@@ -52,6 +52,7 @@ CONFIGURABLES = (
     "xl_flax.parallel.mesh",
     "xl_flax.training.config",
     "xl_flax.training.optimizer",
+    "xl_flax.training.transfer",
 )
 
 

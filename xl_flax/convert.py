@@ -7,6 +7,8 @@ BERT, RoBERTa and XLM-R (also XL and XXL), XLM, ModernBERT and mmBERT, EuroBERT.
 
     --inspect   print what a folder of either kind holds, and convert nothing;
                 --inspect=all also prints each tensor
+    --average   the mean of several checkpoints of a run becomes a new one
+    --ties      what TIES makes of models that were trained on from the source
     --verify    run both models on random ids and on text and print the largest
                 differences; where the target exists already, only that. Ends
                 with status 1 where they are more than what rounding makes
@@ -34,7 +36,7 @@ from xl_flax.checkpoints.load import (
     read_description,
 )
 from xl_flax.checkpoints.manager import first_line
-from xl_flax.converters import hub, read, sentence_transformers, summary, write
+from xl_flax.converters import hub, merged, read, sentence_transformers, summary, write
 from xl_flax.converters.folders import new_folder
 from xl_flax.converters.ours import open_theirs, to_ours, vocabulary_of
 from xl_flax.errors import UserError
@@ -71,6 +73,9 @@ def main(argv: Sequence[str]) -> None:
         return
     if not args.target:
         raise UserError("--target=FOLDER: where to?")
+    if args.average or args.ties:
+        _merge(args)
+        return
     if not (args.verify and entries(args.target)):
         if ours:
             to_theirs(source, args)
@@ -109,6 +114,18 @@ def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
         notes = write.write_model(model, folder, head, dtype, shard_bytes, done)
     for note in notes:
         print(wrapped(f"note: {note}"))
+
+
+def _merge(args: argparse.Namespace) -> None:
+    """Several checkpoints → one."""
+    if args.average and args.ties:
+        raise UserError("--average and --ties are two ways to merge: choose one")
+    if args.average:
+        checkpoints = merged.average(args.source, args.average, args.target)
+    else:
+        others = [path.strip() for path in args.ties.split(",") if path.strip()]
+        checkpoints = merged.ties(args.source, others, args.target)
+    print(f"wrote {args.target}, made of {', '.join(checkpoints)}")
 
 
 def _inspect(source: str, tokenizer_file: str | None, whole: bool) -> str:
@@ -174,6 +191,16 @@ def _parser() -> argparse.ArgumentParser:
         const="summary",
         choices=("summary", "all"),
         help="print what the source holds; all: with each tensor",
+    )
+    parser.add_argument(
+        "--average",
+        metavar="WHICH",
+        help="write the mean of a run's checkpoints: last:5, all, or steps as in 500,1000",
+    )
+    parser.add_argument(
+        "--ties",
+        metavar="FOLDERS",
+        help="write what TIES makes of these, which were trained on from the source",
     )
     parser.add_argument("--verify", action="store_true", help="compare source and target")
     parser.add_argument(

@@ -65,6 +65,11 @@ def test_retrieval(run):
     check(run("retrieval", (*SENTENCES, "faiss")), ("ratio",))
 
 
+@pytest.mark.slow
+def test_sweep(run):
+    check(run("sweep", (*SENTENCES, "faiss")), ("separate", "transformers"))
+
+
 def test_convert(run):
     result = run("convert", (*TORCH, "safetensors"))
     assert set(result) == {"tiny"}

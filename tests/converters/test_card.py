@@ -3,6 +3,8 @@
 import os
 import types
 
+import pytest
+
 from xl_flax.converters import card
 from xl_flax.evaluation import results
 from xl_flax.evaluation.results import MACRO, Result
@@ -86,3 +88,38 @@ def test_the_configuration_is_that_of_the_step(tmp_path):
         200: ("config-0000200.gin", 100),
         250: ("config.gin", 200),
     }
+
+
+def test_the_hub_reads_the_results_of_the_card(tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    checkpoint = tmp_path / "run" / "checkpoints" / "7"
+    (checkpoint / "params").mkdir(parents=True)
+    source = results.checkpoint_source(str(checkpoint), 7)
+    about = {"layer": 3, "similarity": "cosine"}
+    found = [
+        Result("retrieval", "ntrex/test", (MACRO,), "p@1", 0.25, 6, "sign", **about),
+        Result("retrieval", "ntrex/validation", (MACRO,), "p@1", 0.5, 6, "s", **about),
+        Result("tagging", "panx/test", (MACRO,), "f1", 0.75, 6, "other"),
+        Result("tagging", "panx/test", ("deu",), "f1", 0.1, 6, "other"),
+    ]
+    path = str(tmp_path / "run" / results.FILE)
+    results.write(path, source, found)
+    control = Result("tagging", "panx/test", (MACRO,), "f1", 0.9, 6, "c", model="majority")
+    results.write(path, results.Source("majority", 0, id="text"), [control])
+    encoder = types.SimpleNamespace(num_layers=3, width=8, vocab_size=50, num_params=100)
+    description = types.SimpleNamespace(
+        encoder=encoder, step=7, all_languages=("deu", "mul"), objectives={}
+    )
+    text = card.make(str(checkpoint), description, {"model_type": "bert"}, [])
+    (one, other) = hub.ModelCard(text).data.eval_results
+    assert (one.task_type, one.dataset_name, one.dataset_split) == (
+        "sentence-similarity", "ntrex", "test",
+    )  # fmt: skip
+    assert (one.metric_type, one.metric_name, one.metric_value) == (
+        "p@1",
+        "p@1, cosine, layer 3",
+        0.25,
+    )
+    assert one.metric_args == {"signature": "sign"}
+    assert (other.task_type, other.metric_value) == ("token-classification", 0.75)
+    assert hub.ModelCard(text).data.model_name == "run"

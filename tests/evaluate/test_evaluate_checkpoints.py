@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from small_evaluations import WORDS, make_run, train_vocabulary
+from small_evaluations import WORDS, make_cache, make_run, train_vocabulary
 
 from xl_flax import evaluate
 from xl_flax.checkpoints.load import load_model
@@ -66,11 +66,17 @@ def test_several_runs_are_evaluated_as_each_alone(command, rows, model_dir, othe
     assert values(other_run) == alone != values(model_dir)
 
 
-def test_vocabularies_that_differ_are_an_error_that_names_both(command, model_dir, folder):
+def test_vocabularies_that_differ_have_caches_of_their_own(command, model_dir, folder, cache):
     other = train_vocabulary(folder / "third.model", WORDS[:6])
     run = make_run(str(folder / "third"), other)
-    with pytest.raises(UserError, match="/run/.* and .*/third/.*different vocabularies.*of their"):
+    with pytest.raises(UserError, match="not cached"):  # nobody may cache the text anew here
         command(path=[model_dir, run])
+    assert not os.path.exists(os.path.join(run, "results.jsonl"))
+    own = os.path.join(cache.directory, f"vocabulary-{other.fingerprint[:12]}")
+    make_cache(own, other)
+    command(path=[model_dir, run])
+    (sign,) = {r.signature for r in results.read(f"{run}/results.jsonl") if r.task == "masked_lm"}
+    assert f"|vocabulary:{other.fingerprint[:12]}|" in sign
     with pytest.raises(UserError, match="use its own: --gin.run_vocabulary.path=.*/10/model/"):
         command(f"--gin.run_vocabulary.path={other.path}")
     with pytest.raises(UserError, match="nowhere.model does not.*run_vocabulary.path=.*/10/model/"):

@@ -84,6 +84,10 @@ def written(tmp_path):
         (lambda lines: [b"\xff\xfe\n", *lines], "line 1: .*utf-8.*delete this line"),
         (lambda lines: [*lines, b'{"task": "x"}\n'], "line 4: .*Field required; delete this line"),
         (lambda lines: [b'{"step": []}\n'], "line 1: .*; delete this line"),
+        (
+            lambda lines: [b'{"step": [], "version": "9"}\n'],
+            "line 1: .*it was written by version 9; this one is .*; delete this line",
+        ),
     ],
 )
 def test_a_damaged_line_is_named(written, damage, message):

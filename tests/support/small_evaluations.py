@@ -73,9 +73,9 @@ def _initializer(config):
     return nnx.jit(lambda key: nnx.state(build_model(config, HEADS, nnx.Rngs(key))))
 
 
-def make_run(directory, vocabulary, seed=0, best=None, keep_last=5, max_positions=16):
+def make_run(directory, vocabulary, seed=0, best=None, keep_last=5, max_positions=16, layers=2):
     """A run with checkpoints of steps 5 and 10, whose parameters are random."""
-    shape = {"num_layers": 2, "width": 16, "num_heads": 2, "mlp_width": 32}
+    shape = {"num_layers": layers, "width": 16, "num_heads": 2, "mlp_width": 32}
     config = EncoderConfig(vocab_size=vocabulary.size, max_positions=max_positions, **shape)
     manager = CheckpointManager(directory, keep_last=keep_last)
     with open(vocabulary.path, "rb") as file:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import xl_flax
@@ -12,6 +12,12 @@ from xl_flax.data.unknown import MANY_UNKNOWN
 from xl_flax.evaluation import results as results_lib
 from xl_flax.files.read import read_text
 
+# What the Hub calls tasks; others keep their names.
+HUB_TASKS = {
+    "masked_lm": "fill-mask", "retrieval": "sentence-similarity", "mining": "sentence-similarity",
+    "classification": "text-classification", "tagging": "token-classification",
+    "choice": "multiple-choice", "questions": "question-answering",
+}  # fmt: skip
 STRING = re.compile(r"""(['"])(.*?)\1""")
 # Settings that name a folder or a file; a path from the root is one wherever it stands.
 KEPT = re.compile(r"config-(\d{7,})(-\d+)?\.gin")  # of `xl_flax.training.folder`
@@ -36,6 +42,9 @@ def make(
     lines += (
         [f"language: [{', '.join(json.dumps(name) for name in languages)}]"] if languages else []
     )
+    if entries := model_index(checkpoint, description.step):
+        index = [{"name": os.path.basename(run), "results": entries}]
+        lines.append(f"model-index: {json.dumps(index, ensure_ascii=False)}")
     lines += ["---", "", f"# {os.path.basename(run)}, step {description.step:,}", ""]
     lines += [
         f"A multilingual encoder ({config['model_type']}): {encoder.num_layers} layers of width "
@@ -94,14 +103,47 @@ def without_paths(gin: str) -> str:
     return "\n".join(map(shorten, gin.splitlines()))
 
 
-def _results(checkpoint: str, step: int) -> list[str]:
-    """Means over languages and their controls, with signatures; all else is in the run's file."""
+def model_index(checkpoint: str, step: int) -> list[dict[str, Any]]:
+    """Results as the Hugging Face Hub has them in a card's `model-index`: an entry for each test.
+
+    Those of the checkpoint itself, means over languages, also by layer; none on validation text.
+    """
+    tests: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row, own in _rows(checkpoint, step):
+        if own and row.languages == (results_lib.MACRO,) and not row.data.endswith("/validation"):
+            layer = None if row.layer is None else f"layer {row.layer}"
+            name = ", ".join(filter(None, [row.metric, row.similarity, layer]))
+            metric = {"type": row.metric, "name": name, "value": row.value}
+            metric["args"] = {"signature": row.signature}
+            tests.setdefault((row.task, row.data), []).append(metric)
+    entries = []
+    for (task, data), metrics in tests.items():
+        mixture, _, split = data.rpartition("/")
+        entries.append(
+            {
+                "task": {"type": HUB_TASKS.get(task, task), "name": task},
+                "dataset": {"type": mixture, "name": mixture, "split": split},
+                "metrics": metrics,
+            }
+        )
+    return entries
+
+
+def _rows(checkpoint: str, step: int) -> Iterator[tuple[results_lib.Row, bool]]:
+    """The results beside a checkpoint, and whether they are its own, and not a control's."""
     path = os.path.join(results_lib.run_folder(checkpoint), results_lib.FILE)
     source = results_lib.checkpoint_source(checkpoint, step)
+    for row in results_lib.read(path):
+        own = row.model is None and row.step == step and row.id in (None, source.id)
+        if own or row.model is not None:
+            yield row, own
+
+
+def _results(checkpoint: str, step: int) -> list[str]:
+    """Means over languages and their controls, with signatures; all else is in the run's file."""
     table = [("data", "model", "layer", "metric", "value", "unknown pieces", "signature")]
-    for row in sorted(results_lib.read(path), key=lambda row: row.model is not None):
-        own = row.model or (row.step == step and row.id in (None, source.id))
-        if own and row.languages == (results_lib.MACRO,):
+    for row, _ in sorted(_rows(checkpoint, step), key=lambda pair: not pair[1]):
+        if row.languages == (results_lib.MACRO,):
             layer = "" if row.layer is None else str(row.layer)
             metric = row.metric + (f", {row.similarity}" if row.similarity else "")
             flag = " !" if row.unknown and row.unknown[0] > MANY_UNKNOWN else ""

@@ -45,7 +45,7 @@ def pretrained(source: LocalPath = gin.REQUIRED, folder: LocalPath = gin.REQUIRE
     """
     for name, value in {"source": source, "folder": folder}.items():
         check(f"pretrained.{name}", value, LocalPath)
-    if not _is_foreign(source):
+    if not is_foreign(source):
         return source
     target = os.path.join(folder, "pretrained", _digest(source))
     os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -113,7 +113,7 @@ def pretrained_encoder(
     return dataclasses.replace(encoder, **{k: v for k, v in wanted.items() if v is not None})
 
 
-def _is_foreign(source: str) -> bool:
+def is_foreign(source: str) -> bool:
     """Whether a folder holds a model of others, and no checkpoint of ours."""
     if not os.path.isdir(source) or complete_checkpoints(source):
         return False

@@ -48,6 +48,19 @@ class Cache(Settings):
         """Where the rows of one task, split and layout lie."""
         return Path(self.directory) / task / split / str(layout)
 
+    def of_vocabulary(self, fingerprint: str) -> "Cache":
+        """This folder, or one in it where it holds rows of another vocabulary.
+
+        So that the rows of one are not replaced by those of the other, as often as they take turns.
+        """
+        paths = Path(self.directory).glob("*/*/*/manifest.json")
+        there = (value["fingerprint"]["vocabulary"] for value in map(read_json, paths) if value)
+        first = next(there, fingerprint)
+        if fingerprint == first or fingerprint in there:
+            return self
+        own = os.path.join(self.directory, f"vocabulary-{fingerprint[:12]}")
+        return dataclasses.replace(self, directory=own)
+
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:

@@ -32,7 +32,7 @@ from xl_flax.settings import Settings
 
 
 class NotFiniteError(UserError):
-    """A model's outputs are NaN or infinite. A run logs this and goes on; the command stops."""
+    """A model's outputs are NaN or infinite. A run logs this and goes on; a sweep lists it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +43,7 @@ class Subject:
     params: Any  # nested dict of sharded arrays
     description: Description  # `description.step` is the step of these very parameters
     key: Hashable  # of what `Context.once_per_subject` remembers; no two subjects share one
+    checkpoint: str | None = None  # its folder, if it was read from one
 
     @classmethod
     def load(cls, checkpoint: str, partitioning: Partitioning) -> "Subject":
@@ -54,7 +55,7 @@ class Subject:
         graph, params, description = load_parts(checkpoint, partitioning)
         source = checkpoint_source(checkpoint, description.step)
         key = (os.path.abspath(checkpoint), source.id)
-        return cls(graph, params, description, key)
+        return cls(graph, params, description, key, os.path.abspath(checkpoint))
 
     @classmethod
     def live(
@@ -95,8 +96,8 @@ class Evaluation(Settings):
     """Measures something of a model. Settings are dataclass fields, which Gin sets.
 
     Must have: `datasets`, `signatures`, `__call__`. May have: `untrained` and `baselines`, which
-    are its controls, `control_datasets`, `parts`, `table`, `details`, `scalars`, `summary`; the
-    defaults of the last two suit results with means over languages (`MACRO`).
+    are its controls, `control_datasets`, `parts`, `title`, `table`, `details`, `scalars`,
+    `summary`; the defaults of the last two suit results with means over languages (`MACRO`).
 
     Whoever calls sees to it that all datasets are cached before `signatures` or `__call__` runs.
     What depends on data or settings alone is remembered by `context.once(key, make)`, and so are
@@ -114,6 +115,13 @@ class Evaluation(Settings):
     def control_datasets(self) -> list[DatasetSpec]:
         """What must be cached for baselines that `__call__` measures itself, but in no training."""
         return []
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages: by default its kind and its text."""
+        mixtures = list(dict.fromkeys(spec.mixture for spec in self.datasets))
+        more = f" and {len(mixtures) - 1} more" if len(mixtures) > 1 else ""
+        return f"{type(self).__name__} of {mixtures[0]}{more}"
 
     @property
     def parts(self) -> list["Evaluation"]:

@@ -134,16 +134,20 @@ def of_model(sign: str, model: str) -> str:
 def read(path: str) -> list[Row]:
     """The lines of a results file; [] if there is none.
 
-    Measurements of which lines are missing are left out, which is said.
+    Measurements of which lines are missing, or that are there with different values, are left
+    out, which is said.
 
     Raises:
-      UserError: a line is damaged, or the file is something else.
+        UserError: a line is damaged, or the file is something else.
     """
     rows = list(_read_all(path))
     there = collections.Counter(map(_measurement, rows))
     complete = [row for row in rows if row.lines in (None, there[_measurement(row)])]
-    for _, at, sign in sorted(there.keys() - set(map(_measurement, complete)), key=str):
-        print(f"{path}: lines are missing, left out is step {at}, {sign}", file=sys.stderr)
+    lines = {_measurement(row): row.lines for row in rows}
+    for key in sorted(there.keys() - set(map(_measurement, complete)), key=str):
+        _, at, sign = key
+        what = "lines are missing" if there[key] < lines[key] else "there are different values"
+        print(f"{path}: {what}, left out is step {at}, {sign}", file=sys.stderr)
     return complete
 
 
@@ -200,6 +204,8 @@ def _read_all(path: str) -> dict[Row, dict[str, Any]]:
         except pydantic.ValidationError as error:
             (wrong, *_) = error.errors()
             what = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+            if (version := line.get("version")) not in (None, "", xl_flax.__version__):
+                what += f" (it was written by version {version}; this one is {xl_flax.__version__})"
             raise UserError(f"{path}, line {number}: {what}; delete this line") from None
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}; delete this line") from None

@@ -1,9 +1,11 @@
-"""Compiled programs are kept from one run to the next."""
+"""Compiled programs are kept from one run to the next, and counted."""
 
 import os
 import platform
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -34,3 +36,23 @@ def _processor() -> str:
         lines = [platform.processor()]
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
+
+
+def counter() -> Callable[[], int]:
+    """Counts programs: a function that says how many XLA has compiled since this call.
+
+    One that is found among those kept counts, too: it would have been compiled.
+    """
+    if not _counted:
+        _counted.append(0)
+        jax.monitoring.register_event_duration_secs_listener(_count)
+    begin = _counted[0]
+    return lambda: _counted[0] - begin
+
+
+_counted: list[int] = []
+
+
+def _count(event: str, *_: Any, **__: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _counted[0] += 1

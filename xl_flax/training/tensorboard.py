@@ -2,14 +2,21 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar, text
 
+from xl_flax.evaluation.base import scalar_name
+from xl_flax.evaluation.results import Row
+from xl_flax.files.folders import new_folder
+from xl_flax.files.lock import locked
+
 FLUSH_SECONDS = 30.0
+FOLDER = "metrics"  # in a run's folder
+EVALUATED = "evaluated"  # in that: results of checkpoints, which TensorBoard draws as another run
 
 
 class Board:
@@ -46,3 +53,29 @@ class Board:
 
     def _add(self, step: int, **content: Any) -> None:
         self._events.write_event(Event(step=step, wall_time=time.time(), **content))
+
+
+def write_results(home: str, rows: Iterable[Row]) -> None:
+    """Writes results of checkpoints as curves, which replace those that were there.
+
+    They have the names of what a run logs while it trains, so that both are in one chart.
+
+    Args:
+      home: the folder of the results.
+      rows: its lines; of pairs of languages only their means are curves.
+    """
+    values: dict[int, dict[str, float]] = {}
+    for row in rows:
+        if row.model is None and len(set(row.languages)) == 1:
+            values.setdefault(row.step, {})[scalar_name(row)] = row.value
+    if not values:
+        return
+    busy = f"waiting for another process that writes curves in {home}"
+    with (
+        locked(home, busy, wait=True, name=".curves.lock"),
+        new_folder(os.path.join(home, FOLDER, EVALUATED)) as folder,
+    ):
+        board = Board(folder, 0)
+        for step in sorted(values):
+            board.write(step, values[step])
+        board.close()

@@ -1,9 +1,11 @@
 import json
+import os
 
 import pytest
 
+from xl_flax import report
 from xl_flax.errors import UserError
-from xl_flax.evaluation import plots
+from xl_flax.reports import curves
 
 
 def write(folder, lines):
@@ -28,31 +30,30 @@ def test_curves_are_found_by_language_and_a_step_written_twice_counts_once(tmp_p
     )
     with open(path, "a") as file:
         file.write('{"step": 30, "mlm/lo')  # a run that is still writing
-    curves = plots.read_curves(path)
-    assert list(curves) == ["eval/m/loss", "mlm/loss", "mlm/accuracy"]
-    steps, values = curves["mlm/loss"]["deu"]
+    found = curves.of_file(path)
+    assert list(found) == ["eval/m/loss", "mlm/loss", "mlm/accuracy"]
+    steps, values = found["mlm/loss"]["deu"]
     assert steps.tolist() == [10, 20] and values.tolist() == [2.0, 1.0]
-    assert list(curves["mlm/loss"]) == ["deu", "eng"]
+    assert list(found["mlm/loss"]) == ["deu", "eng"]
 
 
-def test_the_command_writes_a_png(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    lines = [{"step": s, "mlm/loss/deu": 5 - s, "mlm/loss/eng": 5.0} for s in (1, 2)]
-    write(tmp_path, [*lines, {"step": 2, "phases": {"mlm/mixture": "even"}}])
-    plots.main([str(tmp_path), "--out", str(tmp_path / "c.png")])
-    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    assert str(tmp_path / "c.png") in capsys.readouterr().out
+def test_runs_that_have_no_results_yet_are_drawn_with_bands_over_seeds(tmp_path, capsys):
+    for seed in range(2):
+        run = tmp_path / "runs" / "mlm" / str(seed)
+        run.mkdir(parents=True)
+        lines = [{"step": s, "mlm/loss/deu": 5 - s - seed, "mlm/loss/eng": 5.0} for s in (1, 2)]
+        write(run, [*lines, {"step": 2, "phases": {"mlm/mixture": "even"}}])
+    assert [r.folder[-5:] for r in curves.read([str(tmp_path)])] == ["mlm/0", "mlm/1"]
+    report.main([str(tmp_path / "runs"), "--figures=curves", f"--out={tmp_path}/out"])
+    assert os.listdir(tmp_path / "out") == ["training-mlm.png"]
+    assert (tmp_path / "out/training-mlm.png").read_bytes().startswith(b"\x89PNG")
+    assert "training-mlm.png" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "lines, message",
-    [(None, "give the folder of a run"), ([{"step": 1, "loss": 2.0}], "no values per")],
-)
-def test_nothing_to_draw_is_an_error(tmp_path, lines, message):
-    if lines:
-        write(tmp_path, lines)
-    with pytest.raises(UserError, match=message):
-        plots.read_curves(str(tmp_path / "metrics.jsonl"))
+def test_nothing_to_draw_is_an_error(tmp_path):
+    write(tmp_path, [{"step": 1, "loss": 2.0}])
+    with pytest.raises(UserError, match="or values by language in its metrics.jsonl"):
+        report.main([str(tmp_path), "--figures=curves"])
 
 
 @pytest.mark.parametrize(
@@ -70,13 +71,13 @@ def test_a_damaged_line_is_named(tmp_path, line, message):
     with open(path, "ab") as file:
         file.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
     with pytest.raises(UserError, match=message):
-        plots.read_curves(path) and plots.read_phases(path)
+        curves.of_file(path) and curves.phases_of_file(path)
 
 
 def test_phases_are_drawn_in_the_panels_that_they_concern(tmp_path):
     path = write(tmp_path, [{"step": 6, "phases": {"mlm/mixture": "b", "mlm/phase": 0.3}}])
-    phases = plots.read_phases(path)
+    phases = curves.phases_of_file(path)
     assert phases == {6: {"mlm/mixture": "b", "mlm/phase": 0.3}}
-    assert plots._of_panel(phases, "mlm/loss") == {6: {"mixture": "b", "phase": 0.3}}
-    assert plots._of_panel(phases, "eval/m/loss") == phases
-    assert plots._of_panel(phases, "tlm/loss") == {}
+    assert curves.of_panel(phases, "mlm/loss") == {6: {"mixture": "b", "phase": 0.3}}
+    assert curves.of_panel(phases, "eval/m/loss") == phases
+    assert curves.of_panel(phases, "tlm/loss") == {}

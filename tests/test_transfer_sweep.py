@@ -1,0 +1,73 @@
+"""A sweep whose cells fine-tune: from each checkpoint, with its seeds, once."""
+
+import os
+import sys
+
+import pytest
+import small_transfer
+
+from xl_flax import evaluate, report, train
+from xl_flax.errors import UserError
+from xl_flax.evaluation import results
+from xl_flax.training import transfer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A pretrained encoder with two checkpoints."""
+    folder = tmp_path_factory.mktemp("transfer_sweep")
+    small_transfer.make_data(folder, 4, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        patch.setattr(sys, "path", [str(folder), *sys.path])
+        more = ["--gin.TrainConfig.checkpoint_every=2", "--gin.OptimizerConfig.warmup_steps=0"]
+        assert train.main([f"--gin_file={folder}/pretrain.gin", *more]) == 0
+        yield folder
+
+
+@pytest.mark.slow
+def test_checkpoints_are_fine_tuned_with_their_seeds_and_only_once(folder, capsys, monkeypatch):
+    flags = ["--gin_file=gin/eval/transfer.gin", f"--checkpoints={folder}/pretrained/checkpoints/*"]
+    flags += [f"--gin.CACHE_DIR={folder}/cache", f"--gin.FineTuned.run={folder}/objects.gin"]
+    flags += ["--gin.FineTuned.seeds=[0, 1]"]
+    flags += ["--gin.FineTuned.settings=['OptimizerConfig.warmup_steps = 0']"]
+    trained, train_run = [], transfer.train
+    monkeypatch.setattr(
+        transfer, "train", lambda run, **how: (trained.append(run), train_run(run, **how))[1]
+    )
+    evaluate.main(flags)
+    said = capsys.readouterr().out
+    assert "2 cells done, 0 failed" in said and "FineTuned as objects" in said
+    assert "step " not in said.replace("steps", "")  # what runs print goes to their log
+    assert [run.seed for run in trained] == [0, 1, 0, 1]
+    rows = results.read(f"{folder}/pretrained/results.jsonl")
+    assert {row.step for row in rows} == {2, 4}
+    (sign,) = {row.signature for row in rows}
+    assert sign.startswith("transfer|run:objects#") and "|seeds:0,1|" in sign
+    (beta,) = [r for r in rows if (r.step, *r.languages, r.metric) == (4, "beta", "accuracy")]
+    assert len(beta.seeds) == 2 and beta.value == pytest.approx(sum(beta.seeds) / 2)
+    places = sorted(os.listdir(f"{folder}/cache/transfer"))
+    assert len(places) == 2
+    seeds = [
+        row.value
+        for seed in (0, 1)
+        for place in places
+        for row in results.read(f"{folder}/cache/transfer/{place}/{seed}/results.jsonl")
+        if (row.model, *row.languages, row.metric) == (None, "beta", "accuracy")
+    ]
+    assert set(beta.seeds) <= set(seeds)
+
+    evaluate.main(flags)
+    assert len(trained) == 4 and "(was there)" in capsys.readouterr().out
+    report.main([f"{folder}/pretrained", "--rows=language", "--columns=setting,metric"])
+    shown = capsys.readouterr().out
+    assert "alpha *" in shown and "±" in shown and "gap" in shown
+
+
+def test_what_cannot_be_fine_tuned_is_refused(folder):
+    flags = ["--gin_file=gin/eval/transfer.gin", f"--checkpoints={folder}/pretrained/checkpoints/*"]
+    flags += [f"--gin.CACHE_DIR={folder}/cache"]
+    with pytest.raises(UserError, match="nowhere.gin is missing: FineTuned.run names a Gin file"):
+        evaluate.main([*flags, "--gin.FineTuned.run=nowhere.gin"])
+    with pytest.raises(UserError, match="FineTuned.seeds = .*: must be a list of seeds"):
+        evaluate.main([*flags, "--gin.FineTuned.seeds=[]"])

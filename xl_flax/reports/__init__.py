@@ -1,0 +1,1 @@
+"""Tables, figures and pages made of results: the room of the command `xl_flax.report`."""

@@ -1,0 +1,146 @@
+"""Transfer as an evaluation: fine-tunes from a checkpoint, with several seeds, and tests that."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import signal
+import statistics
+from collections.abc import Iterator, Sequence
+
+import gin
+
+from xl_flax import cli
+from xl_flax.checkpoints.description import Description
+from xl_flax.checkpoints.load import vocabulary_path
+from xl_flax.data.manifest import Cache
+from xl_flax.data.prepare import DatasetSpec
+from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
+from xl_flax.evaluation import results as results_lib
+from xl_flax.evaluation import targets
+from xl_flax.evaluation.base import Evaluation, Subject
+from xl_flax.evaluation.config import EvaluateConfig
+from xl_flax.evaluation.context import Context
+from xl_flax.evaluation.results import Result, Row, signature
+from xl_flax.evaluation.sweep import Sweep
+from xl_flax.files.read import read_text
+from xl_flax.parallel.mesh import make_partitioning
+from xl_flax.settings import LocalPath, Name, Seeds
+from xl_flax.training.config import TrainConfig
+from xl_flax.training.loop import train
+
+LOG = "log.txt"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class FineTuned(Evaluation):
+    """What a checkpoint gives when it is fine-tuned as a Gin file says, the mean over seeds.
+
+    The runs are kept, so that they go on where they were killed, and their own results, with those
+    of controls and each seed's, stand in their folders: FOLDER/transfer/CHECKPOINT/NAME/SEED.
+    """
+
+    run: Name = gin.REQUIRED  # a Gin file that includes gin/finetune.gin
+    folder: LocalPath = gin.REQUIRED  # holds the runs, and their caches
+    seeds: Seeds = (0, 1, 2)
+    settings: Sequence[Name] = ()  # bindings of Gin, as in ['STEPS=200']
+
+    @property
+    def datasets(self) -> list[DatasetSpec]:
+        """None: the runs read their own."""
+        return []
+
+    @property
+    def title(self) -> str:
+        """The Gin file's name."""
+        return f"{type(self).__name__} as {self._name}"
+
+    def signatures(self, description: Description, context: Context) -> list[str]:
+        """One, of all results.
+
+        Raises:
+          UserError: there is no such file; or a run asks, which must not train another one.
+        """
+        if context.training:
+            self.fail("a run that trains cannot fine-tune beside; name it for xl_flax.evaluate")
+        return [self._signature()]
+
+    def __call__(self, subject: Subject, context: Context) -> list[Result]:
+        """The results of the runs, each the mean over seeds, without those of controls."""
+        (sign,) = self.signatures(subject.description, context)
+        if subject.checkpoint is None:
+            self.fail("only a checkpoint can be fine-tuned")
+        digest = hashlib.sha256(f"{subject.key}{sign}".encode()).hexdigest()[:8]
+        place = os.path.join(self.folder, "transfer", f"{self._name}-{digest}")
+        os.makedirs(place, exist_ok=True)
+        with open(os.path.join(place, LOG), "a") as log, contextlib.redirect_stdout(log):
+            of_seeds = self._run(subject.checkpoint, subject.description, place)
+        merged = []
+        for key, first in of_seeds[0].items():
+            values = tuple(own[key].value for own in of_seeds if key in own)
+            if len(values) == len(of_seeds):
+                names = [field.name for field in dataclasses.fields(Result)]
+                result = Result(**{name: getattr(first, name) for name in names})
+                seeds = values if len(values) > 1 else None
+                changed = {"value": statistics.fmean(values), "seeds": seeds, "interval": None}
+                merged.append(dataclasses.replace(result, **changed, signature=sign))
+        return merged
+
+    @property
+    def _name(self) -> str:
+        return os.path.splitext(os.path.basename(self.run))[0]
+
+    def _signature(self) -> str:
+        path = self.run if os.path.exists(self.run) else os.path.join(cli.ROOT, self.run)
+        text = read_text(path, "FineTuned.run names a Gin file")
+        what = "\n".join([text, *self.settings])
+        digest = hashlib.sha256(what.encode()).hexdigest()[:6]
+        seeds = ",".join(map(str, self.seeds))
+        return signature("transfer", run=f"{self._name}#{digest}", seeds=seeds)
+
+    def _run(self, checkpoint: str, description: Description, place: str) -> list[dict[tuple, Row]]:
+        """Trains and evaluates; of each seed its results by what they are about."""
+        cache = Cache(self.folder, ()).of_vocabulary(description.vocabulary)
+        flags = {
+            "CHECKPOINT": checkpoint,
+            "MODEL_DIR": place,
+            "CACHE_DIR": cache.directory,
+            "SEEDS": list(self.seeds),
+        }
+        bindings = [*self.settings, *(f"{name} = {value!r}" for name, value in flags.items())]
+        cli.load_gin([self.run], bindings)
+        pairs = (binding.partition("=")[::2] for binding in bindings)
+        gin_flags = [f"--gin.{name.strip()}={value.strip()}" for name, value in pairs]
+        gin_flags.insert(0, f"--gin_file={self.run}")
+        config, evaluation = TrainConfig(), EvaluateConfig()
+        with _own_signals():
+            for run in config.runs:
+                if not train(run, gin_flags=gin_flags):
+                    raise KeyboardInterrupt
+        which = "latest" if config.best is None else "best"
+        found = []
+        for folder in evaluation.model_dirs:
+            (path,) = targets.choose_checkpoints(folder, which)
+            target = targets.read(path, folder)
+            devices = make_partitioning(evaluation.mesh)
+            inner = Sweep(evaluation, devices, _own_vocabulary, gin_flags, strict=True)
+            inner.run([target], lambda *_: None)
+            rows = results_lib.read(os.path.join(folder, results_lib.FILE))
+            own = [r for r in rows if r.model is None and results_lib.same(r, target.source)]
+            found.append({(r.data, r.languages, r.metric, r.layer): r for r in own})
+        return found
+
+
+def _own_vocabulary(target: targets.Target) -> Vocabulary:
+    return load_vocabulary(vocabulary_path(target.checkpoint))
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """What a run does when the machine asks to stop ends with the run."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
