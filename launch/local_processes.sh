@@ -58,6 +58,7 @@ pass_on() {
   for group in "${groups[@]}"; do kill "-$1" -- "-$group" 2>/dev/null || :; done
 }
 asked=
+# shellcheck disable=SC2329  # the traps call it
 ask() {
   asked=1
   pass_on "$1"

@@ -30,8 +30,8 @@ done
 
 source launch/environment.sh eval
 # Only beta has translations into alpha in training; anchored has words of alpha, the others neither.
-report=("$folder"/{mlm,tlm,labse,ppa,infoxlm} --pivot=alpha --rows=setting --columns=metric,group
-  --group=beta=beta --group=anchored=anchored --group=gamma,inverted=gamma,inverted
+report=("$folder"/{mlm,tlm,labse,ppa,infoxlm} --pivot=alpha --rows=setting --columns='metric,group'
+  --group=beta=beta --group=anchored=anchored --group='gamma,inverted=gamma,inverted'
   --where=similarity=cosine --layer=best:synthetic_multiway/validation)
 python -m xl_flax.report "${report[@]}" --where=data=synthetic_core/test --where=metric=p@1 --where=metric=p@1_unshared
 python -m xl_flax.report "${report[@]}" --figures=layers --out="$folder"

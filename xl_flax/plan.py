@@ -18,7 +18,8 @@ import os
 from collections.abc import Sequence
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # a TPU that is there is left to what runs on it
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a program out of it is not written down
+if __name__ == "__main__":
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a program out of it is not written down
 
 from xl_flax import cli, settings
 

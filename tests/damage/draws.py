@@ -32,7 +32,7 @@ sys.path[:0] = [ROOT, HERE, os.path.join(ROOT, "tests", "support")]
 import house  # noqa: E402
 from damage import FILE_KINDS, FOLDER_KINDS, damage  # noqa: E402
 
-CLOCK = re.compile("time|.*per_second.*|seconds_per_step|input_wait|mfu")
+CLOCK = re.compile("time|.*per_second.*|seconds_per_step|input_wait|mfu|goodput")
 SECONDS = 180  # after which a command counts as hung
 
 
