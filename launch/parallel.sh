@@ -39,7 +39,7 @@ for seed in ${SEEDS:-0 1 2}; do
   done
 done
 shopt -s nullglob  # settings that were not trained are left out
-report=("$folder"/{mlm,tlm,contrastive,all,dual}/ --pivot=eng --rows=setting,center --columns='data,group'
+report=("$folder"/{mlm,tlm,contrastive,all,dual}/ --pivot=eng --rows='setting,center' --columns='data,group'
   --group='seen=ces,deu,eus,fin,fra,mlg,rus,spa,tgl,vie,zho' --group=unseen= --where=similarity=cosine
   --data=bible='bible_*/validation' --data=tatoeba='tatoeba_*' --layer=best:bible)
 for metric in p@1 p@1_unshared; do
