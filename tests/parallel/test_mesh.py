@@ -24,6 +24,16 @@ def test_one_minus_one_is_filled_in():
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
 
 
+def test_what_is_divided_over_data_is_so_in_each_slice():
+    config = MeshConfig(ici=(-1, 2, 1), dcn=(2, 1, 1), optimizer=("data",))
+    partitioning = make_partitioning(config)
+    assert dict(partitioning.mesh.shape) == {"slice": 2, "data": 2, "fsdp": 2, "tensor": 1}
+    assert partitioning.spec(("batch",)) == P(("slice", "data", "fsdp"))
+    assert partitioning.batch_shards == 8
+    sharding = partitioning.optimizer_sharding(("vocab", "embed"), (6, 4))
+    assert sharding.spec == P("data", "fsdp") and sharding.shard_shape((6, 4)) == (3, 2)
+
+
 @pytest.mark.parametrize("ici", [(3, 1, 1), (4, 4, 1), (-1, 3, 1)])
 def test_a_mesh_that_does_not_match_the_devices_names_both(ici):
     with pytest.raises(UserError, match=r"but there are 8"):

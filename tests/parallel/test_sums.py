@@ -47,10 +47,11 @@ class Copy(Objective):
         return Loss(-own.sum(), {"count": jnp.float32(batch["tokens"].size)})
 
 
-def gradient(ici, config=CONFIG, divided=(), accumulate=1, compiled=False, frozen=()):
+def gradient(ici, config=CONFIG, divided=(), accumulate=1, compiled=False, frozen=(), slices=1):
     """The gradient on a mesh, or the text of its program."""
-    devices = jax.devices()[: np.prod(ici)]
-    partitioning = make_partitioning(MeshConfig(ici=ici, optimizer=divided), devices)
+    devices = jax.devices()[: slices * np.prod(ici)]
+    mesh = MeshConfig(ici=ici, dcn=(slices, 1, 1), optimizer=divided)
+    partitioning = make_partitioning(mesh, devices)
     build = lambda: Encoder(config, rngs=nnx.Rngs(0))  # noqa: E731
     abstract = params_lib.abstract(build)
     params = params_lib.create(build, partitioning)
@@ -109,6 +110,22 @@ def test_the_gradient_of_divided_parameters_is_that_of_one_device(
     for path, x in expected.items():
         scale = np.abs(x).max()
         np.testing.assert_allclose(grads[path], x, rtol=0, atol=1e-5 * scale, err_msg=path)
+
+
+@pytest.mark.parametrize("ici", [(4, 1, 1), (2, 2, 1), (2, 1, 2)])
+def test_slices_add_up_what_each_has_divided(ici):
+    grads, loss = gradient(ici, divided=("data",), slices=2)
+    expected, expected_loss = on_one()
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    for path, x in expected.items():
+        np.testing.assert_allclose(
+            grads[path], x, rtol=0, atol=1e-5 * np.abs(x).max(), err_msg=path
+        )
+    if ici == (4, 1, 1):  # between slices goes a part
+        sent = collectives(gradient(ici, divided=("data",), slices=2, compiled=True))
+        between = sum(c.bytes for c in sent if c.kind == "all-reduce" and c.group == 2)
+        whole = sum(4 * x.size for x in expected.values())
+        assert between <= 0.3 * whole
 
 
 def test_a_frozen_parameter_has_no_gradient_and_is_not_sent():

@@ -1,4 +1,7 @@
-"""The device mesh: three axes, `data`, `fsdp` and `tensor`, inside a slice and across slices."""
+"""The device mesh: three axes, `data`, `fsdp` and `tensor`, inside a slice and across slices.
+
+Where slices divide the data, a fourth one, `slice`, comes before them.
+"""
 
 import dataclasses
 import math
@@ -16,6 +19,7 @@ from xl_flax.parallel.rules import Partitioning, Rules
 from xl_flax.settings import LIMIT, Settings
 
 AXES = ("data", "fsdp", "tensor")
+SLICE = "slice"
 
 Sizes = Annotated[
     Sequence[Annotated[int, Interval(ge=-1, lt=LIMIT), Predicate(bool)]],
@@ -68,6 +72,10 @@ def make_partitioning(
 ) -> Partitioning:
     """Lays the devices (all of them by default) out as `config` says.
 
+    The data axis between slices is one by itself: rows are divided over it as over `data`, but what
+    else is divided over `data`, the optimizer's state, is so in each slice, as what goes between
+    slices takes long.
+
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
@@ -92,8 +100,18 @@ def make_partitioning(
     else:
         shape = [i * d for i, d in zip(ici, dcn, strict=True)]
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    return Partitioning(mesh, config.rules, tuple(config.optimizer))
+    axes, rules = AXES, config.rules
+    if dcn[0] > 1:
+        axes, grid = (SLICE, *AXES), grid.reshape(dcn[0], -1, *grid.shape[1:])
+        rules = tuple((name, _over_slices(own)) for name, own in rules)
+    mesh = Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
+    return Partitioning(mesh, rules, tuple(config.optimizer))
+
+
+def _over_slices(axes: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Mesh axes of a rule, with that between slices before `data`."""
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return tuple(own for name in names for own in ((SLICE, name) if name == "data" else (name,)))
 
 
 def check_batch(name: str, batch_size: int, accumulate: int, partitioning: Partitioning) -> None:
