@@ -17,12 +17,13 @@ from typing import TextIO
 
 import gin
 
-from xl_flax import stopping
-from xl_flax.errors import UserError, message
+from xl_flax import notices, stopping
+from xl_flax.errors import LostError, UserError, message
 from xl_flax.files.read import check_local, check_regular
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE = 0, 1, 2
 EXIT_PREEMPTED = stopping.CODE  # what is complete is saved: run the same command again
+EXIT_LOST = stopping.LOST  # another process is gone, hangs or did not come
 
 # What Gin files may configure. None of these imports TensorFlow.
 CONFIGURABLES = (
@@ -223,11 +224,12 @@ def _unset(name: str) -> str:
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a command's `main(argv)`, prints mistakes of the user as one line, and exits."""
     stopping.listen()
+    notices.watch(stopping.ask)
     try:
         code = main(sys.argv[1:]) or EXIT_DONE
     except UserError as error:
         print(f"error: {message(error)}", file=sys.stderr)
-        code = EXIT_ERROR
+        code = EXIT_LOST if isinstance(error, LostError) else EXIT_ERROR
     except OSError as error:
         path = error.filename2 or error.filename or "a file"  # the first of two is temporary
         print(f"error: {path}: {error.strerror or error}", file=sys.stderr)

@@ -8,6 +8,13 @@ class UserError(ValueError):
     """
 
 
+class LostError(UserError):
+    """Another process of the run is gone, hangs or did not come: nothing is wrong with this one.
+
+    The commands exit with status 76 (`stopping.LOST`): starting all of them again may help.
+    """
+
+
 class MissingError(UserError):
     """A file is not there yet, and the message says which command makes it."""
 

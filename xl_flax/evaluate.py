@@ -307,9 +307,10 @@ def _flags(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     swept = any(flag.split("=")[0] == "--checkpoints" for flag in argv)
-    args = cli.parse(argv, __doc__, _flags, needless=["MODEL_DIR"] if swept else [])
-    cli.check_paths(args, "checkpoints", "output")
-    settings.check("--watch", args.watch, Positive | None)
+    with distributed.excused(argv):
+        args = cli.parse(argv, __doc__, _flags, needless=["MODEL_DIR"] if swept else [])
+        cli.check_paths(args, "checkpoints", "output")
+        settings.check("--watch", args.watch, Positive | None)
     compiled.keep()
     with distributed.joined(args):
         evaluate(

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 CODE = 75  # EX_TEMPFAIL: run the same command again
+LOST = 76  # another process or a machine failed, not this command: it may be run again
 GRACE = 10.0  # seconds in which the main thread ends, unless compiled code keeps it
 LINE = "asked to stop: what is complete stays, and the same command goes on from there"
 

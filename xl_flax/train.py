@@ -6,7 +6,8 @@ checkpoint in MODEL_DIR, bit for bit as if it had never stopped; with other flag
 differs, and refuses what would make another run. `TrainConfig.seeds` makes a run with each seed, in
 folders of their own below MODEL_DIR.
 
-Exit codes: 0 done, 1 error, 2 usage, 75 stopped by SIGTERM with its state saved (run it again).
+Exit codes: 0 done, 1 error, 2 usage, 75 stopped by SIGTERM with its state saved (run it again), 76
+another process is gone, hangs or did not come (run it again, too, but not for ever).
 """
 
 import argparse
@@ -46,8 +47,9 @@ def _simulate(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    args = cli.parse(argv, __doc__, _flags)
-    _simulate(args)
+    with distributed.excused(argv):
+        args = cli.parse(argv, __doc__, _flags)
+        _simulate(args)
     compiled.keep()
     with distributed.joined(args):
         from xl_flax.training.config import TrainConfig

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from xl_flax.errors import UserError, message
+from xl_flax import evaluate, train
+from xl_flax.errors import LostError, UserError, message
 from xl_flax.parallel import rollcall
 
 SECONDS = 1.0
@@ -76,6 +77,51 @@ def test_flags_that_contradict_each_other_are_named_on_all(port, callers, expect
     assert len(set(said)) == 1
     with pytest.raises(UserError, match=expected):
         raise UserError(said[0])
+
+
+def test_a_missing_process_is_lost_and_flags_that_contradict_each_other_are_not(port):
+    with pytest.raises(LostError):
+        rollcall.join(f"127.0.0.1:{port}", 2, 0, 0.1)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(rollcall.join, f"127.0.0.1:{port}", 3, 0, SECONDS)
+        with pytest.raises(UserError) as raised:
+            rollcall.join(f"127.0.0.1:{port}", 2, 1, SECONDS)
+        assert not isinstance(raised.value, LostError)
+        assert type(first.exception()) is UserError
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+@pytest.mark.parametrize("command", [train, evaluate], ids=lambda module: module.__name__)
+def test_a_process_that_fails_before_it_joins_says_why(port, capsys, command, failing):
+    """The others hear it at once; those that come later, too."""
+    flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=4", f"--process_id={failing}"]
+
+    def late():
+        time.sleep(0.5)
+        return meet(port, (4, 3), seconds=20 * SECONDS)
+
+    others = [number for number in (0, 1, 2) if number != failing]
+    begin = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        here = pool.submit(meet, port, *((4, i) for i in others), seconds=20 * SECONDS)
+        there = pool.submit(late)
+        with pytest.raises(SystemExit) as ended:
+            command.main(["--gin_file=nowhere.gin", *flags])
+        said = here.result() + there.result()
+    assert ended.value.code == 1 and time.monotonic() - begin < 10
+    assert capsys.readouterr().err.startswith("error: there is no Gin file nowhere.gin in ")
+    reason = f"process {failing} of 4 ({socket.gethostname()}) has stopped: there is no Gin file no"
+    assert len(said) == 3 and all(text.startswith(reason) for text in said)
+
+
+def test_all_that_fail_end_at_once(port, capsys):
+    def fail(index):
+        rollcall.excuse(f"127.0.0.1:{port}", 3, index, 20 * SECONDS, "why")
+
+    begin = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        list(pool.map(fail, range(3)))
+    assert time.monotonic() - begin < 5
 
 
 def test_something_else_at_the_address(port):

@@ -4,8 +4,9 @@ import argparse
 import contextlib
 import os
 import secrets
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import jax
@@ -19,6 +20,8 @@ from xl_flax.parallel.peers import Peers
 
 T = TypeVar("T")
 JOIN_SECONDS = 50.0  # with Python's start below a minute
+# JAX's own limit while it connects them: by then `peers.py` has named whoever is gone or hangs.
+CONNECT_SECONDS = 120
 SHARED_FILE, SHARED_SECONDS = ".shared", 5.0  # in which a file system shows what was written
 NOWHERE = cluster.Place(None, None, None)
 _joined: list[Peers] = []  # the others; none where this process is alone
@@ -41,6 +44,52 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("XL_FLAX_JOIN_SECONDS", JOIN_SECONDS),
         help=f"how long to wait for the others; {JOIN_SECONDS:g}, or XL_FLAX_JOIN_SECONDS",
     )
+
+
+@contextlib.contextmanager
+def excused(argv: Sequence[str]) -> Iterator[None]:
+    """What comes before `joined`, as reading flags and Gin files: where it fails, the others hear.
+
+    They would wait for this process, and not know why it does not come.
+
+    Args:
+      argv: the command's flags, of which those of `add_flags` say where the others are.
+
+    Raises:
+      SystemExit: in place of an error of the user, which is printed at once.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        ends_well = isinstance(error, SystemExit) and error.code in (0, None, stopping.CODE)
+        if ends_well or (found := _place_of(argv)) is None:
+            raise
+        place, seconds = found
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, SystemExit):
+            why = "its flags are wrong; see its output"
+        elif isinstance(error, UserError):
+            why = message(error)
+            print(f"error: {why}", file=sys.stderr, flush=True)
+        rollcall.excuse(*place, seconds, why)
+        if isinstance(error, UserError):
+            raise SystemExit(1) from error
+        raise
+
+
+def _place_of(argv: Sequence[str]) -> tuple[cluster.Place, float] | None:
+    """The place in a run of several, and how long to wait for the others; None: there are none."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    add_flags(parser)
+    try:
+        args, _ = parser.parse_known_args(argv)
+        place = cluster.Place(args.coordinator, args.num_processes, args.process_id)
+        if args.distributed:
+            place = cluster.find(place, args.join_seconds)
+    except (argparse.ArgumentError, UserError):
+        return None
+    there = None not in place and 0 <= place.index < place.count > 1 and not _joined
+    return (place, args.join_seconds) if there else None
 
 
 @contextlib.contextmanager
@@ -91,14 +140,15 @@ def _connect(place: cluster.Place, seconds: float) -> Peers:
     host, port = rollcall.split_address(address)
     try:
         # JAX's own handler of SIGTERM would take the place of ours.
-        jax.config.update("jax_enable_preemption_service", False)
+        with contextlib.suppress(AttributeError):  # a version of JAX that has no such setting
+            jax.config.update("jax_enable_preemption_service", False)
         near = relay.start("127.0.0.1" if index == 0 else host, port)
         jax.distributed.initialize(
             f"127.0.0.1:{near}",
             count,
             index,
             coordinator_bind_address=f"[::]:{port}",  # which `rollcall` has left to JAX
-            initialization_timeout=max(int(seconds), 1),
+            initialization_timeout=max(int(seconds), CONNECT_SECONDS),
         )
     except BaseException as error:
         peers.failed(error)

@@ -1,24 +1,37 @@
 """What the processes of a run tell one another while it goes on.
 
 Over the connections of `rollcall.py`, of which process 0 has the other ends, they exchange values
-(`gather`), say why they stop, and notice when one dies: then its end closes. Whoever learns this
-prints one line and ends, also where it waits in a collective for the one that is gone.
+(`gather`), say why they stop, and notice when one dies: then its end closes. One that hangs is
+noticed by its silence. Whoever learns this prints one line and ends, also where it waits in a
+collective for the one that is gone.
 """
 
 import atexit
 import sys
 import threading
+import time
 from typing import Any, NoReturn
 
+import jax
+
 from xl_flax import stopping
-from xl_flax.errors import UserError, message
+from xl_flax.errors import LostError, UserError, message
+from xl_flax.parallel.agreement import named
 from xl_flax.parallel.rollcall import Link
+
+BEAT = 5.0  # seconds between two signs of life
+# So many beats in which nothing is heard of a process are a minute. Python code that does not let
+# other threads run for some seconds, or a busy machine, is no hanging process yet.
+BEATS = 12
+PATIENCE = 300.0  # seconds after which process 0 says whom it waits for, which may take long
+GONE = "is gone: killed, or its host is lost"
 
 GRACE = 2.0  # seconds in which a process may say itself why it ends
 NEWS = 10.0  # seconds in which the others' end explains an error here,
 SOON = 1.0  # and one that names a reason itself
 LEAVE = 15.0  # seconds in which a process that failed is to be gone
 END = "the end"
+MEMORY = "RESOURCE_EXHAUSTED"  # an error of the chip that says that the run is too large for it
 
 
 class Peers:
@@ -38,6 +51,7 @@ class Peers:
         self._answers: dict[int, list[Any]] = {}  # by call
         self._lost = ""  # why this process is to end
         self._code = 1  # with which it then ends
+        self._unheard = dict.fromkeys(links, 0)  # beats since another process was heard of
         self._leaving = False  # it ends by itself: what becomes of the others is not told any more
         # Places where all could stop, which each process passes in the same order; see `stop_here`.
         self._passed = 0
@@ -47,6 +61,7 @@ class Peers:
         stopping.tell(self._asked)
         for number, link in links.items():
             threading.Thread(target=self._listen, args=(number, link), daemon=True).start()
+        threading.Thread(target=self._beat, name="beats", daemon=True).start()
 
     def gather(self, name: str, value: Any = None) -> list[Any]:
         """Waits until all processes are here, and returns what each has given, by process.
@@ -56,13 +71,16 @@ class Peers:
           value: as JSON can hold it.
 
         Raises:
-          UserError: a process has stopped.
+          UserError: a process has stopped; LostError, if it is gone or hangs.
         """
         with self._news:
             call, self._calls = self._calls, self._calls + 1
         self._give(self.index, call, name, value)
         with self._news:
-            self._news.wait_for(lambda: call in self._answers or self._lost)
+            while not self._news.wait_for(lambda: call in self._answers or self._lost, PATIENCE):
+                if given := self._given.get(call):
+                    absent = [number for number in range(self.count) if number not in given]
+                    print(f"still waiting for {named(absent)} at {name!r}", file=sys.stderr)
             if call not in self._answers:
                 self._leave_lost()
             return self._answers.pop(call)
@@ -88,7 +106,9 @@ class Peers:
 
     def _leave_lost(self) -> NoReturn:
         self._leaving = True
-        raise stopping.Stopped if self._code == stopping.CODE else UserError(self._lost)
+        if self._code == stopping.CODE:
+            raise stopping.Stopped
+        raise (LostError if self._code == stopping.LOST else UserError)(self._lost)
 
     def begin(self) -> None:
         """Another command begins with the same processes."""
@@ -115,17 +135,22 @@ class Peers:
             why, seconds = message(error), SOON
         elif isinstance(error, OSError | KeyboardInterrupt):
             seconds = SOON
+        elif isinstance(error, jax.errors.JaxRuntimeError) and MEMORY not in str(error):
+            code = stopping.LOST  # a chip, or a collective whose other end is gone
         if why == type(error).__name__ and str(error):
             why += f": {str(error).splitlines()[0]}"
         with self._news:  # perhaps it only failed because another process is missing
             self._news.wait_for(lambda: self._lost, seconds)
             known, self._leaving = self._leaving, True
+        follows = bool(self._lost) and code != stopping.CODE
+        if follows:
+            code = self._code
         # JAX would wait for the others before it ends.
         atexit.register(stopping.end, code)
         threading.Thread(target=_end_later, args=(code,), daemon=True).start()
         if not self._lost:
-            self._tell(self.index, why, code)
-        elif not known and code == 1 and why not in self._lost:
+            self._tell(self.index, f"has stopped: {why}", code)
+        elif follows and not known and why not in self._lost:
             self._leave_lost()
 
     def _tell(self, process: int, why: str, code: int) -> None:
@@ -185,7 +210,7 @@ class Peers:
         places = {place for place, _ in given.values()}
         if len(places) > 1:
             places = ", ".join(f"{k} at {given[k][0]!r}" for k in sorted(given))
-            self._stopped(0, f"the processes have parted: process {places}", 1)
+            self._stopped(0, f"has stopped: the processes have parted: process {places}", 1)
             return
         values = [given[number][1] for number in range(self.count)]
         for link in self._links.values():
@@ -201,6 +226,7 @@ class Peers:
     def _listen(self, number: int, link: Link) -> None:
         """Reads what another process sends, until it is gone."""
         while said := link.receive():
+            self._unheard[number] = 0
             if "gather" in said:
                 self._give(number, said["gather"], said["name"], said["value"])
             elif "gathered" in said:
@@ -213,15 +239,29 @@ class Peers:
                 self._announcement(number, said["passed"])
             elif "stop_at" in said:
                 self._agreed(said["stop_at"])
-        self._stopped(number, "", stopping.CODE if stopping.asked() else 1)
+        self._stopped(number, GONE, stopping.CODE if stopping.asked() else stopping.LOST)
 
-    def _stopped(self, process: int, why: str, code: int) -> None:
+    def _beat(self) -> None:
+        """Says that this process lives, and notices whoever says nothing, though nothing closed.
+
+        Counted in beats, not by the clock: a process that was itself suspended, as with its whole
+        machine, could not hear what the others said.
+        """
+        while True:
+            time.sleep(BEAT)
+            for number, link in self._links.items():
+                link.send(beat=True)
+                self._unheard[number] += 1
+                if self._unheard[number] > BEATS:
+                    seconds = f"{BEAT * BEATS:g} s"
+                    silent = f"has not been heard of for {seconds}: it hangs, or its host does"
+                    self._stopped(number, silent, stopping.LOST)
+
+    def _stopped(self, process: int, reason: str, code: int) -> None:
         """A process says that it stops, or is gone without a word: so does this one, in a line."""
         who = f"process {process} of {self.count} ({self._hosts[process]})"
         if code == stopping.CODE:
             reason = "was asked to stop"
-        else:
-            reason = f"has stopped: {why}" if why else "is gone: killed, or its host is lost"
         with self._news:
             if self._leaving or self._lost:
                 return
@@ -229,7 +269,7 @@ class Peers:
             self._code = code
             self._news.notify_all()
         if not self.index:
-            self._tell(process, why, code)
+            self._tell(process, reason, code)
         with self._news:
             if self._news.wait_for(lambda: self._leaving, GRACE):
                 return

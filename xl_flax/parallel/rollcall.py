@@ -2,7 +2,8 @@
 
 Process 0 listens at the coordinator's address. Each of the others connects to it and says which one
 it is. When all are there, process 0 stops listening, so that JAX's coordinator can have the port,
-and the connections stay open: they carry what `peers.py` says.
+and the connections stay open: they carry what `peers.py` says. A process that fails before it can join
+comes just to say why (`excuse`).
 
 JAX alone waits for 300 seconds, does not say who is missing, and ends in an abort.
 """
@@ -16,11 +17,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from xl_flax.errors import UserError
+from xl_flax import stopping
+from xl_flax.errors import LostError, UserError, message
 
 LONGEST_LINE = 1 << 26  # bytes
 PAUSE = 0.2  # seconds between attempts
 HELLO_SECONDS = 2.0  # within which whoever connects says who it is
+LATE_SECONDS = 10.0  # in which those that come late hear why there is no run
 WAITS_LONGER = "--join_seconds waits longer"
 # Of a connection whose other end says nothing: probed after 10 s, given up after 20 s more. The
 # kernels do this, whatever the processes are doing.
@@ -105,7 +108,8 @@ def join(
       of all hosts by process.
 
     Raises:
-      UserError: some are missing, or they do not agree about how many there are; on all that came.
+      LostError: some are missing; on all that came.
+      UserError: they do not agree about how many there are, or one says why it fails; on all, too.
     """
     host, port = split_address(address)
     if index:
@@ -114,10 +118,31 @@ def join(
     return _listen(port, count, seconds)
 
 
+def excuse(address: str, count: int, index: int, seconds: float, why: str) -> None:
+    """Tells the other processes why this one does not join them; they end with its reason.
+
+    Args:
+      address: host and port of process 0.
+      count: of processes.
+      index: of this one.
+      seconds: how long to wait for them; what they answer is of no interest.
+      why: it fails.
+    """
+    host, port = split_address(address)
+    why = f"process {index} of {count} ({socket.gethostname()}) has stopped: {why}"
+    with contextlib.suppress(UserError):
+        if index:
+            _call(host, port, count, index, seconds, failed=why)
+        else:
+            deadline = time.monotonic() + seconds
+            with _listener(port, deadline) as listener:
+                _turn_away(listener, count, {0: ""}, deadline, why)
+
+
 def _missing(missing: list[int], count: int, seconds: float) -> UserError:
     numbers = ", ".join(map(str, missing))
     which = f"process {numbers} is" if len(missing) == 1 else f"processes {numbers} are"
-    return UserError(
+    return LostError(
         f"{len(missing)} of {count} processes did not come within {seconds:g} s: {which} missing; "
         f"see their output ({WAITS_LONGER})"
     )
@@ -141,12 +166,33 @@ def _listen(port: int, count: int, seconds: float) -> tuple[dict[int, Link], dic
                     link = Link(listener.accept()[0])
                     _admit(link, link.receive(HELLO_SECONDS) or {}, count, links, hosts)
             except UserError as error:
-                for link in links.values():
-                    link.send(refused=str(error))
+                _refuse(links, error)
+                if left > 0:
+                    late = time.monotonic() + min(left, LATE_SECONDS)
+                    _turn_away(listener, count, hosts, late, str(error))
                 raise
     for link in links.values():
         link.send(here=hosts)
     return links, hosts
+
+
+def _refuse(links: dict[int, Link], error: UserError) -> None:
+    code = stopping.LOST if isinstance(error, LostError) else 1
+    for link in links.values():
+        link.send(refused=message(error), code=code)
+
+
+def _turn_away(
+    listener: socket.socket, count: int, hosts: dict[int, str], deadline: float, why: str
+) -> None:
+    """Tells all that still come why there is no run; until all have come."""
+    while len(hosts) < count and (left := deadline - time.monotonic()) > 0:
+        links: dict[int, Link] = {}
+        listener.settimeout(left)
+        with contextlib.suppress(TimeoutError, UserError):
+            link = Link(listener.accept()[0])
+            _admit(link, link.receive(HELLO_SECONDS) or {}, count, links, hosts)
+        _refuse(links, UserError(why))
 
 
 def _admit(
@@ -174,6 +220,8 @@ def _admit(
             before.send(refused=problem)
         raise UserError(problem)
     hosts[number] = str(host)
+    if "failed" in hello:
+        raise UserError(str(hello["failed"]))
 
 
 @contextlib.contextmanager
@@ -198,7 +246,7 @@ def _listener(port: int, deadline: float) -> Iterator[socket.socket]:
 
 
 def _call(
-    host: str, port: int, count: int, index: int, seconds: float
+    host: str, port: int, count: int, index: int, seconds: float, **more: str
 ) -> tuple[Link, dict[int, str]]:
     deadline = time.monotonic() + seconds
     missing, reason = None, "no answer"
@@ -209,20 +257,21 @@ def _call(
             reason = error.strerror or str(error)
             time.sleep(PAUSE)
             continue
-        link.send(process=index, of=count, host=socket.gethostname())
+        link.send(process=index, of=count, host=socket.gethostname(), **more)
         with contextlib.suppress(TimeoutError):
-            while message := link.receive(max(deadline - time.monotonic(), 0.01)):
-                if "refused" in message:
-                    raise UserError(str(message["refused"]))
-                if "here" in message:
-                    return link, {int(k): str(v) for k, v in dict(message["here"]).items()}
-                missing = message.get("missing")
+            while said := link.receive(max(deadline - time.monotonic(), 0.01)):
+                if "refused" in said:
+                    lost = said.get("code") == stopping.LOST
+                    raise (LostError if lost else UserError)(str(said["refused"]))
+                if "here" in said:
+                    return link, {int(k): str(v) for k, v in dict(said["here"]).items()}
+                missing = said.get("missing")
         link.close()
         reason = "something else answers there, perhaps another run"
         time.sleep(PAUSE)
     if missing:
         raise _missing(missing, count, seconds)
-    raise UserError(
+    raise LostError(
         f"process 0 of {count} cannot be reached at {host}:{port} within {seconds:g} s ({reason}): "
         f"see whether it runs and whether this host may connect to it ({WAITS_LONGER})"
     )

@@ -58,4 +58,4 @@ class Watchdog:
             )
             faulthandler.dump_traceback(all_threads=True)
             self._ends.wait(OTHERS)
-            stopping.end(1)
+            stopping.end(stopping.LOST)
