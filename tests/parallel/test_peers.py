@@ -102,7 +102,7 @@ def test_whoever_beats_lives_however_long_it_takes(meet, ended, monkeypatch, cap
     ids=lambda value: str(value)[:20],
 )
 def test_the_code_says_whether_starting_again_may_help(meet, ended, error, code):
-    first, second = meet(2)
+    _, second = meet(2)
     second.failed(error)
     wait_for(lambda: len(ended) == 2)
     assert ended == [code, code]  # its own, and that of process 0

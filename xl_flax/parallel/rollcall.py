@@ -2,8 +2,8 @@
 
 Process 0 listens at the coordinator's address. Each of the others connects to it and says which one
 it is. When all are there, process 0 stops listening, so that JAX's coordinator can have the port,
-and the connections stay open: they carry what `peers.py` says. A process that fails before it can join
-comes just to say why (`excuse`).
+and the connections stay open: they carry what `peers.py` says. A process that fails before it can
+join comes just to say why (`excuse`).
 
 JAX alone waits for 300 seconds, does not say who is missing, and ends in an abort.
 """
