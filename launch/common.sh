@@ -5,6 +5,7 @@
 # After that each option is a variable, and `action`, `name`, `environment` and `job` hold the rest.
 
 readonly again=75  # exit code: nothing is lost, the same command goes on
+readonly lost=76   # exit code of a process that lost another one; above 128 it was killed itself
 
 say() { echo "$*" >&2; }
 
@@ -78,7 +79,8 @@ check_job() {
   local word model_dir=""
   case "${job[0]:-}" in
     train | evaluate) job=("${job[0]}" ${join:+"$join"} "${job[@]:1}") ;;
-    vocab | cache) [ ! "$join" ] || wrong "${job[0]} is made once, on one machine: here, or with launch/gpu.sh" ;;
+    vocab) [ ! "$join" ] || wrong "vocab is made once, on one machine: here, or with launch/gpu.sh" ;;
+    cache) [ ! "$join" ] || wrong "cache is for one machine: here, or with launch/gpu.sh; on many, train makes what is missing" ;;
     *) wrong "say behind -- what to run, as in: -- train --gin_file=FILE …; there are train, evaluate, vocab and cache" ;;
   esac
   for word in "${job[@]}"; do [[ "$word" != --gin.MODEL_DIR=* ]] || model_dir="${word#*=}"; done
@@ -215,7 +217,7 @@ ask_hosts() {
     return
   }
   ended="$(sed -n 's/.* ended //p' <<<"$answer" | sort -n | uniq)"
-  job_code="$(grep -vx "0\|$again" <<<"$ended" | head -n 1 || true)"
+  job_code="$(awk -v goes_on="^(0|$again|$lost)\$" '$0 !~ goes_on && $0 < 128' <<<"$ended" | head -n 1)"
   unfinished="$(grep -v ' ended 0$' <<<"$answer" | sort | tr '\n' ',' | sed 's/,$//; s/,/, /g' || true)"
   if [ "$job_code" ]; then outcome=failed
   elif grep -q ' running$' <<<"$answer"; then outcome=running

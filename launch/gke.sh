@@ -11,7 +11,8 @@
 #   status      the JobSet and its pods
 #   delete      deletes the JobSet; it saves first, within five minutes
 #
-# Evicted pods and jobs that saved and stopped (exit code 75) are begun again without end, failures --retries times.
+# Evicted pods and jobs that saved and stopped (exit code 75) are begun again without end, lost and killed processes
+# --retries times; a job that ends by its own mistake (exit codes 1 and 2) is not.
 #
 #   --bucket              gs://BUCKET/FOLDER for the code
 #   --accelerator         tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice, tpu7x, …
@@ -26,7 +27,7 @@
 #   --image               has bash and Python 3.11 to 3.13, or an environment of ours (python:3.12)
 #   --ref                 the commit to ship (HEAD; refused when files have changed since)
 #   --env=NAME=VALUE      set for the job; repeatable
-#   --retries             how many failures to begin again after (3)
+#   --retries             so often it is begun again after lost and killed processes (50)
 #   --price               of a chip hour, in your currency: costs are shown in it
 #   --dry_run             prints the commands instead
 #
@@ -39,7 +40,7 @@ source launch/common.sh
 typed="bash launch/gke.sh $(quote "$@")"
 actions=(start manifest logs status delete)
 values=(bucket= accelerator= topology= chips_per_host=4 slices=1 reservation= queue= context= namespace=default)
-values+=(image=python:3.12 ref= retries=3 price=)
+values+=(image=python:3.12 ref= retries=50 price=)
 switches=(spot)
 exists="" mark="" join=--distributed
 read_arguments "$@"

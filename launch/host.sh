@@ -78,6 +78,8 @@ action="${1:-}"
 case "$action" in
   run)
     source launch/environment.sh eval
+    # Where notices of maintenance and preemption are read (xl_flax/notices.py); TPUs are Google's.
+    [[ ",$extras," != *,tpu,* ]] || export GCE_METADATA_HOST="${GCE_METADATA_HOST:-metadata.google.internal}"
     exec python -m "xl_flax.$2" "${@:3}" ;;
   setup)
     source launch/environment.sh eval

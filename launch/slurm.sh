@@ -11,6 +11,7 @@
 #   delete    cancels it at once, with what it has not saved
 #
 # Before its time is up, or when it is preempted, the job saves, ends with exit code 75 and goes back into the queue.
+# So it does where a process is killed (above 128) or lost (76), 50 times at most.
 #
 #   --folder                        of yours, absolute, on a file system that all nodes see: code, script and log
 #   --nodes, --gpus, --cpus         nodes (1), GPUs of a node (8), processor cores of a process (8)
@@ -51,9 +52,12 @@ script() {
   for variable in "${environment[@]}"; do echo "export ${variable%%=*}=$(quote "${variable#*=}")"; done
   echo "$(quote srun --nodes=1 --ntasks=1 "${inside[@]}" bash launch/host.sh setup) || exit"
   # No --gpus-per-task: each process sees all GPUs of its node, and JAX takes the one of its number.
-  quote srun --kill-on-bad-exit=1 "${inside[@]}" bash launch/host.sh run "${job[@]}"
-  echo "code=\$?"
-  echo "[ \$code != $again ] || [ -e $(quote "$folder/$name/stop") ] || scontrol requeue \$SLURM_JOB_ID"
+  # The processes end one another and say why; what is left of them after two minutes hangs.
+  quote srun --kill-on-bad-exit=0 --wait=120 "${inside[@]}" bash launch/host.sh run "${job[@]}"
+  echo "code=\$?"  # the highest
+  echo "if [ \$code = $lost ] || [ \$code -gt 128 ]; then [ \${SLURM_RESTART_COUNT:-0} -lt 50 ] || exit \$code"
+  echo "else [ \$code = $again ] || exit \$code; fi"
+  echo "[ -e $(quote "$folder/$name/stop") ] || scontrol requeue \$SLURM_JOB_ID"
   echo "exit \$code"
 }
 

@@ -17,14 +17,15 @@
 #   --project, --zone    where
 #   --type               a slice, as in v5litepod-64, v5p-128, v6e-256
 #   --slices             how many of them (1)
-#   --spot, --reserved   from what can be preempted, or from your reservation; neither: on demand
+#   --spot, --reserved   from what can be preempted, or from any reservation of yours that fits; neither: on demand
+#   --reservation        from that of this name, or projects/OWNER/reservations/NAME
 #   --valid_until        give up waiting after, as in 6h or 2d
 #   --runtime            the VMs' software, chosen by --type if not given
 #   --service_account, --network, --subnetwork, --tags, --labels    handed to gcloud as they are
 #   --internal           VMs without external addresses; ssh goes through Identity-Aware Proxy
 #   --ref                the commit to ship (HEAD; refused when files have changed since)
 #   --env=NAME=VALUE     set for the job; repeatable
-#   --retries            so often run begins again after preemption, a lost host or exit code 75 (50)
+#   --retries            so often run begins again after preemption, a lost or killed process or exit code 75 (50)
 #   --keep               run leaves the slices when it is done
 #   --poll               seconds between two looks (30)
 #   --price              of a chip hour, in your currency: costs are shown in it
@@ -39,7 +40,7 @@ source launch/common.sh
 typed="bash launch/tpu_vm.sh $(quote "$@")"
 actions=(run create wait install start logs status stop delete)
 values=(project= zone= type= slices=1 valid_until= runtime= service_account= network= subnetwork= tags= labels=)
-values+=(ref= retries=50 poll=30 price=)
+values+=(reservation= ref= retries=50 poll=30 price=)
 switches=(spot reserved internal keep)
 join=--distributed chips=0 exists="" expected=none since="" held=0 life=0 extras=tpu
 read_arguments "$@"
@@ -65,10 +66,12 @@ read_type() {
 set_create() {
   local nodes=(--node-id="$name") option
   [ "$slices" = 1 ] || nodes=(--node-count="$slices" --node-prefix="$name")
-  create=(gcloud compute tpus queued-resources create "$name" "${flags[@]}" "${nodes[@]}"
+  # Only gcloud's alpha commands take the name of a reservation.
+  create=(gcloud ${reservation:+alpha} compute tpus queued-resources create "$name" "${flags[@]}" "${nodes[@]}"
     --accelerator-type="$type" --runtime-version="$runtime")
   [ ! "$spot" ] || create+=(--spot)
   [ ! "$reserved" ] || create+=(--reserved)
+  [ ! "$reservation" ] || create+=(--reservation="$reservation")
   [ ! "$internal" ] || create+=(--internal-ips)
   [ ! "$valid_until" ] || create+=(--valid-until-duration="$valid_until")
   for option in service_account network subnetwork tags labels; do
@@ -192,14 +195,17 @@ live() {
   exists=maybe
   wait_until_there || { failure="$name: $state${why:+, $why}"; [ "$state" = SUSPENDED ] && return 1; die "$failure$(remedy "$failure")"; }
   check_type
-  since=$SECONDS outcome=""
+  since=$SECONDS outcome="" looks=0
   prepare || { lost && return 1; die "$failure"; }
   while true; do
     follow
     ask_hosts
     case "$outcome" in
       "done") return 0 ;;
-      running) sleep "$poll" ;;
+      running)
+        # Where some have ended, the others do so within a minute, or hang.
+        [[ "$unfinished" != *" ended "* ]] || ((++looks < 6)) || code=$again die "$unfinished: what still runs hangs"
+        sleep "$poll" ;;
       stopped) code=$again die "the job was asked to stop, and has saved" ;;
       unreachable) ! lost || { failure="$name: $state"; return 1; } ;;
       again) failure="to be started again: $unfinished"; return 1 ;;
@@ -288,7 +294,7 @@ where=(--project="$project" --zone="$zone")
 flags=("${where[@]}" --quiet)  # questions would not be seen
 tunnel=()
 [ ! "$internal" ] || tunnel=(--tunnel-through-iap)
-[ "$spot$reserved" != yesyes ] || wrong "--spot and --reserved exclude each other"
+[[ "$spot$reserved${reservation:+yes}" != yesyes* ]] || wrong "--spot, --reserved and --reservation exclude one another"
 case "$action" in
   run | create) needs type; read_type; set_create ;;
   *) expected=ACTIVE ;;

@@ -60,6 +60,32 @@ def pod_of(manifest):
     return job, job["template"]["spec"]["template"]["spec"]
 
 
+def after(manifest, code=None):
+    """What JobSet does when a pod ends with a code, or is evicted, as its controllers decide it."""
+    job, _ = pod_of(manifest)
+    message = reason = ""
+    for number, rule in enumerate(job["template"]["spec"]["podFailurePolicy"]["rules"]):
+        evicted = code is None and "onPodConditions" in rule
+        if evicted or code in rule.get("onExitCodes", {"values": []})["values"]:
+            reason, what = "PodFailurePolicy", "Pod n/n has condition DisruptionTarget"
+            if code is not None:
+                what = f"Container job for pod n/n failed with exit code {code}"
+            message = f"{what} matching FailJob rule at index {number}"
+            break
+    for rule in manifest["spec"]["failurePolicy"]["rules"]:
+        patterns = rule.get("onJobFailureMessagePatterns", [""])
+        if reason in rule["onJobFailureReasons"] and any(re.search(p, message) for p in patterns):
+            return rule["action"]
+    return "RestartJobSet"
+
+
+def test_what_begins_again_and_what_does_not(gke):
+    manifest = yaml.safe_load(gke("manifest", "n", *WHERE, *POD, "--", *JOB).stdout)
+    assert {after(manifest, code) for code in (1, 2)} == {"FailJobSet"}
+    assert {after(manifest, code) for code in (75, None)} == {"RestartJobSetAndIgnoreMaxRestarts"}
+    assert {after(manifest, code) for code in (76, 137, 139)} == {"RestartJobSet"}  # and counts
+
+
 @pytest.mark.parametrize("full", [(), FULL], ids=["plain", "full"])
 def test_the_manifest_is_a_jobset(gke, full):
     run = gke("manifest", "n", *WHERE, *POD, *full, "--", *JOB)
@@ -77,8 +103,7 @@ def test_the_manifest_is_a_jobset(gke, full):
         assert (f"cloud.google.com/{name}" in selector) == bool(full)
     assert manifest["metadata"]["namespace"] == ("teams" if full else "default")
     policy = manifest["spec"]["failurePolicy"]
-    assert policy["maxRestarts"] == (7 if full else 3)
-    assert policy["rules"][0]["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert policy["maxRestarts"] == (7 if full else 50)
     with pytest.raises(jsonschema.ValidationError):  # the schema can refuse
         pod["nodeSelektor"] = {}
         validate(manifest)

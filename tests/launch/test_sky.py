@@ -38,5 +38,5 @@ def test_the_exit_code_is_the_jobs(world, project, code):
     variables |= {"SKYPILOT_NUM_NODES": "1", "SKYPILOT_NODE_RANK": "0", "FLAGS": ""}
     run = subprocess.run(["bash", "-c", TASK["run"]], env=variables, cwd=project, check=False)
     assert run.returncode == code
-    assert TASK["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    assert TASK["resources"]["job_recovery"]["recover_on_exit_codes"] == [75, 76]
     assert os.path.exists(Path(cli.ROOT, TASK["workdir"], "launch", "host.sh"))

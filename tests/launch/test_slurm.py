@@ -16,12 +16,12 @@ def slurm(launch, tmp_path):
     return lambda action, *words: launch("slurm.sh", action, "n", f"--folder={folder}", *words)
 
 
-def submitted(world):
+def submitted(world, **environment):
     """Runs the submitted script as Slurm would, here."""
     script = world.folder / "submitted"
     script.write_text(world.read()["job"]["script"])
     return subprocess.run(
-        ["bash", script], env=world.environment | {"SLURM_JOB_ID": "7"}, check=False,
+        ["bash", script], env=world.environment | {"SLURM_JOB_ID": "7"} | environment, check=False,
         capture_output=True, text=True,
     )  # fmt: skip
 
@@ -49,20 +49,23 @@ def test_the_script_asks_for_a_process_a_gpu_and_runs_the_job(slurm, world, tmp_
     assert not world.calls("^scontrol")
 
 
-@pytest.mark.parametrize("code", [0, 1, 75])
-def test_a_job_that_saved_goes_back_into_the_queue(slurm, world, code):
+@pytest.mark.parametrize("code", [0, 1, 75, 76, 137])
+def test_a_job_that_saved_or_lost_a_process_goes_back_into_the_queue(slurm, world, code):
+    again = code > 1
     assert slurm("start", "--", *JOB).returncode == 0
     world.job(f"exit {code}")
     assert submitted(world).returncode == code
-    assert world.calls("^scontrol") == (["scontrol requeue 7"] if code == 75 else [])
+    assert world.calls("^scontrol") == (["scontrol requeue 7"] if again else [])
     assert slurm("stop").returncode == 0
     assert world.calls("^scancel") == ["scancel --me --name=n --signal=TERM"]
     assert submitted(world).returncode == code
-    assert len(world.calls("^scontrol")) == (code == 75)  # not again
+    assert len(world.calls("^scontrol")) == again  # not again
     world.write(world.read() | {"job": None})
     assert slurm("start", "--", *JOB).returncode == 0
     submitted(world)
-    assert len(world.calls("^scontrol")) == 2 * (code == 75)
+    assert len(world.calls("^scontrol")) == 2 * again
+    assert submitted(world, SLURM_RESTART_COUNT="50").returncode == code
+    assert len(world.calls("^scontrol")) == 2 * again + (code == 75)  # of failures, 50
 
 
 def test_where_setting_up_fails_the_job_does_not_run(slurm, world):

@@ -86,6 +86,34 @@ def test_a_run_whose_processes_are_killed_and_asked_ends_with_the_same_bits(data
     assert lines_of(data / "interrupted") == lines_of(data / "straight")
 
 
+@pytest.mark.parametrize("at", ["Gloo", r"step +\d"], ids=["before the first step", "training"])
+def test_a_process_that_hangs_is_named(data, at):
+    """It is stopped, and its connections stay open. All of them stopped, as a machine, go on."""
+    flags = [*house.RUN, *LONG, f"--gin.MODEL_DIR=hangs{len(at)}"]
+    start = processes.start(data, 2, *processes.quick("train", *flags))
+    for line in start.stdout:
+        if re.search(at, line):
+            break
+    pids = [pid_of(start, number) for number in range(2)]
+    for what in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in pids:
+            os.kill(pid, what)
+        time.sleep(6.0 if what == signal.SIGSTOP else 1.0)
+    assert start.poll() is None
+    os.kill(pids[0], signal.SIGSTOP)
+    begin = time.monotonic()
+    try:
+        for line in start.stdout:
+            if line.startswith("[1] error"):
+                break
+        assert "process 0 of 2 " in line and "has not been heard of for 4 s: it hangs" in line
+        assert time.monotonic() - begin < SECONDS / 2
+    finally:
+        os.kill(pids[0], signal.SIGKILL)
+    code, said = processes.finish(start)
+    assert code == cli.EXIT_LOST and not said.get(1)
+
+
 @pytest.mark.slow
 def test_asked_in_an_evaluation_all_save_first_and_evaluate_later(data):
     own = ["--gin.Periodic.evaluation=@SlowAccuracy()", "--gin.SlowAccuracy.mixture='all'"]

@@ -244,6 +244,8 @@ def main(folder, program, *words):
 
 
 def gcloud(folder, world, words):
+    if words[0] == "alpha":
+        words = words[1:]
     match words[:3]:
         case ["compute", "tpus", "queued-resources"]:
             return queued_resources(folder, world, words[3:])
