@@ -4,7 +4,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 
 import house
@@ -22,29 +21,6 @@ LONG = [
 SECONDS = 60  # within which all are to be gone
 
 
-def asked(process, pattern, victim, what):
-    """Sends a signal to one of the processes when one of them says this; the time it is then."""
-    for line in process.stdout:
-        if re.search(pattern, line):
-            break
-    else:
-        raise AssertionError(f"no line has {pattern}")
-    os.kill(pid_of(process, victim), what)
-    return time.monotonic()
-
-
-def pid_of(process, victim):
-    """The process of Python with this number that the script has started."""
-    command = ("ps", "-eww", "-o", "pid=,ppid=,args=")
-    rows = [line.split(None, 2) for line in subprocess.check_output(command, text=True).split("\n")]
-    children = {int(row[0]): (int(row[1]), row[2]) for row in rows if len(row) == 3}
-    for pid, (parent, arguments) in children.items():
-        shell = children.get(parent, (0, ""))[0]
-        if process.pid in (parent, shell) and re.search(f"python.*process_id={victim}$", arguments):
-            return pid
-    raise AssertionError(f"no process {victim}")
-
-
 @pytest.mark.slow
 def test_a_run_whose_processes_are_killed_and_asked_ends_with_the_same_bits(data):
     """One of two is killed, then one is asked to stop; each time the same command goes on."""
@@ -53,7 +29,7 @@ def test_a_run_whose_processes_are_killed_and_asked_ends_with_the_same_bits(data
     for what in (signal.SIGKILL, signal.SIGTERM):
         victim = rng.randrange(2)
         start = processes.start(data, 2, *processes.python("train", *flags))
-        begin = asked(start, rf"step +\d*{rng.randrange(2, 9)}5/", victim, what)
+        begin = processes.asked(start, rf"step +\d*{rng.randrange(2, 9)}5/", victim, what)
         code, said = processes.finish(start)
         assert time.monotonic() - begin < SECONDS
         if what == signal.SIGKILL:
@@ -94,7 +70,7 @@ def test_a_process_that_hangs_is_named(data, at):
     for line in start.stdout:
         if re.search(at, line):
             break
-    pids = [pid_of(start, number) for number in range(2)]
+    pids = [processes.pid_of(start, number) for number in range(2)]
     for what in (signal.SIGSTOP, signal.SIGCONT):
         for pid in pids:
             os.kill(pid, what)
@@ -126,7 +102,7 @@ def test_asked_in_an_evaluation_all_save_first_and_evaluate_later(data):
     start = processes.start(
         data, 2, *processes.python("train", *flags), PYTHONPATH=f"{support}:{cli.ROOT}"
     )
-    asked(start, "evaluates for long", 1, signal.SIGTERM)
+    processes.asked(start, "evaluates for long", 1, signal.SIGTERM)
     code, said = processes.finish(start)
     assert code == cli.EXIT_PREEMPTED, said
     assert "asked to stop: saved step 3" in said[0]
@@ -142,7 +118,7 @@ def test_asked_before_there_is_anything_to_save_all_end_at_once(data, module, re
     if module == "evaluate":
         request.getfixturevalue("finished")
     start = processes.start(data, 2, *processes.python(module, *house.RUN, "--gin.SEED=0"))
-    begin = asked(start, "Gloo", 0, signal.SIGTERM)
+    begin = processes.asked(start, "Gloo", 0, signal.SIGTERM)
     code, said = processes.finish(start)
     assert code == cli.EXIT_PREEMPTED and time.monotonic() - begin < SECONDS / 2
     for number in range(2):

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 from xl_flax import cli
 
@@ -55,6 +56,29 @@ def quick(module, *flags):
         f"from xl_flax import cli, {module}; cli.run({module}.main)"
     )
     return (sys.executable, "-c", program, *flags)
+
+
+def asked(process, pattern, victim, what):
+    """Sends a signal to one of the processes when one of them says this; the time it is then."""
+    for line in process.stdout:
+        if re.search(pattern, line):
+            break
+    else:
+        raise AssertionError(f"no line has {pattern}")
+    os.kill(pid_of(process, victim), what)
+    return time.monotonic()
+
+
+def pid_of(process, victim):
+    """The process of Python with this number that the script has started."""
+    command = ("ps", "-eww", "-o", "pid=,ppid=,args=")
+    rows = [line.split(None, 2) for line in subprocess.check_output(command, text=True).split("\n")]
+    children = {int(row[0]): (int(row[1]), row[2]) for row in rows if len(row) == 3}
+    for pid, (parent, arguments) in children.items():
+        shell = children.get(parent, (0, ""))[0]
+        if process.pid in (parent, shell) and re.search(f"python.*process_id={victim}$", arguments):
+            return pid
+    raise AssertionError(f"no process {victim}")
 
 
 def otherwise(*command):
