@@ -56,7 +56,8 @@ text() {
 
 manifest() {
   local line key value word job_words="" variables
-  variables="{name: XL_FLAX_EXTRAS, value: tpu}"
+  # Nodes may come one by one, and each sets itself up: the first wait for the last.
+  variables='{name: XL_FLAX_EXTRAS, value: tpu}, {name: XL_FLAX_JOIN_SECONDS, value: "600"}'
   for word in "${job[@]}"; do job_words+="${job_words:+, }$(text "$word")"; done
   for word in "${environment[@]}"; do variables+=", {name: ${word%%=*}, value: $(text "${word#*=}")}"; done
   while IFS= read -r line; do

@@ -117,7 +117,8 @@ def test_the_words_of_the_job_arrive_as_they_are(gke):
     variables = {}
     for variable in container["env"]:
         variables[variable["name"]] = expanded(variable["value"], variables)
-    assert variables == {"XL_FLAX_EXTRAS": "tpu", "A": ENVIRONMENT}
+    own = {"XL_FLAX_EXTRAS": "tpu", "XL_FLAX_JOIN_SECONDS": "600"}
+    assert variables == own | {"A": ENVIRONMENT}
     words = [
         expanded(word, variables | {"HOME": "/root", "id": "wrong"}) for word in container["args"]
     ]

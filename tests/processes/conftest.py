@@ -1,4 +1,4 @@
-"""Data for runs of several processes: a vocabulary, a cache and a Gin file, made once a file."""
+"""Data for runs of several processes: a vocabulary, a cache and a Gin file, made once."""
 
 import house
 import processes
@@ -12,9 +12,9 @@ def nothing_left():
     processes.end_all()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A folder with all that the run `run.gin` reads."""
+    """A folder with all that the run `run.gin` reads; each test has a MODEL_DIR of its own."""
     folder = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

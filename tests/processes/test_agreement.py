@@ -5,7 +5,6 @@ from pathlib import Path
 
 import house
 import processes
-import pytest
 
 from xl_flax import cli
 from xl_flax.parallel.agreement import _settings, differences
@@ -37,14 +36,13 @@ def test_gin_settings_are_read_one_by_one():
     assert _settings(text) == {"STEPS": "6", "A.list": "\\ [1, 2]", "b/A.name": "'x = 1'"}
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate"])
-def test_other_settings_and_other_code_are_named_on_all(data, tmp_path, module):
+def test_other_settings_and_other_code_are_named_on_all(data, tmp_path):
     shutil.copytree(Path(cli.ROOT, "xl_flax"), tmp_path / "xl_flax")
     (tmp_path / "gin").symlink_to(Path(cli.ROOT, "gin"))
     with open(tmp_path / "xl_flax" / "training" / "step.py", "a") as file:
         file.write("# another version\n")
-    changed = ("env", f"PYTHONPATH={tmp_path}", *processes.python(module, *house.RUN))
-    usual = (*processes.python(module, *house.RUN), "--gin.STEPS=8", "--gin.SEED=3")
+    changed = ("env", f"PYTHONPATH={tmp_path}", *processes.python("train", *house.RUN))
+    usual = (*processes.python("train", *house.RUN), "--gin.STEPS=8", "--gin.SEED=3")
     command = 'if [ "${@: -1}" = --process_id=1 ]; then exec CHANGED "$@"; else exec USUAL "$@"; fi'
     command = command.replace("CHANGED", " ".join(changed)).replace("USUAL", " ".join(usual))
     code, said = processes.finish(

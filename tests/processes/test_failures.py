@@ -62,13 +62,13 @@ def test_a_run_whose_processes_are_killed_and_asked_ends_with_the_same_bits(data
     assert lines_of(data / "interrupted") == lines_of(data / "straight")
 
 
-@pytest.mark.parametrize("at", ["Gloo", r"step +\d"], ids=["before the first step", "training"])
-def test_a_process_that_hangs_is_named(data, at):
+@pytest.mark.slow
+def test_a_process_that_hangs_is_named(data):
     """It is stopped, and its connections stay open. All of them stopped, as a machine, go on."""
-    flags = [*house.RUN, *LONG, f"--gin.MODEL_DIR=hangs{len(at)}"]
+    flags = [*house.RUN, *LONG, "--gin.MODEL_DIR=hangs"]
     start = processes.start(data, 2, *processes.quick("train", *flags))
     for line in start.stdout:
-        if re.search(at, line):
+        if re.search(r"step +\d", line):
             break
     pids = [processes.pid_of(start, number) for number in range(2)]
     for what in (signal.SIGSTOP, signal.SIGCONT):
@@ -114,22 +114,18 @@ def test_asked_in_an_evaluation_all_save_first_and_evaluate_later(data):
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate"])
-def test_asked_before_there_is_anything_to_save_all_end_at_once(data, module, request):
+def test_asked_before_there_is_anything_to_save_all_end_at_once(
+    data, module, run_here, monkeypatch
+):
     if module == "evaluate":
-        request.getfixturevalue("finished")
+        monkeypatch.chdir(data)
+        run_here("train", house.RUN)
     start = processes.start(data, 2, *processes.python(module, *house.RUN, "--gin.SEED=0"))
     begin = processes.asked(start, "Gloo", 0, signal.SIGTERM)
     code, said = processes.finish(start)
     assert code == cli.EXIT_PREEMPTED and time.monotonic() - begin < SECONDS / 2
     for number in range(2):
         assert "asked to stop" in said[number] and not processes.errors(said[number])
-
-
-@pytest.fixture(scope="module")
-def finished(data):
-    """A run of one process."""
-    code, said = processes.finish(processes.start(data, 1, *processes.python("train", *house.RUN)))
-    assert code == 0, said
 
 
 def test_a_folder_that_is_not_shared_is_named_on_all(data, tmp_path):

@@ -22,14 +22,18 @@ exec "$@"
 
 def start(folder, count, *command, **environment):
     """Starts a command as so many processes of one device each, in a folder."""
-    own = {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": f"{folder}:{cli.ROOT}"} | environment
     process = subprocess.Popen(
         ["bash", SCRIPT, str(count), *command],
-        cwd=folder, env=os.environ | own, text=True,
+        cwd=folder, env=environment_in(folder) | environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     STARTED.append(process)
     return process
+
+
+def environment_in(folder):
+    """Variables of a process of one device that runs in a folder."""
+    return os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": f"{folder}:{cli.ROOT}"}
 
 
 def end_all():
