@@ -108,6 +108,13 @@ def test_the_code_says_whether_starting_again_may_help(meet, ended, error, code)
     assert ended == [code, code]  # its own, and that of process 0
 
 
+def test_a_collective_that_fails_first_is_not_the_reason(meet, ended):
+    """Gloo gives up after half a minute, before silence is long enough."""
+    first, _ = meet(3, [2])
+    with pytest.raises(LostError, match="process 2 of 3 .* not been heard of"):
+        first.failed(jax.errors.JaxRuntimeError("Gloo all-reduce failed: timed out"))
+
+
 def test_an_error_that_follows_from_a_lost_process_is_not_the_reason(meet, ended):
     (first,) = meet(2, [1])
     first._links[1].close()

@@ -136,7 +136,8 @@ class Peers:
         elif isinstance(error, OSError | KeyboardInterrupt):
             seconds = SOON
         elif isinstance(error, jax.errors.JaxRuntimeError) and MEMORY not in str(error):
-            code = stopping.LOST  # a chip, or a collective whose other end is gone
+            # A chip; or a collective whose other end is gone, or hangs, which is known later.
+            code, seconds = stopping.LOST, BEAT * (BEATS + 2)
         if why == type(error).__name__ and str(error):
             why += f": {str(error).splitlines()[0]}"
         with self._news:  # perhaps it only failed because another process is missing

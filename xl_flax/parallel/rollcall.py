@@ -128,9 +128,9 @@ def excuse(address: str, count: int, index: int, seconds: float, why: str) -> No
       seconds: how long to wait for them; what they answer is of no interest.
       why: it fails.
     """
-    host, port = split_address(address)
     why = f"process {index} of {count} ({socket.gethostname()}) has stopped: {why}"
     with contextlib.suppress(UserError):
+        host, port = split_address(address)
         if index:
             _call(host, port, count, index, seconds, failed=why)
         else:
@@ -165,6 +165,8 @@ def _listen(port: int, count: int, seconds: float) -> tuple[dict[int, Link], dic
                 with contextlib.suppress(TimeoutError):
                     link = Link(listener.accept()[0])
                     _admit(link, link.receive(HELLO_SECONDS) or {}, count, links, hosts)
+                for number in [number for number in links if links[number].gone]:
+                    del links[number], hosts[number]  # it may be started again
             except UserError as error:
                 _refuse(links, error)
                 if left > 0:
