@@ -123,3 +123,8 @@ def test_commits(run, tmp_path):
 def test_commits_says_which_worker_fails(run, tmp_path):
     with pytest.raises(SystemExit, match=r"mlm_vs_hf.py --worker=a"):
         run("commits", (), f"--before={tmp_path}")
+
+
+def test_failures(run):
+    (seconds,) = run("failures", ())["no Gin file"]
+    assert 0 <= seconds < 60

@@ -22,6 +22,7 @@ T = TypeVar("T")
 JOIN_SECONDS = 50.0  # with Python's start below a minute
 # JAX's own limit while it connects them: by then `peers.py` has named whoever is gone or hangs.
 CONNECT_SECONDS = 120
+SILENCE_SECONDS = 600  # likewise while they run: JAX would abort, with a C++ stack
 SHARED_FILE, SHARED_SECONDS = ".shared", 5.0  # in which a file system shows what was written
 NOWHERE = cluster.Place(None, None, None)
 _joined: list[Peers] = []  # the others; none where this process is alone
@@ -149,6 +150,7 @@ def _connect(place: cluster.Place, seconds: float) -> Peers:
             index,
             coordinator_bind_address=f"[::]:{port}",  # which `rollcall` has left to JAX
             initialization_timeout=max(int(seconds), CONNECT_SECONDS),
+            heartbeat_timeout_seconds=SILENCE_SECONDS,
         )
     except BaseException as error:
         peers.failed(error)
