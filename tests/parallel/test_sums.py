@@ -16,7 +16,7 @@ from xl_flax.objectives.base import Inputs, Loss, Objective, row_keys
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 from xl_flax.planning.program import collectives
-from xl_flax.training.step import objective_gradient
+from xl_flax.training.gradients import objective_gradient
 
 ROWS, LENGTH, VOCABULARY = 16, 8, 40
 CONFIG = EncoderConfig(

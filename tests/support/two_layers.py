@@ -131,6 +131,7 @@ def run(
     objectives=None,
     settings=None,
     divided=(),
+    norms=True,
 ):
     """Trains a few steps; returns parameters, state and the metrics of each step."""
     devices = jax.devices()[: int(np.prod(ici))]
@@ -153,6 +154,7 @@ def run(
         accumulate,
         clip_norm,
         frozen_params(settings, abstract.axes),
+        norms,
     )
     params = params_lib.create(build, partitioning)
     state = state_lib.fresh(params, optimizer, layout, objectives, streams)

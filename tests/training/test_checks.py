@@ -1,5 +1,6 @@
 """What the first step tells of an objective."""
 
+import contextlib
 import types
 
 import pytest
@@ -29,6 +30,15 @@ def test_an_objective_that_learns_is_checked_once():
 def test_a_gradient_of_zero_is_named():
     with pytest.raises(UserError, match="'mine' has a loss of 2.5, whose gradient is exactly zero"):
         check_first_metrics({"step": STEP, "mine": sums(grad_norm=0.0)}, feeds(), {"mine"})
+
+
+@pytest.mark.parametrize("squares", [0.0, 0.1])
+def test_squares_stand_for_a_norm_that_is_not_there(squares):
+    metrics = {"step": STEP, "mine": {"loss": 2.5, "count": 3.0, "grad_squares": squares}}
+    unchecked = {"mine"}
+    with contextlib.nullcontext() if squares else pytest.raises(UserError, match="exactly zero"):
+        check_first_metrics(metrics, feeds(), unchecked)
+    assert bool(unchecked) == (squares == 0)
 
 
 @pytest.mark.parametrize(

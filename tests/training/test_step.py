@@ -8,11 +8,15 @@ import pytest
 from flax import nnx
 from two_layers import (
     MLP,
+    ROWS,
+    ROWS_READ,
     WIDTH,
+    Regression,
     TwoLayers,
     batch_of,
     regression,
     run,
+    spread,
 )
 
 from xl_flax.errors import UserError
@@ -20,8 +24,16 @@ from xl_flax.objectives.base import Inputs
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.mesh import MeshConfig, make_partitioning
 from xl_flax.training import state as state_lib
+from xl_flax.training.gradients import objective_gradient
 from xl_flax.training.optimizer import OptimizerConfig, make_optimizer
-from xl_flax.training.step import objective_gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Flat(Regression):
+    name: str = "flat"
+
+    def loss(self, model, batch, inputs):
+        return jax.lax.stop_gradient(super().loss(model, batch, inputs))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +141,43 @@ def test_clipping_bounds_the_update_but_reports_the_true_norm():
     assert clipped[0]["grad_norm"] == plain[0]["grad_norm"]
 
 
-# ---- Names, gradients apart, frozen parameters
+# ---- Names, gradients apart and together, frozen parameters
+
+
+@pytest.mark.parametrize(
+    ("ici", "accumulate", "divided"),
+    [
+        ((1, 1, 1), 1, ()),
+        ((8, 1, 1), 2, ("data",)),
+        ((2, 4, 1), 1, ()),
+        ((2, 2, 2), 2, ()),
+    ],
+)
+def test_gradients_that_are_sent_together_train_the_same(ici, accumulate, divided):
+    three = (regression(), regression(name="other", weight=0.5), spread())
+    settings = OptimizerConfig(
+        learning_rate=1e-2, schedule="constant", eps=1e-8, rate_factors=[("down", 0.0)]
+    )
+    for clip in (None, 0.1):
+        each = {"steps": 3, "objectives": three, "clip_norm": clip, "settings": settings}
+        apart, one_by_one = run((1, 1, 1), **each)
+        state, history = run(ici, accumulate, divided=divided, norms=False, **each)
+        for a, b in zip(history, one_by_one, strict=True):
+            for key in ("loss", "grad_norm"):
+                np.testing.assert_allclose(a[key], b[key], rtol=1e-5)
+            for name in ("regression", "other"):
+                np.testing.assert_allclose(a[name]["loss"], b[name]["loss"], rtol=1e-5)
+                assert a[name]["grad_squares"] > 0 and "grad_norm" not in a[name]
+            assert a["spread"]["grad_norm"] > 0  # a comparison is sent by itself
+        np.testing.assert_allclose(state.params["up"], apart.params["up"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(state.params["down"], apart.params["down"])
+
+
+def test_a_loss_without_a_gradient_shows_in_the_squares():
+    _, history = run(
+        (8, 1, 1), steps=1, objectives=(regression(), Flat(ROWS_READ, ROWS)), norms=False
+    )
+    assert history[0]["flat"]["grad_squares"] == 0 < history[0]["regression"]["grad_squares"]
 
 
 def test_the_order_of_objectives_changes_nothing():

@@ -21,7 +21,9 @@ class Layouts(NamedTuple):
     stacked: Any  # a bool of each: parameters of stacked layers, gathered layer by layer
 
 
-def sum_over_devices(function: Callable, layouts: Layouts, constant: Any = None) -> Callable:
+def sum_over_devices(
+    function: Callable, layouts: Layouts, constant: Any = None, weigh: Callable | None = None
+) -> Callable:
     """`function(params, batch, *others)`, two sums over the rows of a batch, by devices.
 
     The compiler by itself adds up each contribution to a gradient where it arises, and what arises
@@ -35,10 +37,13 @@ def sum_over_devices(function: Callable, layouts: Layouts, constant: Any = None)
       function: of arrays, returning two pytrees of sums over rows, the first like the parameters.
       layouts: of parameters and of the first result.
       constant: a bool per array of the first result, is it 0 everywhere; None: none is.
+      weigh: makes the first result, linearly, of what `function` returns in its place and of the
+        second one, summed over devices; None: it is the first result.
     """
+    weigh = weigh or (lambda first, second: first)
     axes, partitioning = batch_axes(), current()
     if not axes or not _only_rows_are_divided(partitioning, axes, layouts.params):
-        return function
+        return lambda *args: _weighed(weigh, *function(*args))
     mesh = partitioning.mesh
     one = Mesh(mesh.devices[(slice(1),) * mesh.devices.ndim], mesh.axis_names)
     constant = jax.tree.map(lambda _: False, layouts.stacked) if constant is None else constant
@@ -77,8 +82,8 @@ def sum_over_devices(function: Callable, layouts: Layouts, constant: Any = None)
         given = jax.tree.map(prepare, params, own, layouts.stacked)
         with alone.activate():
             first, second = function(given, *args)
-        first = jax.tree.map(add_up, first, params, specs, own, layouts.stacked, constant)
-        return first, jax.lax.psum(second, axes)
+        first, second = _weighed(weigh, first, jax.lax.psum(second, axes))
+        return jax.tree.map(add_up, first, params, specs, own, layouts.stacked, constant), second
 
     def run(params: Any, batch: Any, *others: Any) -> Any:
         everywhere, rows = PartitionSpec(), PartitionSpec(axes)
@@ -92,6 +97,10 @@ def sum_over_devices(function: Callable, layouts: Layouts, constant: Any = None)
         return summed(params, batch, *others)
 
     return run
+
+
+def _weighed(weigh: Callable, first: Any, second: Any) -> tuple[Any, Any]:
+    return weigh(first, second), second
 
 
 def _only_rows_are_divided(partitioning: Partitioning, axes: tuple[str, ...], params: Any) -> bool:

@@ -28,7 +28,8 @@ def check_first_metrics(
         _check_sums(feeds[name].objective, metrics[name])
         if not metrics[name]["count"]:
             continue  # a queue that fills first, say
-        if metrics[name]["grad_norm"] == 0:
+        squares = metrics[name].get("grad_squares", 1.0)  # where there is no norm
+        if metrics[name].get("grad_norm", squares) == 0:
             raise UserError(
                 f"objective {name!r} has a loss of {float(metrics[name]['loss']):.4g}, whose "
                 "gradient is exactly zero in every parameter that is trained: it would learn "

@@ -80,6 +80,8 @@ class TrainConfig(Settings):
     seeds: Seeds | None = None
     accumulate: Count = 1  # microbatches per step
     log_every: Count = 50  # steps
+    # Log the gradient's norm of each objective, for which devices send the gradients one by one.
+    objective_norms: bool = True
     checkpoint_every: Count = 1000  # steps; the last step is always saved
     keep_last: Count | None = 3  # checkpoints; None: all
     keep_every: Count | None = None  # checkpoints at multiples of this step are kept for good

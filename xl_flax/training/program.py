@@ -113,6 +113,7 @@ def make_program(config: TrainConfig, streams: Streams, partitioning: Partitioni
         config.accumulate,
         config.optimizer.clip_norm,
         frozen,
+        config.objective_norms,
     )
     return Program(
         partitioning=partitioning,
