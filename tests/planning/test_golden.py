@@ -20,9 +20,10 @@ ATTENTION = 2 * 12 * 768 * 512  # FLOPs a token, in the kernel
 TOKENS = 8 * 512  # of a chip
 
 
-def planned(mesh):
-    flags = [f"--gin_file=gin/runs/{name}" for name in ("mlm_xlmr_base.gin", f"../meshes/{mesh}")]
+def planned(mesh, run="mlm_xlmr_base.gin", *others):
+    flags = [f"--gin_file=gin/runs/{name}" for name in (run, f"../meshes/{mesh}")]
     flags += ["--gin.EncoderConfig.num_layers=2", "--gin.BATCH_SIZE=32", "--topology=v5e:2x2"]
+    flags += others
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([cli.ROOT, *sys.path])}
     done = subprocess.run(
         [sys.executable, "-m", "xl_flax.plan", *flags],
@@ -34,6 +35,13 @@ def planned(mesh):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def sent_by(plan):
+    sent = {"all-gather": 0, "sums": 0}
+    for c in plan["collectives"]:
+        sent["all-gather" if c["kind"] == "all-gather" else "sums"] += c["bytes"]
+    return sent
 
 
 @pytest.mark.slow
@@ -50,9 +58,7 @@ def test_a_step_of_xlmr(mesh, gathered, in_a_loop, temporaries, traffic):
     plan = planned(mesh)
     parameters = plan["parameters"]
     assert parameters == 2 * LAYER + OTHER
-    sent = {"all-gather": 0, "sums": 0}
-    for c in plan["collectives"]:
-        sent["all-gather" if c["kind"] == "all-gather" else "sums"] += c["bytes"]
+    sent = sent_by(plan)
     assert sent["sums"] == pytest.approx(4 * parameters, rel=0.02)
     assert sent["all-gather"] == pytest.approx(gathered, rel=0.01)
     looped = sum(c["bytes"] for c in plan["collectives"] if c["in_a_loop"])
@@ -61,3 +67,10 @@ def test_a_step_of_xlmr(mesh, gathered, in_a_loop, temporaries, traffic):
     assert 1 <= plan["product_flops"] / needed < 1.08
     assert plan["memory"]["temporaries"] / 2**30 < temporaries
     assert plan["traffic"] / 1e9 < traffic
+
+
+@pytest.mark.slow
+def test_two_objectives_send_one_gradient():
+    plan = planned("data_parallel.gin", "tlm_xlmr_base.gin", "--gin.TLM_BATCH_SIZE=64")
+    assert len(plan["assumed"]) == 2
+    assert sent_by(plan)["sums"] == pytest.approx(4 * plan["parameters"], rel=0.02)
