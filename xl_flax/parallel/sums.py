@@ -72,9 +72,11 @@ def sum_over_devices(
         left = (None if set(axes_of([names])) <= set(done) else names for names in spec)
         x = scatter_sum(x, PartitionSpec(*left))
         others = tuple(a for a in axes if a not in axes_of(spec) and mesh.shape[a] > 1)
-        # Flat: a TPU pads the last axis to 128, of which few are left, and sends it so to slices.
         if not others:
             return x
+        if not axes_of(spec):
+            return jax.lax.psum(x, others)
+        # Flat: a TPU pads the last axis to 128, of which few are left, and sends it so to slices.
         apart = jax.lax.optimization_barrier  # else the compiler undoes it
         return apart(jax.lax.psum(apart(x.reshape(-1)), others)).reshape(x.shape)
 
