@@ -19,6 +19,7 @@ import gin
 
 from xl_flax import notices, stopping
 from xl_flax.errors import LostError, UserError, message
+from xl_flax.files import remote
 from xl_flax.files.read import check_local, check_regular
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE = 0, 1, 2
@@ -130,6 +131,19 @@ def check_paths(args: argparse.Namespace, *names: str) -> None:
         value = getattr(args, name) or []
         for path in value if isinstance(value, list) else [value]:
             check_local(path, f"--{name}")
+
+
+def stage_paths(args: argparse.Namespace, *names: str) -> None:
+    """Makes local paths of flags that may be addresses: those of their stages.
+
+    Raises:
+      UserError: an address that cannot be read.
+    """
+    for name in names:
+        path = getattr(args, name)
+        if path and not remote.is_folder(path):
+            raise UserError(f"--{name} = {path!r}: must be {remote.FOLDER}")
+        setattr(args, name, remote.staged(path) if path else path)
 
 
 def load_gin(

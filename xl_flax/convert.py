@@ -29,6 +29,7 @@ import numpy as np
 from absl import logging
 
 from xl_flax import cli
+from xl_flax.checkpoints import intact
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.load import (
     complete_checkpoints,
@@ -36,11 +37,13 @@ from xl_flax.checkpoints.load import (
     read_description,
 )
 from xl_flax.checkpoints.manager import first_line
+from xl_flax.checkpoints.remote import bring
 from xl_flax.converters import hub, merged, read, sentence_transformers, summary, write
 from xl_flax.converters.folders import new_folder
 from xl_flax.converters.ours import open_theirs, to_ours, vocabulary_of
 from xl_flax.errors import UserError
-from xl_flax.files.folders import entries
+from xl_flax.files import remote
+from xl_flax.files.folders import entries, remove
 from xl_flax.files.read import read_text
 from xl_flax.progress import progress
 from xl_flax.text_table import wrapped
@@ -52,7 +55,9 @@ FORMATS = ("huggingface", "sentence-transformers")
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     args = _parser().parse_args(argv)
-    cli.check_paths(args, "source", "target", "tokenizer", "text")
+    cli.check_paths(args, "tokenizer", "text")
+    cli.stage_paths(args, "source", "target")
+    _fetch(args)
     for module in args.module_import:
         try:
             importlib.import_module(module)
@@ -85,7 +90,8 @@ def main(argv: Sequence[str]) -> None:
                     "--format and --heads are for what becomes a folder of Hugging Face"
                 )
             to_ours(source, args.target, args.tokenizer, DTYPES.get(args.dtype))
-        print(f"wrote {args.target}")
+        _send(args.target)
+        print(f"wrote {remote.shown(args.target)}")
     if args.verify:
         from xl_flax.converters.verify import TEXTS, verify
 
@@ -95,6 +101,31 @@ def main(argv: Sequence[str]) -> None:
         print(shown)
         if differences:
             raise UserError(f"{checkpoint} and {folder} differ: {'; '.join(differences)}")
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    """Brings what is remote to its stage, and refuses a remote target that holds something."""
+    which = args.average or "latest"
+    bring(args.source, "all" if which.startswith("last:") else which)
+    where = remote.address(args.target) if args.target else None
+    if where is None or args.inspect:
+        return
+    if not remote.files(where):
+        remove(args.target)  # of an upload that failed: it is made again
+    elif args.verify:
+        bring(args.target)
+    else:
+        raise UserError(f"{where} exists already; nothing is overwritten: choose another --target")
+
+
+def _send(target: str) -> None:
+    """Uploads what was written; last what makes it a checkpoint, or a model."""
+    if where := remote.address(target):
+        names = {os.path.join(f, n) for f, _, names in os.walk(target) for n in names}
+        names = {os.path.relpath(name, target) for name in names}
+        last = names & {intact.CHECKSUMS_FILE, read.CONFIG, "modules.json"}
+        remote.upload(target, where, names - last)
+        remote.upload(target, where, last)
 
 
 def to_theirs(checkpoint: str, args: argparse.Namespace) -> None:
@@ -123,9 +154,10 @@ def _merge(args: argparse.Namespace) -> None:
     if args.average:
         checkpoints = merged.average(args.source, args.average, args.target)
     else:
-        others = [path.strip() for path in args.ties.split(",") if path.strip()]
+        others = [remote.staged(path.strip()) for path in args.ties.split(",") if path.strip()]
         checkpoints = merged.ties(args.source, others, args.target)
-    print(f"wrote {args.target}, made of {', '.join(checkpoints)}")
+    _send(args.target)
+    print(f"wrote {remote.shown(args.target)}, made of {', '.join(checkpoints)}")
 
 
 def _inspect(source: str, tokenizer_file: str | None, whole: bool) -> str:

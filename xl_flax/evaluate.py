@@ -43,7 +43,10 @@ import jax
 from xl_flax import cli, settings
 from xl_flax.checkpoints import intact
 from xl_flax.checkpoints.load import complete_checkpoints, vocabulary_path
+from xl_flax.checkpoints.remote import bring
+from xl_flax.checkpoints.remote_run import following_results
 from xl_flax.converters.pretrained import is_foreign, pretrained
+from xl_flax.data.remote_vocabulary import fetch_vocabulary
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
@@ -52,6 +55,8 @@ from xl_flax.evaluation.base import Evaluation
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.sweep import Cell, Shown, Sweep, results_path
 from xl_flax.evaluation.targets import Target, choose_checkpoints
+from xl_flax.files import remote
+from xl_flax.files.read import LOCAL, is_local
 from xl_flax.files.write import write_atomically
 from xl_flax.parallel import compiled, distributed
 from xl_flax.parallel.mesh import make_partitioning
@@ -99,6 +104,9 @@ def evaluate(
     vocabularies: set[str] = set()
     # Read once: an evaluation that fine-tunes has a configuration of its own.
     named = bindings("run_vocabulary", "path").get("path")
+    if named is not None:
+        named = remote.staged(named)
+        fetch_vocabulary(named)
     choose = functools.partial(_vocabulary, vocabularies, named)
     alone = pattern is None
     sweep = Sweep(config, make_partitioning(config.mesh), choose, gin_flags, overwrite, alone)
@@ -114,7 +122,8 @@ def evaluate(
         new = selection.select(new, seen, select) if select else new
         read = [target for c in new for target in _read(sweep, c, seen[c])]
         vocabularies |= {target.description.vocabulary for target in read}
-        sweep.run(read, show)
+        with following_results({target.home for target in read}):
+            sweep.run(read, show)
         _draw({target.home for target in read}, output)
         last = time.monotonic() if new else last
         if watch is None or time.monotonic() - last > 60 * watch:
@@ -132,7 +141,11 @@ def _draw(homes: Collection[str], output: str | None) -> None:
 
 def _matches(pattern: str, later: bool) -> list[str]:
     """The folders that a pattern matches; none is an error, unless they may come later."""
-    paths = sorted(filter(os.path.isdir, glob.glob(os.path.expanduser(pattern), recursive=True)))
+    if not is_local(pattern):
+        paths = [*map(remote.staged, remote.folders(pattern))]
+    else:
+        pattern = os.path.expanduser(pattern)
+        paths = sorted(filter(os.path.isdir, glob.glob(pattern, recursive=True)))
     if not paths and not later:
         raise UserError(
             f"--checkpoints={pattern} matches no folder; quote it, so that the shell leaves it as "
@@ -152,8 +165,10 @@ def _choose(sweep: Sweep, path: str, which: str, later: bool) -> list[str]:
     What is called as a checkpoint and is none has failed, unless it may be complete later.
     """
     if sweep.strict:
+        bring(path, which)
         return choose_checkpoints(path, which)
     try:
+        bring(path, which)
         if is_foreign(path):
             return [pretrained(path, sweep.config.cache.directory)]
         if complete_checkpoints(path):
@@ -234,7 +249,7 @@ def _end(sweep: Sweep, homes: Sequence[str]) -> None:
     if jax.process_index() == 0:
         if not sweep.strict:
             print(f"\n{sweep.progress()}\n{sweep.compilations()}")
-        files = ", ".join(os.path.join(home, results_lib.FILE) for home in homes)
+        files = ", ".join(remote.shown(os.path.join(home, results_lib.FILE)) for home in homes)
         print(f"\n{wrapped(f'results: {files}')}")
     if sweep.failures:
         raise UserError(sweep.failed())
@@ -309,10 +324,16 @@ def main(argv: Sequence[str]) -> None:
     swept = any(flag.split("=")[0] == "--checkpoints" for flag in argv)
     with distributed.excused(argv):
         args = cli.parse(argv, __doc__, _flags, needless=["MODEL_DIR"] if swept else [])
-        cli.check_paths(args, "checkpoints", "output")
+        if args.output and not is_local(args.output):
+            raise UserError(
+                f"--output={args.output}: must be {LOCAL}; without --output the results of a "
+                "remote run go to its own folder. Several machines may share a local one, whose "
+                "file system has locks, and no remote one"
+            )
         settings.check("--watch", args.watch, Positive | None)
     compiled.keep()
     with distributed.joined(args):
+        remote.own_stages(*distributed.place())
         evaluate(
             EvaluateConfig(),
             args.checkpoint,

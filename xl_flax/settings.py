@@ -28,6 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
 from xl_flax.errors import UserError
+from xl_flax.files import remote
 from xl_flax.files.read import LOCAL, is_local
 
 LIMIT = 2**31  # devices count in int32
@@ -64,6 +65,8 @@ Name = Annotated[str, Len(1)]
 Seeds = Annotated[Sequence[Natural], Len(1), doc("a list of seeds, as in [0, 1, 2]")]
 Names = Annotated[Sequence[Name], Len(1), doc("a list of names, as in ['deu', 'eng']")]
 LocalPath = Annotated[str, Len(1), Predicate(is_local), doc(LOCAL)]
+# Of which `remote.staged` makes a local path.
+Folder = Annotated[str, Len(1), Predicate(remote.is_folder), doc(remote.FOLDER)]
 Pattern = Annotated[str, Predicate(_is_pattern), doc("a regular expression")]
 LayerNumber = Annotated[
     int,
@@ -96,6 +99,14 @@ class Settings:
         for base in type(self).__mro__:
             for name, kind in kinds(base).items() if dataclasses.is_dataclass(base) else ():
                 check(f"{type(self).__name__}.{name}", getattr(self, name), kind)
+
+    def stage(self, *names: str) -> None:
+        """Makes local paths of fields that may be addresses: those of their stages."""
+        for name in names:
+            value = getattr(self, name)
+            one = isinstance(value, str)
+            paths = remote.staged(value) if one else [*map(remote.staged, value)]
+            object.__setattr__(self, name, paths)
 
     def fail(self, message: str) -> typing.NoReturn:
         """Raises UserError with the name of the class, as in "MaskedLM.mask = 0.9 and …"."""

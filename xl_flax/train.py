@@ -17,6 +17,7 @@ import jax
 
 from xl_flax import cli, settings, stopping
 from xl_flax.errors import UserError
+from xl_flax.files import remote
 from xl_flax.parallel import compiled, distributed
 
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
         _simulate(args)
     compiled.keep()
     with distributed.joined(args):
+        remote.own_stages(*distributed.place())
         from xl_flax.training.config import TrainConfig
         from xl_flax.training.loop import train
 

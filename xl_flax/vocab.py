@@ -29,10 +29,13 @@ def main(argv: Sequence[str]) -> None:
     args = cli.parse(argv, __doc__, add_flags)
     logging.set_verbosity(logging.ERROR)
     # Late: --help does not wait for TensorFlow.
+    from xl_flax.data.remote_vocabulary import vocabulary_there
     from xl_flax.data.vocabulary import VocabularyConfig
-    from xl_flax.data.vocabulary_command import train_vocabulary
+    from xl_flax.data.vocabulary_command import report_path, train_vocabulary
 
-    train_vocabulary(VocabularyConfig(), overwrite=args.overwrite)
+    config = VocabularyConfig()
+    with vocabulary_there(config.path, report_path(config.path)):
+        train_vocabulary(config, overwrite=args.overwrite)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from flax import nnx
 from xl_flax.checkpoints import intact
 from xl_flax.checkpoints.description import Description
 from xl_flax.checkpoints.manager import (
-    BEST_FILE,
     first_line,
     progress_path,
     read_best,
     read_progress,
 )
+from xl_flax.checkpoints.remote import BEST_FILE, bring
 from xl_flax.checkpoints.threads import raise_only
 from xl_flax.data.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE
 from xl_flax.errors import UserError
@@ -126,11 +126,16 @@ def best_checkpoint(path: str) -> str:
 def one_checkpoint(path: str) -> str:
     """The newest checkpoint under `path`, or with ":best" behind it the one marked as best.
 
+    What is remote is fetched.
+
     Raises:
       UserError: there is none.
     """
     if path.endswith(BEST_SUFFIX):
-        return best_checkpoint(path.removesuffix(BEST_SUFFIX))
+        path = path.removesuffix(BEST_SUFFIX)
+        bring(path, "best")
+        return best_checkpoint(path)
+    bring(path)
     return find_checkpoints(path)[-1]
 
 

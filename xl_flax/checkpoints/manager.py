@@ -24,10 +24,14 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from xl_flax.checkpoints import intact
+from xl_flax.checkpoints import apart, intact
 from xl_flax.checkpoints.intact import MODEL, OPTIMIZER, PARAMS, PROGRESS_FILE
+from xl_flax.checkpoints.remote import BEST_FILE, PART_FILE, Place
+from xl_flax.checkpoints.remote_run import place
 from xl_flax.checkpoints.threads import raise_only
+from xl_flax.checkpoints.uploads import Uploads
 from xl_flax.errors import UserError
+from xl_flax.files import remote
 from xl_flax.files.disk import check_room, naming_full_disk
 from xl_flax.files.read import read_json
 from xl_flax.files.write import write_atomically
@@ -36,7 +40,6 @@ from xl_flax.parallel.distributed import on_first
 # 1: random keys followed from an objective's place in the list, and states had other names.
 # 2: other tokens of a row were masked by the same keys; queues of vectors had no keys of texts.
 PROGRESS_FORMAT = 3
-BEST_FILE = "best.json"
 BEST_FIELDS = {"step", "metric", "mode", "value"}
 
 
@@ -212,18 +215,27 @@ class CheckpointManager:
         self._preservation = _Preservation(keep_last, keep_every, marked)
         self._unmarked: dict[str, Any] | None = None  # the best one, until `wait` has marked it
         self._saving: int | None = None  # the step that is being saved, until `wait` has seen it
+        stage = remote.address(self.directory) is not None
+        self._place = place() if stage else Place()
+        keeps = self._preservation.keeps
+        self._uploads = Uploads(os.path.abspath(model_dir), keeps, self._place) if stage else None
         self._needed = 0  # bytes, of that
         # Chunks are written as they are: compression makes them 8 % smaller and saving takes twice
         # as long.
-        arrays = lambda: ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)  # noqa: E731
+        own, whole = (apart.arrays, apart.manager()) if self._place.count > 1 else (dict, {})
+        arrays = lambda: ocp.PyTreeCheckpointHandler(  # noqa: E731
+            use_ocdbt=False, use_compression=False, **own()
+        )
         handlers = {PARAMS: arrays(), OPTIMIZER: arrays(), MODEL: _FilesHandler()}
         options = ocp.CheckpointManagerOptions(
+            **whole,
             preservation_policy=self._preservation,
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=self._write_checksums, barrier_sync_fn=_wait_for_others
             ),
         )
+        os.makedirs(self.directory, exist_ok=True)
         try:
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_handlers=handlers
@@ -275,6 +287,8 @@ class CheckpointManager:
         if not started:
             self._saving = None
             raise UserError(f"{what} is older than that of step {self.newest:,}, which is there")
+        if self._uploads:
+            self._uploads.start(step)
 
     def restore(self, step: int, params: Any, optimizer: Any) -> tuple[Any, Any]:
         """Reads one checkpoint into the layout of abstract arrays (`jax.ShapeDtypeStruct`).
@@ -307,8 +321,11 @@ class CheckpointManager:
     def wait(self) -> None:
         """Blocks until everything started is on disk and marked, and deletes what need not stay.
 
+        Of a remote run it is in the store then.
+
         Raises:
-          UserError: the disk is full, or the checkpoint is not there all the same.
+          UserError: the disk is full, or the checkpoint is not there all the same; or it could not
+            be uploaded.
         """
         step = self._saving
         try:
@@ -318,6 +335,8 @@ class CheckpointManager:
             self._saving = None
         if step is not None and not os.path.exists(f"{self.path(step)}/{intact.CHECKSUMS_FILE}"):
             raise UserError(f"{self.path(step)} was written, but is not there: check the disk")
+        if self._uploads:
+            self._uploads.wait()
         steps = sorted(self._manager.all_steps())
         if self._unmarked is None or self._unmarked["step"] not in steps:
             return
@@ -328,6 +347,8 @@ class CheckpointManager:
         for step, kept in zip(steps, self._preservation.keeps(steps), strict=True):
             if not kept:
                 self._manager.delete(step)
+        if self._uploads and self._place.index == 0:
+            self._uploads.prune()
 
     def close(self) -> None:
         """Finishes and marks what was started, and frees the manager's threads.
@@ -338,20 +359,33 @@ class CheckpointManager:
         try:
             self.wait()
         finally:
+            if self._uploads:
+                self._uploads.close()
             with contextlib.suppress(Exception):  # of other writes of a save that failed
                 self._manager.close()
 
     def put_aside(self, step: int) -> str:
         """Moves a checkpoint out of the run's way; returns where it is now. Process 0 only."""
         self.wait()
+        if self._uploads:
+            self._uploads.withdraw(step)
         path = intact.put_aside(self.path(step))
         self._manager.reload()
         return path
 
     def _write_checksums(self) -> None:
-        """Orbax calls this on process 0, when all is written, before it renames the folder."""
-        intact.write_checksums(self.path(self._saving) + ocp.utils.TMP_DIR_SUFFIX)
+        """Orbax calls this, when all is written, before it renames the folder.
+
+        It does so on process 0; on each where each has a folder of its own.
+        """
+        folder = self.path(self._saving) + ocp.utils.TMP_DIR_SUFFIX
+        if self._place.count > 1:
+            part = {"index": self._place.index, "count": self._place.count}
+            write_atomically(os.path.join(folder, PART_FILE), json.dumps(part))
+        intact.write_checksums(folder)
 
     def _mark(self, mark: Mapping[str, Any]) -> None:
         content = json.dumps(mark, indent=1) + "\n"
         write_atomically(os.path.join(self.directory, BEST_FILE), content)
+        if self._uploads:  # before the one that it named last is deleted
+            remote.write(f"{remote.address(self.directory)}/{BEST_FILE}", content.encode())

@@ -14,6 +14,7 @@ from xl_flax.converters import families, read, sentence_transformers, tokenizer,
 from xl_flax.converters.folders import new_folder
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
 from xl_flax.errors import UserError
+from xl_flax.files import remote
 from xl_flax.files.read import read_bytes
 from xl_flax.files.write import write_atomically
 from xl_flax.models.config import EncoderConfig
@@ -112,8 +113,8 @@ def _gin(
         "# The encoder of this checkpoint, for runs that go on from it:",
         "#   python -m xl_flax.train --gin_file=gin/runs/further.gin --gin_file=<this file> …",
         "TrainConfig.init_from = @InitFrom()",
-        f"InitFrom.checkpoint = {path!r}",
-        f"VOCABULARY = {os.path.join(path, 'model', vocabulary.file_name)!r}",
+        f"InitFrom.checkpoint = {remote.shown(path)!r}",
+        f"VOCABULARY = {remote.shown(os.path.join(path, 'model', vocabulary.file_name))!r}",
         f"VOCAB_SIZE = {encoder.vocab_size}",
         "",
     ]

@@ -21,15 +21,17 @@ from xl_flax.checkpoints.load import (
     read_description,
     vocabulary_path,
 )
+from xl_flax.checkpoints.remote import bring
 from xl_flax.converters import read
 from xl_flax.errors import UserError
+from xl_flax.files import remote
 from xl_flax.files.lock import locked
 from xl_flax.models.config import EncoderConfig
-from xl_flax.settings import Fraction, LocalPath, check, kinds
+from xl_flax.settings import Folder, Fraction, check, kinds
 
 
 @gin.configurable
-def pretrained(source: LocalPath = gin.REQUIRED, folder: LocalPath = gin.REQUIRED) -> str:
+def pretrained(source: Folder = gin.REQUIRED, folder: Folder = gin.REQUIRED) -> str:
     """The checkpoint to start from.
 
     Args:
@@ -44,7 +46,9 @@ def pretrained(source: LocalPath = gin.REQUIRED, folder: LocalPath = gin.REQUIRE
       UserError: there is no such model.
     """
     for name, value in {"source": source, "folder": folder}.items():
-        check(f"pretrained.{name}", value, LocalPath)
+        check(f"pretrained.{name}", value, Folder)
+    source, folder = remote.staged(source), remote.staged(folder)
+    bring(source)
     if not is_foreign(source):
         return source
     target = os.path.join(folder, "pretrained", _digest(source))

@@ -11,6 +11,7 @@ from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache
 from xl_flax.data.mixtures import write_mixture
 from xl_flax.data.prepare import DatasetSpec, locked, prepare
+from xl_flax.data.remote import fetch_mixtures, fetch_splits, send
 from xl_flax.data.report import print_report, show_rows
 from xl_flax.data.required import planned_rows, required
 from xl_flax.data.seqio_cache import Excluded, cache_split, resolve_mixture
@@ -34,6 +35,8 @@ def cache_datasets(args: argparse.Namespace) -> None:
     }
     for name, split in dict.fromkeys((spec.mixture, spec.split) for spec in specs):
         say_missing(providers[name], split)
+    fetch_mixtures(cache.directory, [spec.mixture for spec in specs])
+    fetch_splits(cache.directory, work)
     excluded, written = Excluded(cache.filter.exclude, modules, owners, vocabulary), set()
 
     def build(first: int = 0, every: int = 1) -> None:
@@ -61,6 +64,7 @@ def cache_datasets(args: argparse.Namespace) -> None:
         for spec in specs:
             new = any((task, *spec[1:]) in written for task in caches[spec].manifests)
             print_report(cache, spec, caches[spec], planned.get(spec), new)
+    send(cache.directory)
     if args.show:
         print(show_rows([caches[s] for s in specs if s.split == TRAIN], vocabulary, args.show))
 

@@ -18,15 +18,15 @@ from xl_flax.data.features import FeatureSpec, from_json
 from xl_flax.data.filtering import Filter, are_translations
 from xl_flax.data.fingerprint import Fingerprint, changes, observe
 from xl_flax.data.layout import Layout
-from xl_flax.data.records import OVERWRITE, REBUILD, Shard, check_shards
+from xl_flax.data.records import OVERWRITE, REBUILD, UNIGRAMS, Shard, check_shards
+from xl_flax.data.remote import fetch_manifests
 from xl_flax.errors import UserError
 from xl_flax.files import read
 from xl_flax.files.checksums import checksum
 from xl_flax.files.write import write_atomically
-from xl_flax.settings import LocalPath, Name, Settings
+from xl_flax.settings import Folder, Name, Settings
 
 FORMAT = 4
-UNIGRAMS = "unigrams.npz"
 
 TaskModules = Annotated[Sequence[Name], doc("a list of module names, as in ['tasks.text']")]
 
@@ -36,13 +36,17 @@ TaskModules = Annotated[Sequence[Name], doc("a list of module names, as in ['tas
 class Cache(Settings):
     """The folder of packed rows, and what they are made from."""
 
-    directory: LocalPath = gin.REQUIRED
+    directory: Folder = gin.REQUIRED
     task_modules: TaskModules = gin.REQUIRED
     """Modules that define the tasks; imported by the cache command only."""
     on_missing: Literal["build", "stop"] = "build"
     """What training does if rows are missing or stale: "build" them first, or "stop"."""
     filter: Filter = dataclasses.field(default_factory=Filter)
     """What is left out of train splits."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.stage("directory")
 
     def folder(self, task: str, split: str, layout: Layout) -> Path:
         """Where the rows of one task, split and layout lie."""
@@ -53,7 +57,7 @@ class Cache(Settings):
 
         So that the rows of one are not replaced by those of the other, as often as they take turns.
         """
-        paths = Path(self.directory).glob("*/*/*/manifest.json")
+        paths = fetch_manifests(self.directory).glob("*/*/*/manifest.json")
         there = (value["fingerprint"]["vocabulary"] for value in map(read_json, paths) if value)
         first = next(there, fingerprint)
         if fingerprint == first or fingerprint in there:

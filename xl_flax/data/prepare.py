@@ -15,6 +15,7 @@ from xl_flax.data.build import TRAIN, can_repack, repack
 from xl_flax.data.layout import Layout
 from xl_flax.data.manifest import Cache, Manifest, read_manifest, stale
 from xl_flax.data.mixtures import Mixture, mixture_changes, read_mixture
+from xl_flax.data.remote import fetch_mixtures, fetch_splits, send
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.files import lock
@@ -104,6 +105,7 @@ def prepare(
     if missing:
         print(wrapped(f"Building the cache: {_reasons(missing)}"), file=sys.stderr, flush=True)
         _run_command(specs, cache, vocabulary, gin_flags)
+        _fetch(specs, cache)
         caches, missing = _look(specs, cache, vocabulary)
     if missing:
         raise UserError(f"{_reasons(missing)}, although it has just been cached: try again")
@@ -146,7 +148,9 @@ def lacking(specs: Iterable[DatasetSpec], cache: Cache, vocabulary: Vocabulary) 
     Raises:
       UserError: a cache is damaged.
     """
-    missing = _look(list(dict.fromkeys(specs)), cache, vocabulary)[1]
+    specs = list(dict.fromkeys(specs))
+    _fetch(specs, cache)
+    missing = _look(specs, cache, vocabulary)[1]
     return _reasons(missing) if missing else ""
 
 
@@ -180,6 +184,7 @@ def _look_or_repack(
     specs: Sequence[DatasetSpec], cache: Cache, vocabulary: Vocabulary
 ) -> tuple[Caches, dict[str, list[str]]]:
     """As `_look`, after rows of other layouts were repacked."""
+    _fetch(specs, cache)
     caches, missing = _look(specs, cache, vocabulary)
     if missing and cache.on_missing == "stop":
         raise UserError(
@@ -190,8 +195,18 @@ def _look_or_repack(
         with locked(cache):
             for spec in specs:
                 _repack(spec, cache, vocabulary)
+        send(cache.directory)
         caches, missing = _look(specs, cache, vocabulary)
     return caches, missing
+
+
+def _fetch(specs: Sequence[DatasetSpec], cache: Cache) -> None:
+    """Brings what is remote of the rows that will be read to its stage."""
+    fetch_mixtures(cache.directory, [spec.mixture for spec in specs])
+    for spec in specs:
+        if mixture := read_mixture(cache, spec.mixture, spec.split):
+            splits = [(task, spec.split, spec.layout) for task in mixture.rates]
+            fetch_splits(cache.directory, splits)
 
 
 def _look(

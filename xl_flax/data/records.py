@@ -33,6 +33,7 @@ from xl_flax.errors import UserError
 from xl_flax.files.read import check_regular
 
 SHARD_BYTES = 2**28
+UNIGRAMS = "unigrams.npz"  # beside them
 REBUILD = (
     "run `python -m xl_flax.cache` with the Gin flags of your run: it rebuilds what is damaged"
 )

@@ -15,7 +15,9 @@ import sentencepiece
 from annotated_types import Ge, Interval, Lt
 
 from xl_flax import settings
+from xl_flax.data.remote_vocabulary import fetch_vocabulary
 from xl_flax.errors import MissingError, UserError
+from xl_flax.files import remote
 from xl_flax.files.read import check_regular, read_bytes
 
 VOCABULARY_FILE, TOKENIZER_FILE = (
@@ -308,8 +310,9 @@ def load_vocabulary(path: str) -> Vocabulary:
     """
     if not os.path.exists(path):
         raise MissingError(
-            f"the vocabulary {path} does not exist; train it with python -m xl_flax.vocab and the "
-            "same Gin file, or set VOCABULARY to the path of an existing one"
+            f"the vocabulary {remote.shown(path)} does not exist; train it with "
+            "python -m xl_flax.vocab and the same Gin file, or set VOCABULARY to the path of an "
+            "existing one"
         )
     check_regular(path, "a vocabulary is a SentencePiece model or a tokenizer.json")
     stat = os.stat(path)
@@ -317,9 +320,11 @@ def load_vocabulary(path: str) -> Vocabulary:
 
 
 @gin.configurable
-def run_vocabulary(path: settings.LocalPath = gin.REQUIRED) -> Vocabulary:
+def run_vocabulary(path: settings.Folder = gin.REQUIRED) -> Vocabulary:
     """The vocabulary of this run."""
-    settings.check("run_vocabulary.path", path, settings.LocalPath)
+    settings.check("run_vocabulary.path", path, settings.Folder)
+    path = remote.staged(path)
+    fetch_vocabulary(path)
     return load_vocabulary(path)
 
 
@@ -340,7 +345,7 @@ class VocabularyConfig(settings.Settings):
 
     # The seqio mixture or task whose text is used; phases stand for all the mixtures they name.
     mixture: settings.MixtureName = gin.REQUIRED
-    path: settings.LocalPath = gin.REQUIRED  # the model file to write
+    path: settings.Folder = gin.REQUIRED  # the model file to write
     # Number of pieces, the special ones included.
     size: Annotated[int, Ge(6), Lt(settings.LIMIT)] = gin.REQUIRED
     style: Literal["xlmr", "bert"] = "xlmr"  # names and ids of the special pieces
@@ -358,6 +363,10 @@ class VocabularyConfig(settings.Settings):
     # With "_cf" also in lower case.
     normalization: Literal["nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"] = "nmt_nfkc"
     seed: settings.Natural = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.stage("path")
 
 
 def is_unspaced(character: str) -> bool:

@@ -17,6 +17,7 @@ from xl_flax.data.vocabulary_training import Corpus, format_table, measure, trai
 from xl_flax.errors import UserError
 from xl_flax.files import read
 from xl_flax.files.disk import naming_full_disk
+from xl_flax.files.remote import shown
 from xl_flax.files.write import write_atomically
 
 MEASURED_LINES = 2000  # lines per language that the report counts
@@ -94,7 +95,9 @@ def train_vocabulary(config: VocabularyConfig, *, overwrite: bool = False) -> No
     made_from["mixture"] = "+".join(names)
     made_from["files"] = file_sizes(tasks, config.split)
     if not overwrite and is_current(config.path, made_from):
-        print(f"{config.path} is there, made from these settings and this text: nothing to do")
+        print(
+            f"{shown(config.path)} is there, made from these settings and this text: nothing to do"
+        )
         return
     corpora = draw(tasks, config)
     lines = sum(len(corpus.lines) for corpus in corpora)
@@ -128,7 +131,7 @@ def train_vocabulary(config: VocabularyConfig, *, overwrite: bool = False) -> No
         write_atomically(report_path(config.path), report_text)
         write_atomically(config.path, model)
     print(format_table(languages))
-    print(f"wrote {config.path} in {time.monotonic() - start:.0f} s")
+    print(f"wrote {shown(config.path)} in {time.monotonic() - start:.0f} s")
 
 
 def report_path(path: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from xl_flax.data.manifest import Cache
 from xl_flax.data.prepare import Caches, DatasetSpec, build_share, locked, prepare, to_build
 from xl_flax.data.vocabulary import Vocabulary
+from xl_flax.errors import UserError
+from xl_flax.files import remote
 from xl_flax.parallel import distributed
 
 
@@ -21,6 +23,11 @@ def prepare_together(
     """
     index, count = distributed.place()
     if count > 1 and distributed.on_first(lambda: to_build(specs, cache, vocabulary)):
+        if where := remote.address(cache.directory):  # of which each process has its own stage
+            raise UserError(
+                f"{where} lacks rows that are read: run `python -m xl_flax.cache` with the Gin "
+                "flags of this run, in one process, and then this"
+            )
         with locked(cache) if index == 0 else contextlib.nullcontext():
             build_share(specs, cache, vocabulary, gin_flags, (index, count))
             distributed.barrier("all shares of the cache")

@@ -11,7 +11,7 @@ from annotated_types import Len, doc
 from xl_flax.data.manifest import Cache
 from xl_flax.evaluation.base import Evaluation
 from xl_flax.parallel.mesh import MeshConfig
-from xl_flax.settings import LocalPath, Seeds, Settings
+from xl_flax.settings import Folder, Seeds, Settings
 
 Evaluations = Annotated[
     Sequence[Evaluation],
@@ -28,7 +28,7 @@ class EvaluateConfig(Settings):
     """What `python -m xl_flax.evaluate` does."""
 
     # A run's folder, its `checkpoints/`, or one checkpoint; or a list of these.
-    model_dir: LocalPath | Annotated[Sequence[LocalPath], Len(1)] = gin.REQUIRED
+    model_dir: Folder | Annotated[Sequence[Folder], Len(1)] = gin.REQUIRED
     cache: Cache = gin.REQUIRED
     evaluations: Evaluations = gin.REQUIRED
     # Measure what results must be seen beside, too: the untrained model of the same shape, and the
@@ -37,6 +37,10 @@ class EvaluateConfig(Settings):
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     # Of runs with several seeds (`TrainConfig.seeds`), in model_dir/SEED each; None: model_dir.
     seeds: Seeds | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.stage("model_dir")
 
     @property
     def model_dirs(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from xl_flax.errors import UserError
 
-LOCAL = "a local path (no address such as gs://bucket/run: mount the bucket and give its folder)"
+LOCAL = "a local path (no address such as gs://bucket/run)"
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 

@@ -15,7 +15,7 @@ from xl_flax.evaluation.base import Evaluation
 from xl_flax.models.config import EncoderConfig
 from xl_flax.objectives.base import Objective
 from xl_flax.parallel.mesh import MeshConfig
-from xl_flax.settings import Count, LocalPath, Name, Natural, Pattern, Positive, Seeds, Settings
+from xl_flax.settings import Count, Folder, Name, Natural, Pattern, Positive, Seeds, Settings
 from xl_flax.training.optimizer import OptimizerConfig
 
 
@@ -54,10 +54,14 @@ class Best(Settings):
 class InitFrom(Settings):
     """Start from another checkpoint's parameters (only), chosen by their paths."""
 
-    checkpoint: LocalPath = gin.REQUIRED  # a run's folder, perhaps with ":best"; or a checkpoint
+    checkpoint: Folder = gin.REQUIRED  # a run's folder, perhaps with ":best"; or a checkpoint
     include: Pattern = ".*"  # regular expression over paths such as encoder/layers/up
     exclude: Pattern = ""  # of the included ones, those to drop; they keep their fresh values
     stack: bool = False  # repeat the layers of a shallower model (progressive stacking)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.stage("checkpoint")
 
 
 @gin.configurable
@@ -65,7 +69,7 @@ class InitFrom(Settings):
 class TrainConfig(Settings):
     """One training run."""
 
-    model_dir: LocalPath = gin.REQUIRED  # the run's folder
+    model_dir: Folder = gin.REQUIRED  # the run's folder
     encoder: EncoderConfig = gin.REQUIRED
     # Trained together, weighted.
     objectives: Annotated[
@@ -97,6 +101,7 @@ class TrainConfig(Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        self.stage("model_dir")
         if self.best is not None and not self.held_out:
             self.fail("best chooses by a metric of TrainConfig.held_out: set it")
 

@@ -8,6 +8,7 @@ import gin
 
 from xl_flax.files.lock import locked
 from xl_flax.files.read import read_bytes
+from xl_flax.files.remote import shown
 from xl_flax.files.write import write_atomically
 
 CONFIG_FILE = "config.gin"
@@ -19,7 +20,9 @@ def alone(model_dir: str) -> contextlib.AbstractContextManager[None]:
     Raises:
       UserError: one is at it, on entering.
     """
-    busy = f"another process is training {model_dir}: wait for it, or choose another MODEL_DIR"
+    busy = (
+        f"another process is training {shown(model_dir)}: wait for it, or choose another MODEL_DIR"
+    )
     return locked(model_dir, busy)
 
 

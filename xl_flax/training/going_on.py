@@ -20,6 +20,7 @@ from xl_flax.checkpoints.load import complete_checkpoints, read_description
 from xl_flax.data.fingerprint import describe
 from xl_flax.data.stream import Stream
 from xl_flax.errors import UserError
+from xl_flax.files import remote
 from xl_flax.files.read import read_json
 from xl_flax.parallel import params as params_lib
 from xl_flax.training.config import TrainConfig
@@ -57,6 +58,7 @@ def flat_settings(
             settings |= _flatten(value, f"TrainConfig.{field.name}")
     for name, stream in streams.items():
         settings |= {f"{name}.{key}": value for key, value in stream.description().items()}
+    settings = {k: remote.shown(v) if isinstance(v, str) else v for k, v in settings.items()}
     return json.loads(json.dumps(settings, default=describe))
 
 
@@ -119,8 +121,8 @@ def check_early(config: TrainConfig, vocabulary: str) -> None:
 def another_run(model_dir: str, differences: Sequence[str]) -> UserError:
     """The error of a folder that holds another run."""
     return UserError(
-        f"{model_dir} holds another run: {'; '.join(differences)}. Choose another MODEL_DIR, or "
-        "restore these settings"
+        f"{remote.shown(model_dir)} holds another run: {'; '.join(differences)}. Choose another "
+        "MODEL_DIR, or restore these settings"
     )
 
 

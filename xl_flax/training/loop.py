@@ -14,7 +14,9 @@ from xl_flax import stopping
 from xl_flax.checkpoints.intact import newest as newest_intact
 from xl_flax.checkpoints.load import read_description
 from xl_flax.checkpoints.manager import PROGRESS_FORMAT, CheckpointManager, Progress, kept
+from xl_flax.checkpoints.remote_run import following
 from xl_flax.errors import UserError
+from xl_flax.files import remote
 from xl_flax.files.disk import naming_full_disk
 from xl_flax.parallel import params as params_lib
 from xl_flax.parallel.distributed import any_process, barrier, check_shared, stop_here
@@ -63,6 +65,12 @@ def _train(
     say = print if main_process else lambda *_, **__: None
     begin = time.perf_counter()
 
+    # ---- A remote folder's stage, before anything looks there.
+    stage = remote.address(config.model_dir) is not None
+    if stage and not dry_run:
+        stack.enter_context(alone(config.model_dir))
+        stack.enter_context(following(config.model_dir))
+
     missing = data_missing(config) if dry_run else ""
     if any_process(bool(missing)):
         say(compile_without_data(config, missing))
@@ -81,9 +89,9 @@ def _train(
     )
 
     # ---- What is there already: nothing, or this very run.
-    if main_process and not dry_run:
+    if main_process and not dry_run and not stage:
         stack.enter_context(alone(config.model_dir))
-    if not dry_run:
+    if not dry_run and not stage:
         check_shared(config.model_dir, "MODEL_DIR")
     checkpoint = newest_intact(config.model_dir, move=not dry_run)
     progress = state_lib.progress_there(
@@ -93,7 +101,7 @@ def _train(
     if resumed:
         items = {"params": program.layout.params, "optimizer": state_lib.pack(program.layout)}
         lines = going_on.check(config, checkpoint, progress.step, items, setup.settings)
-        say(f"resuming {config.model_dir} at step {progress.step:,}")
+        say(f"resuming {remote.shown(config.model_dir)} at step {progress.step:,}")
         say("".join(wrapped(f"  {line}") + "\n" for line in lines), end="")
     else:
         progress = Progress(
@@ -295,7 +303,7 @@ def _train(
 
 def _done(step: int, best: BestTracker, config: TrainConfig) -> str:
     early = f"stopped early at step {step:,}: {best}" if best.exhausted else ""
-    return f"done: {early or f'{config.steps:,} steps'}, {config.model_dir}"
+    return f"done: {early or f'{config.steps:,} steps'}, {remote.shown(config.model_dir)}"
 
 
 def _tables(setup: Setup, steps: int) -> list[str]:

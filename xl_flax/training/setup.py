@@ -15,6 +15,7 @@ from xl_flax.data.stream import open_stream
 from xl_flax.data.vocabulary import Vocabulary, run_vocabulary
 from xl_flax.errors import MissingError, UserError, message
 from xl_flax.evaluation.caches import prepare_together
+from xl_flax.files.remote import shown
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.feeds import Feed
@@ -92,7 +93,7 @@ def set_up(config: TrainConfig, gin_flags: Sequence[str]) -> Setup:
             languages={name: tuple(s.languages) for name, s in streams.items()},
             objectives={o.name: o.description() for o in objectives},
         ),
-        settings=flat_settings(config, streams, vocabulary.path),
+        settings=flat_settings(config, streams, shown(vocabulary.path)),
     )
 
 
