@@ -1,7 +1,5 @@
 """Runs whose vocabulary, cache and folder are remote, against servers of both protocols."""
 
-import glob
-import json
 import os
 import shutil
 import signal
@@ -12,7 +10,6 @@ import time
 import house
 import pytest
 import stores
-from run_folders import lines_of
 
 from xl_flax import cli
 

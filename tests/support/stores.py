@@ -21,6 +21,19 @@ KEYS = {
 }
 
 
+MEMORY = "memory://bucket/run"
+
+
+def memory(monkeypatch, stage):
+    """A store in memory, whose addresses may be given; it is empty. Tries are not far apart."""
+    monkeypatch.setitem(remote.SCHEMES, "memory", ("fsspec", "none", "nobody"))
+    monkeypatch.setenv(remote.STAGE_DIR, str(stage))
+    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
+    fs = remote._file_system("memory")
+    fs.store.clear()
+    return fs
+
+
 def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -142,6 +142,8 @@ def folders(pattern: str) -> list[str]:
       UserError: the store cannot be read, or the pattern is no address.
     """
     staged(pattern)  # refuses other schemes
+    if "*" in "/".join(pattern.split("/")[:3]):
+        raise UserError(f"{pattern}: the bucket's name must be written out")
     scheme = pattern.partition("://")[0]
     found = _call(pattern, "read", lambda fs: fs.glob(pattern, detail=True), missing={})
     names = [name for name, info in found.items() if info["type"] == "directory"]
@@ -266,10 +268,9 @@ def _relative(where: str, found: Mapping[str, Any]) -> dict[str, Entry]:
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:
-    """From what gcsfs (md5Hash, generation), s3fs (ETag) and fsspec's own say."""
+    """From what gcsfs (md5Hash, generation) and s3fs (ETag) say."""
     md5 = b64decode(info["md5Hash"]).hex() if info.get("md5Hash") else None
-    keys = ("generation", "ETag", "mtime", "created")
-    tag = next((str(info[key]).strip('"') for key in keys if info.get(key)), "")
+    tag = str(info.get("generation") or info.get("ETag", "")).strip('"')
     return Entry(int(info["size"]), f"{tag}:{info['size']}", md5)
 
 
