@@ -15,6 +15,7 @@ setup(
         "annotated-types",
         "array-record",
         "etils",
+        "fsspec",
         "filelock",
         "flax>=0.12.5",
         "gin-config",
@@ -34,15 +35,19 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "tpu": ["jax[tpu]"],
+        "gcs": ["gcsfs"],  # folders gs://…
+        "s3": ["s3fs"],  # folders s3://…
+        "tpu": ["jax[tpu]", "gcsfs"],
         "plan": ["libtpu"],  # xl_flax.plan, without a TPU
-        "gpu": ["jax[cuda13]"],
+        "gpu": ["jax[cuda13]", "gcsfs", "s3fs"],
         "eval": ["faiss-cpu", "matplotlib", "scikit-learn", "scipy", "seqeval"],
         "mteb": ["mteb"],  # xl_flax.evaluation.mteb_model
         "hf": ["safetensors", "sentence-transformers", "torch", "transformers"],
         "dev": [
             "accelerate",
             "faiss-cpu",
+            "gcp-storage-emulator",
+            "gcsfs",
             "hypothesis",
             "jsonschema",
             "matplotlib",
@@ -51,6 +56,7 @@ setup(
             "pytest-xdist",
             "pyyaml",
             "ruff",
+            "s3fs",
             "scikit-learn",
             "scipy",
             "seqeval",

@@ -127,16 +127,17 @@ def test_help_fits_on_a_terminal(module, monkeypatch, capsys):
     assert len(said) > 9 and max(map(len, said)) <= 80
 
 
-def test_remote_addresses_are_refused(gin_file):
+def test_addresses_are_refused_that_are_not_read(gin_file):
     with pytest.raises(UserError, match="--gin_file = 'gs://b/run.gin': must be a local path"):
         parse("--gin_file=gs://b/run.gin")
-    parse(gin_file("Cache.directory = %D\nD = 's3://bucket/cache'\nCache.task_modules = ['m']\n"))
-    with pytest.raises(UserError, match="Cache.directory = 's3://bucket/cache': must be a local"):
+    parse(gin_file("Cache.directory = %D\nD = 'hdfs://bucket/cache'\nCache.task_modules = ['m']\n"))
+    with pytest.raises(UserError, match="Cache.directory = 'hdfs://bucket/cache': must be a local"):
         Cache()
     gin.clear_config()
     for main, flags, name in (
-        (convert.main, ["--source=gs://b/run"], "source"),
-        (convert.main, ["--source=run", "--target=gs://b/x"], "target"),
+        (convert.main, ["--source=hdfs://b/run"], "source"),
+        (convert.main, ["--source=run", "--target=gs://b/../x"], "target"),
+        (convert.main, ["--source=run", "--text=gs://b/x"], "text"),
         (report.main, ["gs://b/run"], "folders"),
         (report.main, ["run", "--out=hdfs://b/x"], "out"),
     ):

@@ -10,55 +10,101 @@ import time
 import house
 import pytest
 import stores
+from run_folders import lines_of, saved
 
-from xl_flax import cli
-
-FLAGS = [
-    *house.RUN,
-    "--gin.MODEL_DIR={0}/run",
-    "--gin.CACHE_DIR={0}/cache",
-    "--gin.VOCABULARY={0}/vocabulary.model",
-]
-
-
-def command(module, *flags, **environment):
-    own = {"PYTHONPATH": cli.ROOT, "JAX_NUM_CPU_DEVICES": "1"} | environment
-    return subprocess.Popen(
-        [sys.executable, "-m", f"xl_flax.{module}", *flags],
-        env=os.environ | own, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+from xl_flax import cli, convert
+from xl_flax.data import remote as remote_caches
+from xl_flax.data.manifest import Cache
+from xl_flax.data.remote_vocabulary import vocabulary_there
+from xl_flax.errors import UserError
+from xl_flax.files import remote
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A vocabulary, a cache, a Gin file, and a run that was never stopped, all local."""
+    """A folder with a vocabulary, a cache and a Gin file."""
     folder = tmp_path_factory.mktemp("remote")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         house.make_data()
-        said = command("train", *house.RUN).communicate()[0]
-        assert "done: 6 steps" in said, said
-        yield folder
+    return folder
 
 
-@pytest.mark.parametrize("scheme", ["gs", "s3"])
-def test_a_run_goes_on_from_its_store_on_a_new_machine(scheme, data, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """Its lines and last parameters, once a local run has been made."""
+    return {}
+
+
+@pytest.fixture(params=["gs", "s3"])
+def place(request, data, tmp_path, monkeypatch):
+    """The scheme, and the file system of a server that has the vocabulary and the cache."""
     monkeypatch.chdir(data)
-    monkeypatch.setenv("XL_FLAX_STAGE_DIR", str(tmp_path / "stage"))
-    where = f"{scheme}://bucket/a"
-    flags = [flag.format(where) for flag in FLAGS]
-    with stores.store(scheme) as fs:
-        fs.put("vocabulary.model", "bucket/a/vocabulary.model")
-        fs.put("cache", "bucket/a/", recursive=True)
-        process = command("train", *flags)
-        while not fs.exists("bucket/a/run/checkpoints/2/checksums.json"):
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        said = process.communicate()[0]
-        print(said)
-        shutil.rmtree(tmp_path / "stage")  # as on another machine
-        process = command("train", *flags)
-        said = process.communicate()[0]
-        print(said)
-        assert process.returncode == 0
+    monkeypatch.setenv(remote.STAGE_DIR, str(tmp_path / "stage"))
+    with stores.store(request.param) as fs:
+        where = f"{request.param}://bucket/a"
+        stage = remote.staged(where)
+        shutil.copytree("cache", f"{stage}/cache")  # as `xl_flax.cache` leaves it
+        remote_caches.send(Cache(f"{where}/cache", ["none"]).directory)
+        with vocabulary_there(f"{stage}/vocabulary.model"):  # as `xl_flax.vocab`
+            shutil.copy("vocabulary.model", stage)
+        shutil.rmtree(tmp_path / "stage")
+        yield where, fs
+
+
+def flags_of(where):
+    settings = {"MODEL_DIR": "run", "CACHE_DIR": "cache", "VOCABULARY": "vocabulary.model"}
+    return [*house.RUN, *(f"--gin.{name}={where}/{path}" for name, path in settings.items())]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_store_on_a_new_machine(
+    place, uninterrupted, run_here, tmp_path
+):
+    where, fs = place
+    if not uninterrupted:
+        run_here("train", [*house.RUN, "--gin.MODEL_DIR=local"])
+        uninterrupted |= {"lines": lines_of("local"), "params": saved("local", "params")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "xl_flax.train", *flags_of(where)],
+        env=os.environ | {"PYTHONPATH": cli.ROOT, "JAX_NUM_CPU_DEVICES": "1"},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    while not fs.exists("bucket/a/run/checkpoints/2/checksums.json"):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    shutil.rmtree(tmp_path / "stage")  # as on another machine
+    said = run_here("train", flags_of(where))
+    assert f"resuming {where}/run at step" in said and f"done: 6 steps, {where}/run" in said
+    stage = remote.staged(f"{where}/run")
+    params = saved(stage, "params")
+    assert all((params[name] == array).all() for name, array in uninterrupted["params"].items())
+    lines = {line["step"]: line for line in lines_of(stage) if "loss" in line}
+    expected = [line for line in uninterrupted["lines"] if "loss" in line]
+    resumed = int(said.partition("at step ")[2].split()[0])
+    assert resumed >= 2  # lines of the killed process may not have gone up
+    for line in expected[resumed:]:
+        assert lines[line["step"]] == line
+    shutil.rmtree(tmp_path / "stage")
+    run_here("evaluate", [*flags_of(where), "--checkpoint=best"])
+    run_here(
+        "evaluate", [*house.RUN[:1], f"--checkpoints={where}/*/checkpoints/*", *flags_of(where)]
+    )
+    results = fs.cat("bucket/a/run/results.jsonl").decode()
+    assert all(f'"checkpoints/{step}"' in results for step in (2, 4, 6))
+    assert not os.path.exists(f"{stage}/checkpoints/6/optimizer")
+    convert.main([f"--source={where}/run", f"--target={where}/exported"])
+    assert fs.exists("bucket/a/exported/config.json")
+    with pytest.raises(UserError, match="a/exported exists already; nothing is overwritten"):
+        convert.main([f"--source={where}/run", f"--target={where}/exported"])
+
+
+def test_no_such_bucket_is_one_line(place, run_here):
+    where, _ = place
+    elsewhere = where.replace("bucket", "nowhere")
+    with pytest.raises(UserError, match=f"{elsewhere}/run/.*: there is no bucket"):
+        run_here("train", [*flags_of(where), f"--gin.MODEL_DIR={elsewhere}/run"])
+    with pytest.raises(UserError, match=f"the vocabulary {elsewhere}/v.model does not exist"):
+        run_here("train", [*flags_of(where), f"--gin.VOCABULARY={elsewhere}/v.model"])

@@ -226,7 +226,8 @@ def test_the_checkpoint_that_is_best_on_validation_text_is_evaluated(sweep, runs
         ("{}/a", ["--watch=0"], "--watch = 0.0: must be"),
         ("{}/a", ["--checkpoint=7"], "no checkpoint of step 7 .* there are 5, 10"),
         ("{}", [], "no folder has a finished checkpoint"),
-        ("gs://bucket/*", [], "must be a local path"),
+        ("hdfs://bucket/*", [], "must be a local path, or an address"),
+        ("{}/a", ["--output=gs://bucket/results"], "must be a local path .* no remote one"),
     ],
 )
 def test_bad_flags_are_errors(sweep, runs, pattern, flags, message):
