@@ -19,6 +19,7 @@ from xl_flax.errors import UserError, message
 from xl_flax.files import remote
 from xl_flax.files.checksums import checksums
 from xl_flax.files.folders import remove
+from xl_flax.files.mirror import alone
 from xl_flax.files.read import read_bytes, read_json
 from xl_flax.files.write import write_atomically
 
@@ -76,6 +77,11 @@ def pull(checkpoint: str, items: Sequence[str] = intact.ITEMS) -> None:
       remote.DamagedError: what is in the store is not whole.
       UserError: the store cannot be read.
     """
+    with alone(os.path.dirname(checkpoint)):
+        _pull(checkpoint, items)
+
+
+def _pull(checkpoint: str, items: Sequence[str]) -> None:
     where = remote.address(checkpoint)
     content = remote.read(f"{where}/{CHECKSUMS_FILE}")
     expected = _parsed(content, f"{where}/{CHECKSUMS_FILE}")
@@ -85,8 +91,8 @@ def pull(checkpoint: str, items: Sequence[str] = intact.ITEMS) -> None:
     wanted = {k: v for k, v in expected.items() if k.startswith(tuple(f"{i}/" for i in items))}
     if gone := sorted(wanted.keys() - there.keys()):
         raise remote.DamagedError(f"{where}/{gone[0]} is gone from the store")
-    missing = _lacking(checkpoint, wanted)
-    missing = _lacking(arriving, missing)
+    lacking = _lacking(checkpoint, wanted)
+    missing = _lacking(arriving, lacking)
     if missing:
         size = sum(there[name].size for name in missing)
         print(f"fetching {where} ({size / 1e6:,.1f} MB)", file=sys.stderr, flush=True)
@@ -99,7 +105,7 @@ def pull(checkpoint: str, items: Sequence[str] = intact.ITEMS) -> None:
         raise remote.DamagedError(f"{where}/{next(iter(missing))} is not what was written")
     os.makedirs(arriving, exist_ok=True)
     if os.path.isdir(checkpoint):
-        for name in wanted.keys() & set(_names(arriving)):
+        for name in lacking:
             os.makedirs(os.path.dirname(os.path.join(checkpoint, name)), exist_ok=True)
             os.replace(os.path.join(arriving, name), os.path.join(checkpoint, name))
         write_atomically(os.path.join(checkpoint, CHECKSUMS_FILE), content)

@@ -128,15 +128,17 @@ def following_results(homes: Iterable[str]) -> Iterator[None]:
     Raises:
       UserError: a store cannot be read or written.
     """
+    writes = distributed.place()[0] == 0
     mirrors = [mirror(home) for home in homes if remote.address(home)]
     for each in mirrors:
+        if writes:  # what would be found out at the end
+            remote.try_rights(each.where)
         pull(each)
     try:
         yield
     finally:
-        if distributed.place()[0] == 0:
-            for each in mirrors:
-                push(each)
+        for each in mirrors if writes else ():
+            push(each)
 
 
 def push(run: Mirror) -> None:

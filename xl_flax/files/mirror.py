@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from xl_flax.errors import UserError
 from xl_flax.files import remote
 from xl_flax.files.checksums import checksum
-from xl_flax.files.folders import set_aside
+from xl_flax.files.folders import remove, set_aside
 from xl_flax.files.lock import locked
 from xl_flax.files.read import read_bytes, read_json
 from xl_flax.files.write import write_atomically
@@ -65,6 +65,7 @@ class Mirror:
         remote.download(self.where, arriving, new)
         for name, entry in new.items():
             self._take(name, os.path.join(arriving, name), entry, here.get(name), ours)
+        remove(arriving)
         self._write_index()
 
     def push(self) -> None:
