@@ -145,7 +145,7 @@ class Stranger(settings.Settings):
 WRONG_TYPES = [
     object(), Stranger(), {"a": 1}, {1}, b"x", 1j, math, len, Stranger, TrainConfig, {}, Ellipsis,
 ]  # fmt: skip
-WORDS = ["", "x", "1", "None", "True", "gs://bucket/run", "(", "all"]
+WORDS = ["", "x", "1", "None", "True", "hdfs://bucket/run", "(", "all"]
 NUMBERS = [
     math.nan,
     math.inf,
