@@ -121,7 +121,7 @@ class HttpError(Exception):
         (HttpError("no"), "no rights to write there", 1),
         (OSError("Forbidden: b/run"), "no rights to write", 1),
         (FileNotFoundError("b"), "there is no bucket memory://bucket, or it is gone", 1),
-        (ConnectionError("reset"), "cannot be written, tried 3 times .reset.: is the network", 3),
+        (ConnectionError("reset"), "cannot be written .reset.: is the network there", 1),
     ],
 )
 def test_an_error_says_what_is_the_matter(failing, error, said, tries):
@@ -129,6 +129,13 @@ def test_an_error_says_what_is_the_matter(failing, error, said, tries):
     with pytest.raises(UserError, match=f"^{WHERE}/.trial-[0-9a-f]+: {said}|{said}"):
         remote.try_rights(WHERE)
     assert len(calls) == tries
+
+
+def test_what_a_run_has_made_is_uploaded_with_patience(failing, capsys):
+    calls = failing(ConnectionError("reset"))
+    with pytest.raises(UserError, match="cannot be written, tried 3 times .reset."):
+        remote.write(f"{WHERE}/a", b"")
+    assert len(calls) == 3 and capsys.readouterr().err.count("not written (reset); again in") == 2
 
 
 def test_a_moment_without_network_is_no_error(store, monkeypatch):

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import secrets
+import sys
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
@@ -160,13 +161,18 @@ def read(where: str) -> bytes | None:
     return _call(where, "read", lambda fs: fs.cat_file(where), missing=None)
 
 
-def write(where: str, content: bytes) -> None:
+def write(where: str, content: bytes, again: bool = True) -> None:
     """Writes a small object.
+
+    Args:
+      where: its address.
+      content: all of it.
+      again: whether to try more than once; the libraries do so by themselves, for half a minute.
 
     Raises:
       UserError: the store cannot be written.
     """
-    _call(where, "write", lambda fs: fs.pipe_file(where, content))
+    _call(where, "write", lambda fs: fs.pipe_file(where, content), again=again)
 
 
 def delete(where: str, names: Iterable[str]) -> None:
@@ -248,7 +254,7 @@ def try_rights(where: str) -> None:
       UserError: one of these fails.
     """
     name = f".trial-{secrets.token_hex(8)}"
-    write(f"{where}/{name}", name.encode())
+    write(f"{where}/{name}", name.encode(), again=False)
     if read(f"{where}/{name}") != name.encode():
         raise UserError(f"{where}: what was written there cannot be read")
     delete(where, [name])
@@ -301,7 +307,9 @@ def _each(function: Callable[[str], None], names: Iterable[str]) -> None:
 _RAISE: Any = object()
 
 
-def _call(where: str, what: str, function: Callable[[Any], T], missing: Any = _RAISE) -> T:
+def _call(
+    where: str, what: str, function: Callable[[Any], T], missing: Any = _RAISE, again: bool = True
+) -> T:
     """Calls a function of the file system of an address, again where that may help.
 
     Args:
@@ -309,12 +317,14 @@ def _call(where: str, what: str, function: Callable[[Any], T], missing: Any = _R
       what: "read" or "write".
       function: of the file system.
       missing: what to return where there is no such object; by default that is an error.
+      again: whether to try more than once.
 
     Raises:
       UserError: it cannot be done.
     """
     fs = _file_system(where.partition("://")[0])
-    for wait in (*WAITS, None):
+    waits = WAITS if again else ()
+    for wait in (*waits, None):
         try:
             return function(fs)
         except Exception as error:
@@ -330,11 +340,17 @@ def _call(where: str, what: str, function: Callable[[Any], T], missing: Any = _R
                     f"{where}: no rights to {what} there ({_line(error)}). Rights are those of "
                     f"{SCHEMES[where.partition('://')[0]][2]}"
                 ) from error
+            done = "read" if what == "read" else "written"
             if wait is None:
+                times = f", tried {len(waits) + 1} times" if waits else ""
                 raise UserError(
-                    f"{where} cannot be {'read' if what == 'read' else 'written'}, tried "
-                    f"{len(WAITS) + 1} times ({_line(error)}): is the network there?"
+                    f"{where} cannot be {done}{times} ({_line(error)}): is the network there?"
                 ) from error
+            print(
+                f"{where} is not {done} ({_line(error)}); again in {wait:g} s",
+                file=sys.stderr,
+                flush=True,
+            )
         time.sleep(wait)
     raise AssertionError
 
