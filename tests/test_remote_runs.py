@@ -73,8 +73,15 @@ def test_a_killed_run_goes_on_from_its_store_on_a_new_machine(
     while not fs.exists("bucket/a/run/checkpoints/2/checksums.json"):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    if where.startswith("gs:"):
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    else:
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate()[0]
+        assert process.returncode == cli.EXIT_PREEMPTED, said
+        step = said.partition("asked to stop: saved step ")[2].partition(";")[0]
+        assert fs.exists(f"bucket/a/run/checkpoints/{step}/checksums.json"), said
     shutil.rmtree(tmp_path / "stage")  # as on another machine
     said = run_here("train", flags_of(where))
     assert f"resuming {where}/run at step" in said and f"done: 6 steps, {where}/run" in said

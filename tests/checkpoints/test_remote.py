@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,18 @@ def test_checksums_go_up_last_and_are_deleted_first(run, store, monkeypatch):
     deleted = [path for name, path in of[2] if name == "rm_file"]
     assert deleted[-1] != deleted[1] == f"{stores.MEMORY}/checkpoints/2/{CHECKSUMS}"
     assert steps(run) == ([4], [4])
+
+
+def test_steps_go_on_while_a_checkpoint_goes_up_and_the_next_save_waits(run, store, monkeypatch):
+    goes, put = threading.Event(), store.put_file
+    monkeypatch.setattr(store, "put_file", lambda *args: goes.wait(30) and put(*args))
+    manager = CheckpointManager(run)
+    save(manager, 2)  # returns all the same
+    assert steps(run) == ([], [])
+    goes.set()
+    save(manager, 4)
+    assert 2 in steps(run)[0]
+    manager.close()
 
 
 def test_what_is_kept_counts_in_the_store(run):
