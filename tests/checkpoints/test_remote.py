@@ -81,9 +81,15 @@ def test_only_the_newest_comes_down_and_goes_on(run, store, tmp_path):
         np.testing.assert_array_equal(state["y"], STATE["y"])
         save(manager, 6)
         manager.close()
-        write_atomically(f"{run}/metrics.jsonl", "{}\n")
+        for name in ("metrics.jsonl", "metrics/events", "profile/trace", "cache/a.json"):
+            write_atomically(f"{run}/{name}", "{}\n")
     assert steps(run) == ([2, 4, 6], [2, 4, 6])
     assert store.cat(f"{stores.MEMORY}/metrics.jsonl") == b"{}\n"
+    names = {name for name in remote.files(stores.MEMORY) if not name.startswith("checkpoints/")}
+    assert names == {"metrics.jsonl", "metrics/events", "profile/trace"}
+    shutil.rmtree(run)
+    with following(run):
+        assert os.path.exists(f"{run}/metrics/events") and not os.path.exists(f"{run}/profile")
     assert not [name for name in store.store if ".trial" in name or "remote" in name]
 
 

@@ -20,7 +20,8 @@ from xl_flax.parallel import distributed
 
 # What is small and belongs to a run; caches, too, may lie in its folder.
 ENDINGS = (".gin", ".txt", ".jsonl")
-FOLDERS = ("metrics", "predictions", "profile", "tables")
+FOLDERS = ("metrics", "predictions", "tables")
+TRACES = "profile"  # large, and read by people only: they go up and do not come down
 DERIVED = os.path.join("metrics", "evaluated")  # drawn anew from results.jsonl, under other names
 BEST = f"{intact.FOLDER}/{BEST_FILE}"
 LOG_SECONDS = 30.0  # between two uploads of what a run logs: a store has the whole file each time
@@ -52,14 +53,15 @@ def pull(run: Mirror, ours: bool = False) -> None:
         there |= {f"{folder}/{name}": entry for name, entry in found.items()}
     there[BEST] = remote.entry(f"{run.where}/{BEST}")
     there = {n: e for n, e in there.items() if not n.startswith(f"{DERIVED}/")}
-    run.pull(dict.fromkeys(_small_files(run.folder)) | there, ours)
+    here = (name for name in _small_files(run.folder) if not name.startswith(f"{TRACES}/"))
+    run.pull(dict.fromkeys(here) | there, ours)
 
 
 def _small_files(run: str) -> Iterator[str]:
     for name in entries(run):
         if name.endswith(ENDINGS) and os.path.isfile(os.path.join(run, name)):
             yield name
-    for folder in FOLDERS:
+    for folder in (*FOLDERS, TRACES):
         for where, _, names in os.walk(os.path.join(run, folder)):
             inside = os.path.relpath(where, run)
             if not inside.startswith(DERIVED):
