@@ -75,6 +75,7 @@ def parse(
     description: str,
     extra: Callable[[argparse.ArgumentParser], None] | None = None,
     needless: Sequence[str] = (),
+    once: str | None = None,
 ) -> argparse.Namespace:
     """Parses a command's flags and the Gin configuration they name.
 
@@ -83,6 +84,7 @@ def parse(
       description: what `--help` prints.
       extra: adds the command's own flags to the parser.
       needless: macros and parameters that a file may leave to be set, and that are not needed.
+      once: a parameter that only one of several files may set, unless a flag sets it.
 
     Returns:
       The namespace; `gin_flags` holds the Gin flags as they were given, for passing on.
@@ -121,7 +123,8 @@ def parse(
     )
     check_paths(args, "gin_file")
     search_paths = [p for p in args.gin_search_paths.split(",") if p]
-    load_gin(args.gin_file, bindings, search_paths, needless)
+    said = any(binding.startswith(f"{once} = ") for binding in bindings)
+    load_gin(args.gin_file, bindings, search_paths, needless, None if said else once)
     return args
 
 
@@ -151,6 +154,7 @@ def load_gin(
     bindings: Sequence[str] = (),
     search_paths: Sequence[str] = (),
     needless: Sequence[str] = (),
+    once: str | None = None,
 ) -> None:
     """Reads Gin files (also relative to the project's root), then bindings.
 
@@ -159,17 +163,29 @@ def load_gin(
       bindings: lines of Gin.
       search_paths: more folders in which files are looked for.
       needless: macros and parameters that are "none" where the files leave them to be set.
+      once: a parameter that only one of the files may set.
     """
     for module in CONFIGURABLES:
         importlib.import_module(module)
-    gin.clear_config()
     for path in (ROOT, *search_paths):
         gin.add_config_file_search_path(path)
     where = ""
     try:
         with _quiet():
+            setting = []
+            for where in files if once and len(files) > 1 else ():
+                gin.clear_config()
+                gin.parse_config_file(where)
+                setting += [where] if f"\n{once} = " in f"\n{gin.config_str()}" else []
+            gin.clear_config()
             for where in files:
                 gin.parse_config_file(where)
+        if len(setting) > 1:
+            raise UserError(
+                f"{' and '.join(setting)} all set {once}, and only the last would count: write a "
+                "Gin file that includes them and lists what you want, with a scope for each, as "
+                f"gin/runs/bible.gin does; or say here what counts: --gin.{once}=…"
+            )
         from_files = gin.config_str()
         for name in needless:
             if f"\n{name} = %gin.REQUIRED\n" in f"\n{from_files}":

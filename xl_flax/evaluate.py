@@ -322,8 +322,9 @@ def _flags(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     swept = any(flag.split("=")[0] == "--checkpoints" for flag in argv)
+    needless, once = ["MODEL_DIR"] if swept else [], "EvaluateConfig.evaluations"
     with distributed.excused(argv):
-        args = cli.parse(argv, __doc__, _flags, needless=["MODEL_DIR"] if swept else [])
+        args = cli.parse(argv, __doc__, _flags, needless=needless, once=once)
         if args.output and not is_local(args.output):
             raise UserError(
                 f"--output={args.output}: must be {LOCAL}; without --output the results of a "

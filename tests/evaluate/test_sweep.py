@@ -133,6 +133,12 @@ def test_what_fails_is_listed_and_does_not_stop_the_others(sweep, runs, folder, 
     assert capsys.readouterr().out.count("(was there)") == 6
 
 
+def test_text_that_is_not_cached_fails_only_what_reads_it(sweep, runs, capsys):
+    with pytest.raises(UserError, match="2 cells failed: .*nowhere .*SentenceRetrieval"):
+        sweep(f"{runs}/a/checkpoints/*", "--gin.SentenceRetrieval.mixture=nowhere")
+    assert "2 cells done, 2 failed, 0 left" in capsys.readouterr().out
+
+
 def test_a_layer_and_a_head_that_some_lack(sweep, runs, folder, vocabulary, capsys):
     convert.main([f"--source={runs}/b", f"--target={runs}/theirs"])
     flags = ["--gin.SentenceRetrieval.head=translation"]
@@ -228,6 +234,7 @@ def test_the_checkpoint_that_is_best_on_validation_text_is_evaluated(sweep, runs
         ("{}", [], "no folder has a finished checkpoint"),
         ("hdfs://bucket/*", [], "must be a local path, or an address"),
         ("{}/a", ["--output=gs://bucket/results"], "must be a local path .* no remote one"),
+        ("{}/a", ["--gin_file=gin/eval/retrieval.gin"], "both.gin and gin/.* all set Eval.*scope"),
     ],
 )
 def test_bad_flags_are_errors(sweep, runs, pattern, flags, message):

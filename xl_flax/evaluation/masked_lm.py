@@ -35,7 +35,8 @@ from xl_flax.parallel.distributed import may_stop_here
 from xl_flax.parallel.rules import Partitioning, constrain, local_shape
 from xl_flax.settings import Count, MixtureNames, Name, Names, Rate
 
-TOKENS_PER_DEVICE = 8192  # in a batch, padding included
+# In a batch, padding included; a CPU is fastest while a layer stays in its cache.
+TOKENS_PER_DEVICE = {"cpu": 2048, "other": 8192}
 LOGITS_MIB = 128  # memory for the logits that exist at once, per device
 KEY = 0  # of the masks: every evaluation hides the same tokens
 
@@ -326,23 +327,36 @@ def score_rows(
     """
     table = jnp.asarray(language_rows(rows.languages, languages))
     shards = partitioning.batch_shards
-    most = shards * max(1, TOKENS_PER_DEVICE // rows.length)
+    tokens = TOKENS_PER_DEVICE["cpu" if partitioning.platform == "cpu" else "other"]
+    most = shards * max(1, tokens // rows.length)
     batch_size = min(most, -(-len(rows) // shards) * shards)
     sharding = partitioning.sharding(("batch", None))
     scores = {language: Score() for language in rows.languages}
+
+    def add(first: int, scored: Mapping[str, jax.Array]) -> None:
+        hidden_BxL, loss_BxL, correct_BxL = (
+            np.asarray(scored[name]) for name in ("hidden", "loss", "correct")
+        )
+        # Read again rather than fetched: another process may hold these rows' devices.
+        own = rows.rows(range(first, first + batch_size))
+        for i in np.unique(own["languages"]):
+            hidden = hidden_BxL & (own["languages"] == i)
+            total = scores[rows.languages[i]]
+            total.loss_sum += float(loss_BxL[hidden].sum(dtype=np.float64))
+            total.correct += float(correct_BxL[hidden].sum(dtype=np.float64))
+            total.targets.append(own["tokens"][hidden])
+
+    waiting = None  # the devices have a batch while the one before is added
     for first in range(0, len(rows), batch_size):
         may_stop_here()
         batch = global_batch(rows, first, batch_size, sharding)
         batch["languages"] = table[batch["languages"]]
-        scored = {name: np.asarray(x) for name, x in score(params, batch).items()}
-        # Read again rather than fetched: another process may hold these rows' devices.
-        own = rows.rows(range(first, first + batch_size))
-        for i, language in enumerate(rows.languages):
-            hidden = scored["hidden"] & (own["languages"] == i)
-            total = scores[language]
-            total.loss_sum += float(scored["loss"][hidden].sum(dtype=np.float64))
-            total.correct += float(scored["correct"][hidden].sum(dtype=np.float64))
-            total.targets.append(own["tokens"][hidden])
+        started = first, score(params, batch)
+        if waiting is not None:
+            add(*waiting)
+        waiting = started
+    if waiting is not None:
+        add(*waiting)
     return scores
 
 

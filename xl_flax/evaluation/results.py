@@ -14,7 +14,7 @@ import statistics
 import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic
 
@@ -83,7 +83,17 @@ class Row(Result, Source):
     crc: str | None = None  # of the line without it
 
 
+class _Read(NamedTuple):
+    """What a file held when it looked like this."""
+
+    state: tuple[int, int, int] | None  # None: it cannot be read
+    lines: dict[Row, str]  # the different ones, each as it is written there
+
+
 _ROW = pydantic.TypeAdapter(Row)
+# By path: a sweep adds to a file cell by cell, and checking all lines again would soon take longer
+# than the cells.
+_KNOWN: dict[str, _Read] = {}
 CHECKED = {"id", "lines", "crc"}  # a line that has one of these has the last
 
 
@@ -165,19 +175,25 @@ def write(path: str, source: Source, results: Sequence[Result]) -> None:
     folder, name = os.path.split(os.path.abspath(path))
     busy = f"waiting for another process that writes {path}"
     with locked(folder, busy, wait=True, name=f".{name}.lock"):
-        lines = collections.Counter(r.signature for r in results)
-        rows = [
-            as_read
-            for row, as_read in _read_all(path).items()
-            if row.signature not in lines
-            or (row.checkpoint, row.step) != (source.checkpoint, source.step)
+        counts = collections.Counter(r.signature for r in results)
+        lines = dict(_read_all(path))
+        replaced = [
+            row
+            for row in lines
+            if row.signature in counts
+            and (row.checkpoint, row.step) == (source.checkpoint, source.step)
         ]
+        for row in replaced:
+            del lines[row]
         for result in results:
-            row = dataclasses.asdict(result) | dataclasses.asdict(source)
-            row |= {"value": float(result.value), "n": int(result.n)}  # which may be NumPy's
-            row |= {"version": xl_flax.__version__, "lines": lines[result.signature]}
-            rows.append(row | {"crc": _crc(row)})
-        write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            line = vars(result) | vars(source)
+            line |= {"value": float(result.value), "n": int(result.n)}  # which may be NumPy's
+            line |= {"version": xl_flax.__version__, "lines": counts[result.signature]}
+            line |= {"crc": _crc(line)}
+            text = json.dumps(line, ensure_ascii=False)
+            lines[_ROW.validate_json(text)] = text + "\n"
+        write_atomically(path, "".join(lines.values()))
+        _KNOWN[os.path.abspath(path)] = _Read(_state(path), lines)
 
 
 def from_rows(rows: Iterable[Row], signatures: Iterable[str]) -> list[Result]:
@@ -193,10 +209,27 @@ def same(row: Row, source: Source) -> bool:
     return (row.step, row.id) == (source.step, source.id)
 
 
-def _read_all(path: str) -> dict[Row, dict[str, Any]]:
-    """The different lines of a file, each as it is written there."""
-    rows: dict[Row, dict[str, Any]] = {}
-    for number, line in read_json_lines(path) if os.path.lexists(path) else ():
+def _read_all(path: str) -> dict[Row, str]:
+    """The different lines of a file, each as it is written there; a file is checked once."""
+    if not os.path.lexists(path):
+        return {}
+    key, state = os.path.abspath(path), _state(path)
+    if key not in _KNOWN or _KNOWN[key].state != state:
+        _KNOWN[key] = _Read(state, _check_lines(path))
+    return _KNOWN[key].lines
+
+
+def _state(path: str) -> tuple[int, int, int] | None:
+    """What changes with a file's content, which is replaced as a whole."""
+    if not os.path.exists(path):
+        return None
+    stat = os.stat(path)
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _check_lines(path: str) -> dict[Row, str]:
+    rows: dict[Row, str] = {}
+    for number, line in read_json_lines(path):
         try:
             row = _ROW.validate_python(line)
             if not line.keys().isdisjoint(CHECKED) and row.crc != _crc(line):
@@ -209,7 +242,7 @@ def _read_all(path: str) -> dict[Row, dict[str, Any]]:
             raise UserError(f"{path}, line {number}: {what}; delete this line") from None
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}; delete this line") from None
-        rows.setdefault(row, line)
+        rows.setdefault(row, json.dumps(line, ensure_ascii=False) + "\n")
     return rows
 
 

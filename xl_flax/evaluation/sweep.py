@@ -16,11 +16,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 
 from xl_flax.checkpoints.description import Description
+from xl_flax.data.prepare import Caches
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError, message
 from xl_flax.evaluation import controls, predictions
@@ -37,6 +38,7 @@ from xl_flax.files.lock import locked
 from xl_flax.parallel import compiled, distributed
 from xl_flax.parallel.rules import Partitioning
 
+T, U = TypeVar("T"), TypeVar("U")
 CLAIMS = ".claims"  # in the folder of results
 POLL = 1.0  # seconds between two looks at what other processes do
 
@@ -86,7 +88,8 @@ class Sweep:
     )
     seconds: dict[int, list[float]] = dataclasses.field(default_factory=dict)  # by evaluation
     _cells: dict[str, list[Cell]] = dataclasses.field(default_factory=dict)  # by checkpoint
-    _contexts: dict[str, Context | UserError] = dataclasses.field(default_factory=dict)
+    # By vocabulary, of each evaluation.
+    _contexts: dict[str, list[Context | UserError]] = dataclasses.field(default_factory=dict)
     _rows: dict[str, tuple[tuple, list[Row]]] = dataclasses.field(default_factory=dict)
     _fresh: set[tuple[str, str]] = dataclasses.field(default_factory=set)  # checkpoint, signature
     _beside: dict[str, dict[int, list[Result]]] = dataclasses.field(default_factory=dict)
@@ -166,7 +169,7 @@ class Sweep:
         cells = []
         for number, evaluation in enumerate(self.config.evaluations):
             try:
-                context = self._context(target)
+                context = self._context(target, number)
                 self._lines(target)  # damaged ones are an error before anything is computed
                 parts = [(p, p.signatures(target.description, context)) for p in evaluation.parts]
                 cells.append(Cell(target, number, parts))
@@ -174,22 +177,39 @@ class Sweep:
                 self.fail(target.checkpoint, evaluation.title, error)
         return cells
 
-    def _context(self, target: Target) -> Context:
-        """That of the target's vocabulary."""
+    def _context(self, target: Target, number: int) -> Context:
+        """That of the target's vocabulary, once the caches of this evaluation are in it."""
         key = target.description.vocabulary
         if key not in self._contexts:
-            specs = [spec for e in self.config.evaluations for spec in e.every_dataset]
-            try:
-                vocabulary = self.vocabulary(target)
-                cache = self.config.cache.of_vocabulary(vocabulary.fingerprint)
-                caches = prepare_together(specs, cache, vocabulary, self.gin_flags)
-                self._contexts[key] = Context(caches, vocabulary, self.partitioning)
-            except UserError as error:
-                self._contexts[key] = error
-        context = self._contexts[key]
-        if isinstance(context, UserError):
-            raise context
-        return context
+            self._contexts[key] = self._read_caches(target)
+        found = self._contexts[key][number]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def _read_caches(self, target: Target) -> list[Context | UserError]:
+        """By evaluation the context of a vocabulary, which is one, or what its caches lack."""
+        every = [e.every_dataset for e in self.config.evaluations]
+        try:
+            vocabulary = self.vocabulary(target)
+            cache = self.config.cache.of_vocabulary(vocabulary.fingerprint)
+            prepare = lambda own: prepare_together(own, cache, vocabulary, self.gin_flags)  # noqa: E731
+            try:  # all at once: what is missing is built by one process
+                caches = [prepare([spec for own in every for spec in own])]
+            except UserError:
+                if self.strict or jax.process_count() > 1:
+                    raise
+                caches = [_or_error(prepare, own) for own in every]
+                if all(isinstance(own, UserError) for own in caches):
+                    raise  # said once, of all
+        except UserError as error:
+            return [error] * len(every)
+        there = [own for own in caches if not isinstance(own, UserError)]
+        merged = Caches({spec: own[spec] for own in there for spec in own})
+        context = Context(merged, vocabulary, self.partitioning)
+        if len(caches) == 1:
+            return [context] * len(every)
+        return [own if isinstance(own, UserError) else context for own in caches]
 
     def _finish(self, cell: Cell, others: Sequence[Cell], show: Callable) -> bool:
         """Measures a cell unless that is done; False while another process holds it."""
@@ -222,7 +242,7 @@ class Sweep:
 
     def _measure(self, cell: Cell, others: Sequence[Cell]) -> None:
         """Writes the results of those parts that the file lacks."""
-        target, context = cell.target, self._context(cell.target)
+        target, context = cell.target, self._context(cell.target, cell.number)
         for part, signatures in cell.parts:
             if self._has(target, set(signatures)):
                 continue
@@ -240,7 +260,7 @@ class Sweep:
 
     def _controls(self, cell: Cell) -> list[Result]:
         """What the results of a cell are shown beside; also written with them, once."""
-        target = cell.target
+        target, context = cell.target, self._context(cell.target, cell.number)
         if not self.config.controls:
             return []
         if target.checkpoint not in self._beside:
@@ -248,7 +268,7 @@ class Sweep:
             parts = [part for own in cells for part, _ in own.parts]
             kept = controls.kept_path(self.config.cache)
             with _alone(os.path.dirname(kept)):
-                found = controls.measure(parts, target.description, self._context(target), kept)
+                found = controls.measure(parts, target.description, context, kept)
                 if jax.process_index() == 0:
                     controls.add(kept, itertools.chain.from_iterable(found))
             if jax.process_index() == 0:
@@ -291,6 +311,14 @@ class Sweep:
 def results_path(target: Target) -> str:
     """The file of a target's results."""
     return os.path.join(target.home, results_lib.FILE)
+
+
+def _or_error(function: Callable[[T], U], argument: T) -> U | UserError:
+    """What a function returns, or the error that it raises."""
+    try:
+        return function(argument)
+    except UserError as error:
+        return error
 
 
 def _in_order(targets: Sequence[Target]) -> list[Target]:

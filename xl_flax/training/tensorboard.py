@@ -1,18 +1,35 @@
 """TensorBoard files of a run."""
 
+import contextlib
 import os
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar, text
 
 from xl_flax.evaluation.base import scalar_name
 from xl_flax.evaluation.results import Row
 from xl_flax.files.folders import new_folder
 from xl_flax.files.lock import locked
+
+
+@contextlib.contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """As if a module were not installed, unless it has been imported."""
+    hidden = module not in sys.modules
+    if hidden:
+        sys.modules[module] = None
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[module]
+
+
+with _absent("torch"):  # half of all imports of a command, and there are no tensors here
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar, text
 
 FLUSH_SECONDS = 30.0
 FOLDER = "metrics"  # in a run's folder
