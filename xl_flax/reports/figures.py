@@ -14,6 +14,8 @@ from xl_flax.reports.records import MEANS, SETTING, Record, names_of, setting_of
 from xl_flax.reports.tables import make, scale
 from xl_flax.reports.views import VARIANTS, differing, tests
 
+# A mark without width, so that a title that begins with a Hebrew name is not turned round.
+LEFT_TO_RIGHT = "\u200e"
 LACKING = {
     "curves": "no run has results of more than one step (--steps=all), or values by language in "
     "its metrics.jsonl yet",
@@ -175,7 +177,7 @@ def similarity(records: Sequence[Record]) -> Drawings:
         layer = "" if own[0].layer is None else f", layer {own[0].layer}"
         more = f", {variant}" if variant else ""
         title = f"{setting}: {first.metric} on {data}{layer}{more}{drawing.unit(first.metric)}"
-        axis.set_title(title, fontsize=9, loc="left")
+        axis.set_title(LEFT_TO_RIGHT + title, fontsize=9, loc="left")
         axis.set_ylabel("query")
         axis.set_xlabel("searched")
         name = drawing.file_name("similarity", setting, data, *filter(None, [variant]))

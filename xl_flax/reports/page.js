@@ -1,4 +1,5 @@
-// Sorts a table by the column whose heading is clicked: numbers by their value, names by letters.
+// Sorts a table by the column whose heading is clicked: numbers by their value,
+// names by letters; what has no number is last.
 for (const table of document.querySelectorAll("table")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -8,7 +9,7 @@ for (const table of document.querySelectorAll("table")) {
     const value = (row) => {
       const cell = row.cells[column];
       if (!column) return cell.textContent;
-      return cell.dataset.value === undefined ? -Infinity : Number(cell.dataset.value);
+      return cell.dataset.value === undefined ? sign * Infinity : Number(cell.dataset.value);
     };
     const order = (a, b) => typeof a === "string" ? a.localeCompare(b, undefined, {numeric: true}) : a - b;
     const rows = [...body.rows].sort((a, b) => sign * order(value(a), value(b)));

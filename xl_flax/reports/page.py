@@ -19,7 +19,7 @@ def html(
     notes: Sequence[str],
     signatures: Sequence[str],
 ) -> str:
-    """The page. Names and texts keep the direction of their script, whatever is around them."""
+    """The page, in English; a name in it keeps the direction of its script, whatever is around."""
     parts = resources.files("xl_flax.reports")
     style, script = ((parts / name).read_text("utf-8") for name in ("page.css", "page.js"))
     links = [f'<a href="#t{i}">{_escape(t.title or "Table")}</a>' for i, t in enumerate(tables)]
@@ -48,13 +48,13 @@ def html(
 def _note(text: str) -> str:
     """What is long is shown when it is asked for."""
     if len(text) <= LONG:
-        return f"<p dir=auto>{_escape(text)}</p>"
+        return f"<p>{_escape(text)}</p>"
     start = _escape(text[:LONG].rpartition(" ")[0])
-    return f"<details><summary>{start} …</summary><p dir=auto>{_escape(text)}</p></details>"
+    return f"<details><summary>{start} …</summary><p>{_escape(text)}</p></details>"
 
 
 def _table(table: Table, name: str) -> str:
-    lines = [f'<section id="{name}"><h2 dir=auto>{_escape(table.title or "Table")}</h2>']
+    lines = [f'<section id="{name}"><h2>{_escape(table.title or "Table")}</h2>']
     lines.append('<div class="wide"><table><thead><tr>')
     heads = [", ".join(table.row_fields)]
     heads += [_named(parts_of(table, key, table.column_fields)) for key in table.columns]
@@ -81,7 +81,7 @@ def _table(table: Table, name: str) -> str:
             cells.append(f'<td{own} data-value="{value!r}">{_escape(text_of(number))}</td>')
         lines.append(f"<tr{kind}><th scope=row>{title}</th>{''.join(cells)}</tr>")
     lines.append("</tbody></table></div>")
-    lines += [f"<p class=note dir=auto>{_escape(note)}</p>" for note in table.notes]
+    lines += [f"<p class=note>{_escape(note)}</p>" for note in table.notes]
     return "\n".join(lines) + "</section>"
 
 
@@ -93,6 +93,6 @@ def _named(parts: Sequence[str]) -> str:
 def _figure(name: str, drawing: Drawing) -> str:
     title = _escape(drawing.title)
     return (
-        f'<section id="f-{_escape(name)}"><h2 dir=auto>{title}</h2>'
+        f'<section id="f-{_escape(name)}"><h2>{title}</h2>'
         f'<div class="figure" role="img" aria-label="{title}">{drawing.svg()}</div></section>'
     )
