@@ -1,11 +1,12 @@
 """A sweep over checkpoints against one command for each cell, and against Transformers.
 
     python tests/benchmarks/sweep.py [--checkpoints 10] [--sentences 1000] [--languages 4]
-        [--layers 4] [--width 128] [--tiny]
+        [--layers 4] [--width 128] [--words 14000] [--rounds 1] [--tiny]
 
 So many checkpoints of one shape, with random weights, are evaluated in four ways, on all layers:
 masked accuracy; retrieval by cosine in two texts of several languages, all pairs in both
-directions; mining of the first text. Text is random words, cached as token ids.
+directions; mining of the first text. Text is random words, cached as token ids. The defaults are
+the model of gin/runs/bible.gin: four layers of width 128, about 10,000 pieces.
 
   sweep         python -m xl_flax.evaluate --checkpoints='…/*': one process
   separate      the same command for each checkpoint and evaluation, one after the other; what the
@@ -15,9 +16,11 @@ directions; mining of the first text. Text is random words, cached as token ids.
                 and mining; nearest neighbours by sentence-transformers and faiss; token ids are
                 given
 
-Each side begins with an empty cache of compiled programs and pays for its imports. Retrieval must
-come out alike. The last line is JSON: seconds of the other sides / ours,
-{"separate": …, "transformers": …}.
+Each side has the same layers, sentences and number of hidden tokens, begins with an empty cache of
+compiled programs and pays for its imports. Sides take turns, `--rounds` times, which begin with
+another side each. Retrieval must come out alike. A table has the seconds of each round, and those
+of all processors, user and system, which say more where a machine is shared. The last line is JSON:
+seconds of the other sides / ours, the medians over rounds, {"separate": …, "transformers": …}.
 """
 
 import argparse
@@ -25,11 +28,15 @@ import dataclasses
 import glob
 import json
 import os
+import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -54,7 +61,7 @@ from xl_flax.files.read import read_bytes
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
 
-LENGTH, BATCH, WORDS = 64, 64, 2000
+LENGTH, BATCH = 64, 64
 EVALUATIONS = {
     "masked": "@MaskedAccuracy()",
     "a": "@a/SentenceRetrieval()",
@@ -82,16 +89,16 @@ BitextMining.length = {length}
 # ---- What is evaluated
 
 
-def make_vocabulary(folder: str) -> Vocabulary:
+def make_vocabulary(folder: str, count: int) -> Vocabulary:
     """Of random words, most of which are pieces."""
     rng = np.random.default_rng(0)
     letters = [*"bdfgklmnprst", *"aeiou"]
-    words = ["".join(rng.choice(letters, rng.integers(3, 8))) for _ in range(WORDS)]
+    words = ["".join(rng.choice(letters, rng.integers(3, 8))) for _ in range(count)]
     path = os.path.join(folder, "vocabulary.model")
     with open(path, "wb") as file:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([" ".join(words[i : i + 8]) for i in range(0, WORDS, 4)]),
-            model_writer=file, vocab_size=2 * WORDS, hard_vocab_limit=False, minloglevel=2,
+            sentence_iterator=iter([" ".join(words[i : i + 8]) for i in range(0, count, 4)]),
+            model_writer=file, vocab_size=2 * count, hard_vocab_limit=False, minloglevel=2,
             bos_piece="<s>", eos_piece="</s>", bos_id=0, pad_id=1, eos_id=2, unk_id=3,
             user_defined_symbols=["<mask>"],
         )  # fmt: skip
@@ -168,20 +175,34 @@ def command(folder: str, evaluations: Sequence[str], *flags: str) -> list[str]:
     return [*here, f"--gin.CACHE_DIR={folder}/cache", *flags]
 
 
-def run(commands: Sequence[list[str]], kept: str) -> float:
-    """Seconds of some commands, one after the other, which find compiled programs in a folder."""
+class Seconds(NamedTuple):
+    """What commands took."""
+
+    wall: float
+    processors: float  # of all processors, user and system
+
+
+def run(commands: Sequence[list[str]], kept: str) -> Seconds:
+    """Runs commands, which find compiled programs in a folder, one after the other."""
+    shutil.rmtree(kept, ignore_errors=True)
     os.makedirs(kept)
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": kept,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "PYTHONPATH": os.pathsep.join([cli.ROOT, os.path.dirname(os.path.abspath(__file__))]),
     }
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), _used()
     for each in commands:
         done = subprocess.run(each, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(each)}\n{done.stderr}")
-    return time.perf_counter() - begin
+    return Seconds(time.perf_counter() - begin, _used() - used)
+
+
+def _used() -> float:
+    """Seconds of processors of all commands that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def transformers_side(folder: str) -> None:
@@ -373,40 +394,70 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--languages", type=int, default=4, help="of each text")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--words", type=int, default=14000, help="most of which are pieces")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--worker", metavar="FOLDER", help=argparse.SUPPRESS)
-    args = parse(parser, argv, checkpoints=1, sentences=24, languages=2, layers=1, width=64)
+    tiny = {"sentences": 24, "languages": 2, "layers": 1, "width": 64, "words": 2000}
+    args = parse(parser, argv, checkpoints=1, **tiny)
     if args.worker:
         transformers_side(args.worker)
         return
     with tempfile.TemporaryDirectory(prefix="xl-flax-sweep-") as folder:
-        vocabulary = make_vocabulary(folder)
+        vocabulary = make_vocabulary(folder, args.words)
         texts = make_text(args, vocabulary)
         make_cache(folder, vocabulary, texts)
         make_checkpoints(args, folder, vocabulary)
         np.save(f"{folder}/texts.npy", flat_texts(texts))
         with open(f"{folder}/special.json", "w") as file:
             json.dump(dataclasses.asdict(vocabulary.special), file)
-        checkpoints = sorted(glob.glob(f"{folder}/run/checkpoints/*"))
-        pattern = f"--checkpoints={folder}/run/checkpoints/*"
-        sweep = command(folder, [*EVALUATIONS], pattern, f"--output={folder}/swept")
-        cells = [
+        print(f"{args.layers} layers of width {args.width}, {vocabulary.size:,} pieces", flush=True)
+        taken: dict[str, list[Seconds]] = {}
+        for number in range(args.rounds):
+            for path in glob.glob(f"{folder}/**/{results.FILE}", recursive=True):
+                os.remove(path)  # what is there would not be measured again
+            sides = list(sides_of(folder).items())
+            turn = number % len(sides)
+            for name, commands in sides[turn:] + sides[:turn]:
+                seconds = run(commands, f"{folder}/kept-{name}")
+                taken.setdefault(name, []).append(seconds)
+                print(f"round {number + 1}, {name}: {seconds.wall:.1f} s", flush=True)
+            check(folder)
+    show(taken)
+
+
+def sides_of(folder: str) -> dict[str, list[list[str]]]:
+    """The commands of each side."""
+    checkpoints = sorted(glob.glob(f"{folder}/run/checkpoints/*"))
+    pattern = f"--checkpoints={folder}/run/checkpoints/*"
+    here = os.path.abspath(__file__)
+    return {
+        "sweep": [command(folder, [*EVALUATIONS], pattern, f"--output={folder}/swept")],
+        "transformers": [[sys.executable, here, f"--worker={folder}"]],
+        "separate": [
             command(folder, [name], f"--gin.MODEL_DIR={path}")
             for path in checkpoints
             for name in EVALUATIONS
-        ]
-        here = os.path.abspath(__file__)
-        seconds = {
-            "sweep": run([sweep], f"{folder}/kept-sweep"),
-            "transformers": run(
-                [[sys.executable, here, f"--worker={folder}"]], f"{folder}/kept-theirs"
-            ),
-            "separate": run(cells, f"{folder}/kept-separate"),
-        }
-        check(folder)
-    for name, taken in seconds.items():
-        print(f"{name:14}{taken:8.1f} s")
-    ours = seconds.pop("sweep")
-    print(json.dumps({name: round(seconds[name] / ours, 2) for name in sorted(seconds)}))
+        ],
+    }
+
+
+def show(taken: dict[str, list[Seconds]]) -> None:
+    """A table of all rounds, and the ratios of each."""
+    print(f"{'':14}{'seconds':>9}{'range':>16}{'processors':>12}{'/ sweep':>9}{'range':>14}")
+    ratios = {}
+    for name, own in taken.items():
+        wall = [seconds.wall for seconds in own]
+        used = statistics.median(seconds.processors for seconds in own)
+        pairs = zip(own, taken["sweep"], strict=True)
+        by_round = [theirs.wall / ours.wall for theirs, ours in pairs]
+        ratios[name] = statistics.median(by_round)
+        spans = f"{min(wall):.1f}–{max(wall):.1f}", f"{min(by_round):.2f}–{max(by_round):.2f}"
+        print(
+            f"{name:14}{statistics.median(wall):9.1f}{spans[0]:>16}{used:12.1f}"
+            f"{ratios[name]:9.2f}{spans[1]:>14}"
+        )
+    ratios.pop("sweep")
+    print(json.dumps({name: round(ratios[name], 2) for name in sorted(ratios)}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Exact match and F1 of answers, as the official scripts of SQuAD v1.1 and MLQA compute them."""
 
 import collections
+import functools
 import re
 import string
 import sys
@@ -13,9 +14,6 @@ from xl_flax.errors import UserError
 Rule = Literal["squad", "mlqa"]
 
 _ASCII = str.maketrans("", "", string.punctuation)
-_PUNCTUATION = _ASCII | {
-    i: None for i in range(sys.maxunicode + 1) if unicodedata.category(chr(i)).startswith("P")
-}
 
 # Words that MLQA's script takes for articles, by language; Hindi and Chinese have none.
 _ARTICLES = {
@@ -51,7 +49,7 @@ def tokens(answer: str, rule: Rule, language: str) -> list[str]:
     answer = answer.lower()
     if rule == "squad":
         return _without(_ARTICLES["eng"], answer.translate(_ASCII)).split()
-    answer = answer.translate(_PUNCTUATION)
+    answer = answer.translate(_punctuation())
     if language == "ara":  # the article is a prefix; the script takes it away inside words, too
         return answer.replace("ال", " ").split()
     if language not in _ARTICLES:
@@ -61,6 +59,13 @@ def tokens(answer: str, rule: Rule, language: str) -> list[str]:
         )
     answer = _without(_ARTICLES[language], answer)
     return (_HAN.sub(r" \1 ", answer) if language == "zho" else answer).split()
+
+
+@functools.cache
+def _punctuation() -> dict[int, None]:
+    """Of all scripts; not made where nothing asks for it, as every command reads this module."""
+    every = range(sys.maxunicode + 1)
+    return _ASCII | {i: None for i in every if unicodedata.category(chr(i)).startswith("P")}
 
 
 def _without(words: str, text: str) -> str:
