@@ -41,8 +41,12 @@ def test_checkpoints_are_fine_tuned_with_their_seeds_and_only_once(folder, capsy
     assert "step " not in said.replace("steps", "")  # what runs print goes to their log
     assert [run.seed for run in trained] == [0, 1, 0, 1]
     rows = results.read(f"{folder}/pretrained/results.jsonl")
+    beside = [row for row in rows if row.model is not None]
+    rows = [row for row in rows if row.model is None]
     assert {row.step for row in rows} == {2, 4}
     (sign,) = {row.signature for row in rows}
+    assert {row.step for row in beside} == {0} and {row.model for row in beside} >= {"majority"}
+    assert all(row.signature == results.of_model(sign, row.model) for row in beside)
     assert sign.startswith("transfer|run:objects#") and "|seeds:0,1|" in sign
     (beta,) = [r for r in rows if (r.step, *r.languages, r.metric) == (4, "beta", "accuracy")]
     assert len(beta.seeds) == 2 and beta.value == pytest.approx(sum(beta.seeds) / 2)
@@ -62,6 +66,7 @@ def test_checkpoints_are_fine_tuned_with_their_seeds_and_only_once(folder, capsy
     report.main([f"{folder}/pretrained", "--rows=language", "--columns=setting,metric"])
     shown = capsys.readouterr().out
     assert "alpha *" in shown and "±" in shown and "gap" in shown
+    assert "most frequent" in shown or "majority" in shown
 
 
 def test_what_cannot_be_fine_tuned_is_refused(folder):

@@ -84,7 +84,8 @@ def parse(
       description: what `--help` prints.
       extra: adds the command's own flags to the parser.
       needless: macros and parameters that a file may leave to be set, and that are not needed.
-      once: a parameter that only one of several files may set, unless a flag sets it.
+      once: a parameter that only one of several files may set, but for those of runs, unless a
+        flag sets it.
 
     Returns:
       The namespace; `gin_flags` holds the Gin flags as they were given, for passing on.
@@ -163,7 +164,7 @@ def load_gin(
       bindings: lines of Gin.
       search_paths: more folders in which files are looked for.
       needless: macros and parameters that are "none" where the files leave them to be set.
-      once: a parameter that only one of the files may set.
+      once: a parameter that only one of the files may set, but for those of runs.
     """
     for module in CONFIGURABLES:
         importlib.import_module(module)
@@ -176,7 +177,9 @@ def load_gin(
             for where in files if once and len(files) > 1 else ():
                 gin.clear_config()
                 gin.parse_config_file(where)
-                setting += [where] if f"\n{once} = " in f"\n{gin.config_str()}" else []
+                text = f"\n{gin.config_str()}"  # a run's file may build upon another one
+                own = f"\n{once} = " in text and "\nTrainConfig." not in text
+                setting += [where] if own else []
             gin.clear_config()
             for where in files:
                 gin.parse_config_file(where)

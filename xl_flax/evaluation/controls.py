@@ -89,6 +89,20 @@ def measure(
     return [[Measured(control.source, known[control.key]) for control in own] for own in planned]
 
 
+def sourced(results: Iterable[Result]) -> list[Measured]:
+    """Results of controls that an evaluation has given with its own, each known by how it was made.
+
+    Args:
+      results: with a `Result.model`.
+    """
+    own: dict[tuple[str, str], list[Result]] = collections.defaultdict(list)
+    for result in results:
+        own[result.model, result.signature].append(result)
+    return [
+        Measured(Source(model, 0, id=_digest(sign)), given) for (model, sign), given in own.items()
+    ]
+
+
 def add(path: str, measured: Iterable[Measured]) -> None:
     """Writes the results that a file lacks, or holds with other values."""
     rows = results_lib.read(path)

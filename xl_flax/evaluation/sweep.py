@@ -252,7 +252,10 @@ class Sweep:
                 self._loader.ahead(ahead.target.checkpoint)
             results = part(subject, context)
             if jax.process_index() == 0:
-                results_lib.write(results_path(target), target.source, results)
+                path = results_path(target)
+                own = [result for result in results if result.model is None]
+                results_lib.write(path, target.source, own)
+                controls.add(path, controls.sourced(r for r in results if r.model is not None))
                 for sign, (data, scored) in context.predictions.items():
                     predictions.write(target.home, target.description.step, sign, data, scored)
             context.predictions.clear()

@@ -7,6 +7,7 @@ import os
 import signal
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gin
 
@@ -67,7 +68,7 @@ class FineTuned(Evaluation):
         return [self._signature()]
 
     def __call__(self, subject: Subject, context: Context) -> list[Result]:
-        """The results of the runs, each the mean over seeds, without those of controls."""
+        """The results of the runs, each the mean over seeds, and those of their controls."""
         (sign,) = self.signatures(subject.description, context)
         if subject.checkpoint is None:
             self.fail("only a checkpoint can be fine-tuned")
@@ -78,13 +79,14 @@ class FineTuned(Evaluation):
             of_seeds = self._run(subject.checkpoint, subject.description, place)
         merged = []
         for key, first in of_seeds[0].items():
+            if first.model is not None:  # it needs no model, and so no seeds
+                merged.append(_result(first, signature=results_lib.of_model(sign, first.model)))
+                continue
             values = tuple(own[key].value for own in of_seeds if key in own)
             if len(values) == len(of_seeds):
-                names = [field.name for field in dataclasses.fields(Result)]
-                result = Result(**{name: getattr(first, name) for name in names})
                 seeds = values if len(values) > 1 else None
                 changed = {"value": statistics.fmean(values), "seeds": seeds, "interval": None}
-                merged.append(dataclasses.replace(result, **changed, signature=sign))
+                merged.append(_result(first, **changed, signature=sign))
         return merged
 
     @property
@@ -127,9 +129,14 @@ class FineTuned(Evaluation):
             inner = Sweep(evaluation, devices, _own_vocabulary, gin_flags, strict=True)
             inner.run([target], lambda *_: None)
             rows = results_lib.read(os.path.join(folder, results_lib.FILE))
-            own = [r for r in rows if r.model is None and results_lib.same(r, target.source)]
-            found.append({(r.data, r.languages, r.metric, r.layer): r for r in own})
+            own = [r for r in rows if r.model is not None or results_lib.same(r, target.source)]
+            found.append({(r.model, r.data, r.languages, r.metric, r.layer): r for r in own})
         return found
+
+
+def _result(row: Row, **changed: Any) -> Result:
+    names = [field.name for field in dataclasses.fields(Result)]
+    return dataclasses.replace(Result(**{name: getattr(row, name) for name in names}), **changed)
 
 
 def _own_vocabulary(target: targets.Target) -> Vocabulary:
