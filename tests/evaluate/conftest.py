@@ -46,13 +46,14 @@ def command(model_dir, cache):
         for file in (os.path.join(folder, "results.jsonl") for folder in {model_dir, *paths}):
             if fresh and os.path.exists(file):
                 os.remove(file)
+        own = any(flag.startswith("--gin_file=") for flag in flags)
         evaluate.main(
             [
                 f"--gin.MODEL_DIR={path}",
                 f"--gin.CACHE_DIR={cache.directory}",
                 "--gin.TASK_MODULES=['none']",
                 "--gin.Cache.on_missing='stop'",
-                "--gin_file=gin/eval/both.gin",
+                *([] if own else ["--gin_file=gin/eval/both.gin"]),
                 "--gin.MaskedAccuracy.mixture=all",
                 "--gin.MaskedAccuracy.length=16",
                 "--gin.SentenceRetrieval.mixture=all",

@@ -255,7 +255,8 @@ class Sweep:
                 path = results_path(target)
                 own = [result for result in results if result.model is None]
                 results_lib.write(path, target.source, own)
-                controls.add(path, controls.sourced(r for r in results if r.model is not None))
+                if beside := controls.sourced(r for r in results if r.model is not None):
+                    controls.add(path, beside)
                 for sign, (data, scored) in context.predictions.items():
                     predictions.write(target.home, target.description.step, sign, data, scored)
             context.predictions.clear()
