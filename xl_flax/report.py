@@ -100,6 +100,8 @@ def _figures(
     args: argparse.Namespace, every: Sequence[Record], shown: Sequence[Record]
 ) -> dict[str, Any]:
     """By name; what there is nothing to draw of is left out, but for what is named alone."""
+    if args.scatter and "scatter" not in args.figures:
+        raise UserError("--scatter=X,Y says what --figures=scatter draws: add this")
     if not args.figures:
         return {}
     from xl_flax.reports import figures  # needs matplotlib
@@ -111,7 +113,7 @@ def _figures(
             raise UserError("--figures=scatter needs --scatter=X,Y, each as METRIC:DATA")
         match kind:
             case "curves":
-                own = figures.curves(every) | figures.training(
+                own = figures.curves(shown) | figures.training(
                     curves.read(args.folders), args.setting
                 )
             case "layers":

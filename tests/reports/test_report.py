@@ -203,6 +203,32 @@ def test_figures_are_drawn_or_what_lacks_is_said(folder, tmp_path):
             report.main([one, f"--figures={figure}", f"--out={out}"])
     with pytest.raises(UserError, match="no results of f1:ntrex/test; there are p@1:ntrex/test"):
         report.main([one, "--figures=scatter", "--scatter=f1:ntrex/test,p@1:ntrex/test"])
+    with pytest.raises(UserError, match="what --figures=scatter draws: add this"):
+        report.main([one, "--scatter=p@1:ntrex/test,p@1:ntrex/test"])
+    with pytest.raises(UserError, match="several layers: choose one with --layer"):
+        report.main([folder, "--figures=heatmap", "--where=metric=p@1", f"--out={out}"])
+
+
+def test_curves_are_of_the_layer_that_is_asked_for_and_name_a_language_once(
+    folder, tmp_path, monkeypatch
+):
+    for seed in range(3):
+        for step in (5, 10):
+            labelled(f"{folder}/mlm/{seed}", {"eng"}, {"eng": 0.9, "deu": 0.5}, step=step)
+    drawn = {}
+    monkeypatch.setattr(report, "_write", lambda _, tables, own, *more: drawn.update(own) or [])
+    flags = ["--steps=all", "--figures=curves,layers", f"--out={tmp_path}/out"]
+    report.main([folder, *flags, "--layer=1"])
+    figure = drawn["curves-mlm"].figure
+    titles = [axis.get_title("left") for axis in figure.axes]
+    assert "ntrex/test, cosine, layer 1" in titles and "pos/test" in titles
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["deu", "eng", "heb"]
+    report.main([folder, *flags, "--layer=all"])
+    titles = [axis.get_title("left") for axis in drawn["curves-mlm"].figure.axes]
+    assert "ntrex/test, cosine, layer 2" in titles
+    (legend,) = drawn["layers"].figure.legends  # "step 5" stands on the right of a Hebrew name
+    assert f"\u200e{HEBREW}, step 5" in [text.get_text() for text in legend.get_texts()]
 
 
 def test_vectors_made_in_two_ways_are_drawn_apart(folder, tmp_path):

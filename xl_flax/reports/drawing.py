@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xl_flax.errors import UserError
-from xl_flax.reports.formats import name_of
+from xl_flax.reports.formats import parts_of
 from xl_flax.reports.records import Record
 from xl_flax.reports.tables import GAPS, Key, Table, scale
 
@@ -28,6 +28,8 @@ STYLES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 GREY = "0.6"  # of controls
 STEPS = mpl.ticker.EngFormatter(sep="")
 WHOLE = mpl.ticker.MaxNLocator(integer=True)
+# A mark without width, so that what begins with a Hebrew name is not turned round.
+LEFT_TO_RIGHT = "\u200e"
 Axes = Any  # matplotlib's
 
 
@@ -133,6 +135,12 @@ def unit(metric: str) -> str:
     return " (%)" if scale(metric)[0] == 100 else ""
 
 
+def label(table: Table, key: Key, fields: Sequence[str]) -> str:
+    """What a row or column is called; its parts stand from the left to the right."""
+    parts = parts_of(table, key, fields)
+    return (LEFT_TO_RIGHT if len(parts) > 1 else "") + ", ".join(parts)
+
+
 def looks_of(rows: Iterable[Key], controls: Collection[str] = ()) -> dict[Key, dict[str, Any]]:
     """A look for each row of some tables; those of controls are grey."""
     every = list(dict.fromkeys(rows))
@@ -154,7 +162,7 @@ def lines(axis: Axes, table: Table, own: Mapping[Key, dict[str, Any]]) -> None:
         fewest = min(len(number.values) for number in numbers)
         values = factor * np.array([number.values[:fewest] for number in numbers]).T
         x = np.array([column[0] for column in columns])
-        band(axis, x, values, name_of(table, row, table.row_fields), own[row])
+        band(axis, x, values, label(table, row, table.row_fields), own[row])
 
 
 def band(axis: Axes, x: np.ndarray, values: np.ndarray, label: str, look: dict[str, Any]) -> None:
@@ -221,10 +229,10 @@ def numbers(axis: Axes, table: Table, metric: str) -> None:
     grid = np.array([[value(row, column) for column in table.columns] for row in table.rows])
     top = 100 if factor == 100 else np.nanmax(grid)
     axis.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=top)
-    names = [name_of(table, column, table.column_fields) for column in table.columns]
+    names = [label(table, column, table.column_fields) for column in table.columns]
     turned = 45 if len(names) > 20 else 0
     axis.set_xticks(range(len(names)), names, fontsize=8, rotation=turned)
-    rows = [name_of(table, row, table.row_fields) for row in table.rows]
+    rows = [label(table, row, table.row_fields) for row in table.rows]
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
     for (i, j), shown in np.ndenumerate(grid):
         if np.isfinite(shown):

@@ -14,13 +14,12 @@ from xl_flax.reports.records import MEANS, SETTING, Record, names_of, setting_of
 from xl_flax.reports.tables import make, scale
 from xl_flax.reports.views import VARIANTS, differing, tests
 
-# A mark without width, so that a title that begins with a Hebrew name is not turned round.
-LEFT_TO_RIGHT = "\u200e"
 LACKING = {
     "curves": "no run has results of more than one step (--steps=all), or values by language in "
     "its metrics.jsonl yet",
     "layers": "no results are of more than one layer",
-    "heatmap": "no test has results of more than one language",
+    "heatmap": "no test has results of more than one language, or they are of several layers: "
+    "choose one with --layer",
     "similarity": "no results are of pairs of languages",
     "scatter": "no checkpoint has both",
 }
@@ -57,7 +56,10 @@ def layers(records: Sequence[Record]) -> Drawings:
 
 
 def curves(records: Sequence[Record]) -> Drawings:
-    """Values over steps by language, with bands over seeds: a figure for each setting."""
+    """Values over steps by language, with bands over seeds: a figure for each setting.
+
+    Of several layers the last one is drawn.
+    """
     drawings = {}
     own = [r for r in records if not r.is_control and not r.row.metric.endswith(("_mean", "_gap"))]
     for setting in dict.fromkeys(r.setting for r in own):
@@ -71,7 +73,9 @@ def curves(records: Sequence[Record]) -> Drawings:
         for axis, (key, panel) in zip(axes, panels.items(), strict=False):
             last = max((r.layer for r in panel if r.layer is not None), default=None)
             panel = [r for r in panel if r.layer == last]
-            drawing.lines(axis, make(panel, ["language"], ["step"]), looks)
+            table = make(panel, ["language"], ["step"])
+            table.marks = {}  # of one test only, and all panels have one legend
+            drawing.lines(axis, table, looks)
             drawing.dress(axis, key, "step", last)
             axis.xaxis.set_major_formatter(STEPS)
         drawing.legend(figure, axes)
@@ -177,7 +181,7 @@ def similarity(records: Sequence[Record]) -> Drawings:
         layer = "" if own[0].layer is None else f", layer {own[0].layer}"
         more = f", {variant}" if variant else ""
         title = f"{setting}: {first.metric} on {data}{layer}{more}{drawing.unit(first.metric)}"
-        axis.set_title(LEFT_TO_RIGHT + title, fontsize=9, loc="left")
+        axis.set_title(drawing.LEFT_TO_RIGHT + title, fontsize=9, loc="left")
         axis.set_ylabel("query")
         axis.set_xlabel("searched")
         name = drawing.file_name("similarity", setting, data, *filter(None, [variant]))
