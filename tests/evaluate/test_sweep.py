@@ -1,6 +1,7 @@
 """Many checkpoints × evaluations in one process: what is compiled, read and repeated; failures."""
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -10,7 +11,7 @@ from run_folders import flip
 from small_evaluations import WORDS, make_cache, make_run, train_vocabulary
 from tensorboardX.proto.event_pb2 import Event
 
-from xl_flax import convert, evaluate
+from xl_flax import convert, evaluate, report
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results
 from xl_flax.evaluation.base import Subject
@@ -75,15 +76,24 @@ def test_a_sweep_is_each_checkpoint_alone_and_compiles_once(
     monkeypatch.setattr(
         Context, "_read_aligned", lambda self, spec: (read.append(spec), examples(self, spec))[1]
     )
-    monkeypatch.setattr(Subject, "load", lambda path, *a: (loaded.append(path), load(path, *a))[1])
+    monkeypatch.setattr(
+        Subject,
+        "load",
+        lambda path, *a: (loaded.append((path, threading.current_thread().name)), load(path, *a))[
+            1
+        ],
+    )
     found = sweep(f"{runs}/*/checkpoints/*")
     assert found.keys() == {f"results/runs/{run}/results.jsonl" for run in "ab"}
-    assert len(read) == 1 and [p[-13:] for p in loaded] == [
+    assert len(read) == 1 and [p[-13:] for p, _ in loaded] == [
         *("checkpoints/5", "heckpoints/10", "checkpoints/5", "heckpoints/10")
     ]
+    ahead = [thread != threading.current_thread().name for _, thread in loaded]
+    assert ahead == [False, True, True, True]  # read while the one before was evaluated
     said = capsys.readouterr().out
     assert "8 cells done, 0 failed, 0 left" in said and " to go" in said
-    assert " with the first checkpoint of 4, 0 with the others" in said
+    (count,) = re.findall(r": (\d+) programs .* first checkpoint of 4, 0 with the others", said)
+    assert int(count) > 0
     assert "SentenceRetrieval of all (" in said and "all: loss " in said
     command()
     alone = {(*r["languages"],): r["value"] for r in rows(metric="p@1", layer=2)}
@@ -161,6 +171,13 @@ def test_models_of_others_stand_beside_ours_and_their_folders_are_left_alone(
     flags = ["--gin.SentenceRetrieval.layers=[2]"]
     found = sweep(f"{runs}/*", *flags)
     (theirs,) = [path for path in found if "theirs" in path]
+    capsys.readouterr()
+    report.main([f"{runs.parent}/results", "--rows=setting", "--columns=data,metric"])
+    lines = [line.split("|")[1:] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    shown = {cells[0].strip(): [cell.strip("* ") for cell in cells[1:]] for cells in lines[2:]}
+    of_theirs = os.path.dirname(theirs).removeprefix("results/")
+    assert {"runs/a", "runs/b", of_theirs} <= shown.keys()  # one table for all
+    assert shown[of_theirs] == shown["runs/b"] != shown["runs/a"]
     assert theirs.startswith("results/pretrained/theirs-")
     ours = of_checkpoint(found["results/runs/b/results.jsonl"], 10)
     converted = of_checkpoint(found[theirs], 0)
@@ -176,7 +193,7 @@ def test_models_of_others_stand_beside_ours_and_their_folders_are_left_alone(
 
 def test_several_vocabularies_have_caches_of_their_own(sweep, runs, folder, cache, capsys):
     other = train_vocabulary(folder / "fifth.model", WORDS[:7])
-    make_run(str(runs / "c"), other)
+    make_run(str(runs / "aa"), other)
     own = f"{cache.directory}/vocabulary-{other.fingerprint[:12]}"
     make_cache(own, other)
     found = sweep(f"{runs}/*")
@@ -185,9 +202,11 @@ def test_several_vocabularies_have_caches_of_their_own(sweep, runs, folder, cach
     }
     assert (
         len(signs) == 3
-        and signs["results/runs/a/results.jsonl"] != signs["results/runs/c/results.jsonl"]
+        and signs["results/runs/a/results.jsonl"] != signs["results/runs/aa/results.jsonl"]
     )
-    assert "6 cells done, 0 failed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "6 cells done, 0 failed" in said
+    assert re.findall(r"runs/(\w+)/checkpoints/10: M", said) == ["a", "b", "aa"]  # by vocabulary
 
 
 def test_a_running_training_is_followed(sweep, runs, tmp_path, monkeypatch, capsys):
