@@ -119,7 +119,9 @@ def evaluate(
         checkpoints = [c for path in paths for c in _choose(sweep, path, which, later)]
         new = [checkpoint for checkpoint in dict.fromkeys(checkpoints) if checkpoint not in seen]
         seen |= targets.homes([*seen, *new], output)
-        new = selection.select(new, seen, select) if select else new
+        if select:
+            fail = lambda run, error: sweep.fail(run, EVERY, error)  # noqa: E731
+            new = selection.select(new, seen, select, fail)
         read = [target for c in new for target in _read(sweep, c, seen[c])]
         vocabularies |= {target.description.vocabulary for target in read}
         with following_results({target.home for target in read}):

@@ -242,6 +242,10 @@ def test_the_checkpoint_that_is_best_on_validation_text_is_evaluated(sweep, runs
         assert len(losses) == 2 and tested == {min(losses, key=losses.get)}
     with pytest.raises(UserError, match="all/test is no validation split"):
         sweep(f"{runs}/*/checkpoints/*", *tests, "--select=best:p@1:all/test")
+    shutil.copytree(runs / "b", runs / "c")  # has no results
+    with pytest.raises(UserError, match="has no loss on all/validation.*runs/c: every evaluation"):
+        sweep(f"{runs}/*/checkpoints/*", *tests, "--select=best:loss:all/validation")
+    assert "2 cells done, 1 failed, 0 left" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

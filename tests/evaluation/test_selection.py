@@ -25,14 +25,19 @@ def run(tmp_path):
     return run
 
 
+def refuse(_, error):
+    raise error
+
+
 def test_the_best_of_each_run_is_taken(run, capsys):
     checkpoints = [f"{run}/checkpoints/{step}" for step in (5, 10, 15)]
     homes = dict.fromkeys(checkpoints, run)
     for text, step in {"best:loss:m/validation": 10, "best:p@1:r/validation": 5}.items():
-        assert selection.select(checkpoints, homes, text) == [f"{run}/checkpoints/{step}"]
+        assert selection.select(checkpoints, homes, text, refuse) == [f"{run}/checkpoints/{step}"]
         assert f"selected: {run}/checkpoints/{step} (" in capsys.readouterr().out
     more = f"{run}/checkpoints/20"
-    selection.select([*checkpoints, more], homes | {more: run}, "best:loss:m/validation")
+    homes |= {more: run}
+    selection.select([*checkpoints, more], homes, "best:loss:m/validation", refuse)
     assert "1 checkpoints have no results" in capsys.readouterr().out
     shown = records.read([run], Wanted(steps="best:loss:m/validation"), print)
     assert {record.row.step for record in shown} == {10}
@@ -50,4 +55,15 @@ def test_the_best_of_each_run_is_taken(run, capsys):
 )
 def test_a_test_is_refused_with_a_reason(run, text, message):
     with pytest.raises(UserError, match=message):
-        selection.select([f"{run}/checkpoints/5"], {f"{run}/checkpoints/5": run}, text)
+        selection.select([f"{run}/checkpoints/5"], {f"{run}/checkpoints/5": run}, text, refuse)
+
+
+def test_a_run_without_such_results_does_not_stop_the_others(run, tmp_path):
+    other, failed = str(tmp_path / "other"), []
+    homes = {f"{place}/checkpoints/10": place for place in (other, run)}
+    chosen = selection.select(
+        [*homes], homes, "best:loss:m/validation", lambda *failure: failed.append(failure)
+    )
+    assert chosen == [f"{run}/checkpoints/10"]
+    ((place, error),) = failed
+    assert place == other and "no results on validation text" in str(error)

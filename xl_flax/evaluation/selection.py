@@ -2,7 +2,7 @@
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from xl_flax.errors import UserError
 from xl_flax.evaluation import results as results_lib
@@ -70,29 +70,39 @@ def best_step(rows: Sequence[Row], metric: str, data: str, where: str) -> tuple[
     return step, sign * best[step]
 
 
-def select(checkpoints: Sequence[str], homes: dict[str, str], text: str) -> list[str]:
+def select(
+    checkpoints: Sequence[str],
+    homes: dict[str, str],
+    text: str,
+    fail: Callable[[str, UserError], None],
+) -> list[str]:
     """Of the checkpoints of each run the one that its results say is best.
 
     Args:
       checkpoints: of one or more runs.
       homes: where the results of each are.
       text: as of `parse`.
-
-    Raises:
-      UserError: a run has no such results.
+      fail: is called with the folder of a run that has no such results, and why.
     """
     metric, data = parse(text)
     chosen = []
     for home in dict.fromkeys(homes[checkpoint] for checkpoint in checkpoints):
-        path = os.path.join(home, results_lib.FILE)
         own = [c for c in checkpoints if homes[c] == home]
-        rows = results_lib.read(path)
-        there = {os.path.basename(c) for c in own}
-        rows = [r for r in rows if os.path.basename(r.checkpoint) in there or len(own) == 1]
-        step, value = best_step(rows, metric, data, path)
-        found = [c for c in own if os.path.basename(c) == str(step)] or own[:1]
-        lacking = len(own) - len({row.step for row in rows if row.model is None})
-        more = f"; {lacking} checkpoints have no results" if lacking > 0 else ""
-        print(f"selected: {found[0]} ({metric} on {data}: {value:.4f}{more})", flush=True)
-        chosen += found
+        try:
+            chosen.append(_best_of_run(own, os.path.join(home, results_lib.FILE), metric, data))
+        except UserError as error:
+            fail(home, error)
     return chosen
+
+
+def _best_of_run(own: Sequence[str], path: str, metric: str, data: str) -> str:
+    """One of a run's checkpoints, by its file of results."""
+    rows = results_lib.read(path)
+    there = {os.path.basename(c) for c in own}
+    rows = [r for r in rows if os.path.basename(r.checkpoint) in there or len(own) == 1]
+    step, value = best_step(rows, metric, data, path)
+    best = next((c for c in own if os.path.basename(c) == str(step)), own[0])
+    lacking = len(own) - len({row.step for row in rows if row.model is None})
+    more = f"; {lacking} checkpoints have no results" if lacking > 0 else ""
+    print(f"selected: {best} ({metric} on {data}: {value:.4f}{more})", flush=True)
+    return best
