@@ -12,8 +12,9 @@ center. A number is a mean over languages and seeds only: where anything else di
 names it. `--where=FIELD=PATTERN` chooses, as in metric=p@1 or data='ntrex*'.
 
 `--format` and `--figures` write files to `--out`. Figures: curves (values over steps by language,
-with bands over seeds; also of metrics.jsonl), layers, heatmap (settings by language), similarity (a
-matrix of languages), and, with `--scatter=X,Y`, scatter. `html` is one page, figures included.
+with bands over seeds; also of metrics.jsonl), layers, heatmap (settings or tests by language),
+similarity (a matrix of languages), and, with `--scatter=X,Y`, scatter. `html` is one page, figures
+included.
 
 Examples:
   python -m xl_flax.report runs/quickstart

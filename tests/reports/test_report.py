@@ -209,26 +209,50 @@ def test_figures_are_drawn_or_what_lacks_is_said(folder, tmp_path):
         report.main([folder, "--figures=heatmap", "--where=metric=p@1", f"--out={out}"])
 
 
-def test_curves_are_of_the_layer_that_is_asked_for_and_name_a_language_once(
-    folder, tmp_path, monkeypatch
-):
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """Draws figures of a folder: name -> matplotlib's figure."""
+
+    def draw(folder, *flags):
+        made = {}
+        monkeypatch.setattr(report, "_write", lambda _, tables, own, *more: made.update(own) or [])
+        report.main([str(folder), *flags, f"--out={tmp_path}/out"])
+        return {name: own.figure for name, own in made.items()}
+
+    return draw
+
+
+def test_curves_are_of_the_layer_that_is_asked_for_and_name_a_language_once(folder, drawn):
     for seed in range(3):
         for step in (5, 10):
             labelled(f"{folder}/mlm/{seed}", {"eng"}, {"eng": 0.9, "deu": 0.5}, step=step)
-    drawn = {}
-    monkeypatch.setattr(report, "_write", lambda _, tables, own, *more: drawn.update(own) or [])
-    flags = ["--steps=all", "--figures=curves,layers", f"--out={tmp_path}/out"]
-    report.main([folder, *flags, "--layer=1"])
-    figure = drawn["curves-mlm"].figure
+    flags = ["--steps=all", "--figures=curves,layers"]
+    figure = drawn(folder, *flags, "--layer=1")["curves-mlm"]
     titles = [axis.get_title("left") for axis in figure.axes]
     assert "ntrex/test, cosine, layer 1" in titles and "pos/test" in titles
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["deu", "eng", "heb"]
-    report.main([folder, *flags, "--layer=all"])
-    titles = [axis.get_title("left") for axis in drawn["curves-mlm"].figure.axes]
+    figures = drawn(folder, *flags, "--layer=all")
+    titles = [axis.get_title("left") for axis in figures["curves-mlm"].axes]
     assert "ntrex/test, cosine, layer 2" in titles
-    (legend,) = drawn["layers"].figure.legends  # "step 5" stands on the right of a Hebrew name
+    (legend,) = figures["layers"].legends  # "step 5" stands on the right of a Hebrew name
     assert f"\u200e{HEBREW}, step 5" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_a_heat_map_has_tasks_by_languages_where_they_are_more_than_settings(tmp_path, drawn):
+    for seed in range(2):
+        run = f"{tmp_path}/mlm/{seed}"
+        labelled(run, {"eng"}, {"eng": 0.9, "deu": 0.5 + seed / 10, "heb": 0.3})
+        values = {("eng", "deu"): 0.1, ("eng", "heb"): 0.2, MACRO: 0.15}
+        pairs(run, values, data="ntrex/test", metric="p@1")
+    (axis,) = drawn(tmp_path, "--figures=heatmap")["heatmap"].axes
+    assert axis.get_title("left") == "mlm (%)"
+    names = [text.get_text() for text in axis.get_yticklabels()]
+    assert names == ["\u200epos/test, f1", "\u200entrex/test, p@1"]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["eng (*)", "deu", "heb"]
+    shown = axis.images[0].get_array()
+    np.testing.assert_allclose(shown[0], [90, 55, 30])
+    np.testing.assert_allclose(shown[1][1:], [10, 20])
 
 
 def test_vectors_made_in_two_ways_are_drawn_apart(folder, tmp_path):

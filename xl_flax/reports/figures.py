@@ -11,7 +11,7 @@ from xl_flax.reports import drawing
 from xl_flax.reports.curves import Run, of_panel
 from xl_flax.reports.drawing import STEPS, STYLES, Drawing, Drawings, test_of, variant_of
 from xl_flax.reports.records import MEANS, SETTING, Record, names_of, setting_of
-from xl_flax.reports.tables import make, scale
+from xl_flax.reports.tables import Key, Table, make, scale
 from xl_flax.reports.views import VARIANTS, differing, tests
 
 LACKING = {
@@ -124,31 +124,60 @@ def training(runs: Sequence[Run], rule: str = SETTING) -> Drawings:
 
 
 def heatmap(records: Sequence[Record]) -> Drawings:
-    """Settings and controls by languages, a panel for each test: zero-shot transfer at a glance."""
-    tables = []
-    for data, _, every in tests(records):
+    """Zero-shot transfer at a glance: languages across, settings and controls down, by test.
+
+    Where there are more tests than settings, tests are down instead, by setting or control.
+    """
+    found: dict[tuple[str, str], list[Record]] = {}
+    for data, metric, every in tests(records):
         own = [r for r in every if r.target or r.language not in MEANS]
         if own and _one_layer(own):
             similarity = own[0].row.similarity
-            own = [r for r in own if r.row.similarity in (similarity, None)]
-            models = ["setting", *differing(own, ("step", *VARIANTS))]
-            table = make(own, models, ["language"])
-            languages = make(own, ["language"], models)
-            table.marks = languages.marks  # those of training come first, those not read last
-            table.columns = [row for row in languages.rows if row in table.columns]
-            if len(table.columns) > 1:
-                tables.append((data, table))
+            found[data, metric] = [r for r in own if r.row.similarity in (similarity, None)]
+    shares = [test for test in found if scale(test[1])[0] == 100]  # losses have colours apart
+    settings = {r.setting for test in shares for r in found[test] if not r.is_control}
+    tables = []
+    if len(shares) > len(settings):
+        tables += _by_model([r for test in shares for r in found.pop(test)])
+    for (data, metric), own in found.items():
+        table = _languages_across(own, ["setting", *differing(own, ("step", *VARIANTS))])
+        tables.append((f"{metric} on {data}{drawing.unit(metric)}", table))
+    tables = [(title, table) for title, table in tables if len(table.columns) > 1]
     if not tables:
         return {}
     heights = [len(table.rows) for _, table in tables]
     widest = max(len(table.columns) for _, table in tables)
     size = (max(6.0, 0.42 * widest + 2), 0.36 * sum(heights) + 1.1 * len(tables))
     figure, panels = drawing.figure(*size, rows=len(tables), height_ratios=heights)
-    for axis, (data, table) in zip(panels, tables, strict=True):
-        metric = next(iter(table.cells.values())).metric
-        drawing.numbers(axis, table, metric)
-        axis.set_title(f"{metric} on {data}{drawing.unit(metric)}", fontsize=9, loc="left")
+    for axis, (title, table) in zip(panels, tables, strict=True):
+        drawing.numbers(axis, table, next(iter(table.cells.values())).metric)
+        axis.set_title(title, fontsize=9, loc="left")
     return {"heatmap": Drawing(figure, "By language")}
+
+
+def _by_model(records: Sequence[Record]) -> list[tuple[str, Table]]:
+    """A title and a table for each setting or control: tests, in %, by languages."""
+    fields = ["setting", *differing(records, ("step", *VARIANTS))]
+    models = make(records, fields, ["data", "metric", "language"])
+    ranks: dict[Key, int] = {}  # of languages: in all tables as in the first one
+    tables = []
+    for row in models.rows:
+        own = [r for r in records if tuple(map(r.get, fields)) == row]
+        table = _languages_across(own, ["data", "metric"])
+        for column in table.columns:
+            ranks.setdefault(column, len(ranks))
+        table.columns.sort(key=ranks.__getitem__)
+        tables.append((f"{drawing.label(models, row, fields)} (%)", table))
+    return tables
+
+
+def _languages_across(records: Sequence[Record], down: Sequence[str]) -> Table:
+    """Those of training come first, those that are not read last."""
+    table = make(records, down, ["language"])
+    languages = make(records, ["language"], down)
+    table.marks = languages.marks
+    table.columns = [row for row in languages.rows if row in table.columns]
+    return table
 
 
 def similarity(records: Sequence[Record]) -> Drawings:
