@@ -239,7 +239,7 @@ def test_curves_are_of_the_layer_that_is_asked_for_and_name_a_language_once(fold
     assert f"\u200e{HEBREW}, step 5" in [text.get_text() for text in legend.get_texts()]
 
 
-def test_a_heat_map_has_tasks_by_languages_where_they_are_more_than_settings(tmp_path, drawn):
+def test_a_heat_map_of_one_setting_has_tasks_by_languages(tmp_path, drawn):
     for seed in range(2):
         run = f"{tmp_path}/mlm/{seed}"
         labelled(run, {"eng"}, {"eng": 0.9, "deu": 0.5 + seed / 10, "heb": 0.3})
@@ -253,6 +253,9 @@ def test_a_heat_map_has_tasks_by_languages_where_they_are_more_than_settings(tmp
     shown = axis.images[0].get_array()
     np.testing.assert_allclose(shown[0], [90, 55, 30])
     np.testing.assert_allclose(shown[1][1:], [10, 20])
+    labelled(f"{tmp_path}/tlm/0", {"eng"}, {"eng": 0.9, "deu": 0.5, "heb": 0.3})
+    axes = drawn(tmp_path, "--figures=heatmap")["heatmap"].axes
+    assert [axis.get_title("left")[:4] for axis in axes] == ["f1 o", "p@1 "]
 
 
 def test_vectors_made_in_two_ways_are_drawn_apart(folder, tmp_path):

@@ -126,7 +126,7 @@ def training(runs: Sequence[Run], rule: str = SETTING) -> Drawings:
 def heatmap(records: Sequence[Record]) -> Drawings:
     """Zero-shot transfer at a glance: languages across, settings and controls down, by test.
 
-    Where there are more tests than settings, tests are down instead, by setting or control.
+    Of one setting, tests are down instead, and its controls are below.
     """
     found: dict[tuple[str, str], list[Record]] = {}
     for data, metric, every in tests(records):
@@ -137,7 +137,7 @@ def heatmap(records: Sequence[Record]) -> Drawings:
     shares = [test for test in found if scale(test[1])[0] == 100]  # losses have colours apart
     settings = {r.setting for test in shares for r in found[test] if not r.is_control}
     tables = []
-    if len(shares) > len(settings):
+    if len(shares) > len(settings) == 1:
         tables += _by_model([r for test in shares for r in found.pop(test)])
     for (data, metric), own in found.items():
         table = _languages_across(own, ["setting", *differing(own, ("step", *VARIANTS))])
