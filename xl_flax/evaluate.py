@@ -175,7 +175,8 @@ def _choose(sweep: Sweep, path: str, which: str, later: bool) -> list[str]:
             return [pretrained(path, sweep.config.cache.directory)]
         if complete_checkpoints(path):
             return choose_checkpoints(path, which)
-        if os.path.basename(path).isdecimal() and not later:  # called as a checkpoint
+        begun = os.path.isdir(os.path.join(path, intact.FOLDER))  # a run, as of SETTING/SEED
+        if os.path.basename(path).isdecimal() and not (later or begun):  # called as a checkpoint
             raise UserError(intact.incomplete(path)[0])
     except UserError as error:
         sweep.fail(path, EVERY, error)
@@ -250,9 +251,10 @@ def _end(sweep: Sweep, homes: Sequence[str]) -> None:
     """Says where the results are, and, as an error, what has none."""
     if jax.process_index() == 0:
         if not sweep.strict:
-            print(f"\n{sweep.progress()}\n{sweep.compilations()}")
+            print("\n" + "\n".join(filter(None, [sweep.progress(), sweep.compilations()])))
         files = ", ".join(remote.shown(os.path.join(home, results_lib.FILE)) for home in homes)
-        print(f"\n{wrapped(f'results: {files}')}")
+        if files:
+            print(f"\n{wrapped(f'results: {files}')}")
     if sweep.failures:
         raise UserError(sweep.failed())
     if not sweep.done:

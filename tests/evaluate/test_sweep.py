@@ -255,11 +255,14 @@ def test_the_checkpoint_that_is_best_on_validation_text_is_evaluated(sweep, runs
         ("{}/a", ["--watch=0"], "--watch = 0.0: must be"),
         ("{}/a", ["--checkpoint=7"], "no checkpoint of step 7 .* there are 5, 10"),
         ("{}", [], "no folder has a finished checkpoint"),
+        ("{}/begun/0", [], "no folder has a finished checkpoint"),  # a run, and no checkpoint
         ("hdfs://bucket/*", [], "must be a local path, or an address"),
         ("{}/a", ["--output=gs://bucket/results"], "must be a local path .* no remote one"),
         ("{}/a", ["--gin_file=gin/eval/retrieval.gin"], "both.gin and gin/.* all set Eval.*scope"),
     ],
 )
-def test_bad_flags_are_errors(sweep, runs, pattern, flags, message):
+def test_bad_flags_are_errors(sweep, runs, pattern, flags, message, capsys):
+    (runs / "begun/0/checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=message):
         sweep(pattern.format(runs), *flags)
+    assert not capsys.readouterr().out.rstrip().endswith("results:")

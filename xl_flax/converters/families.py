@@ -36,7 +36,7 @@ def for_config(config: Config, path: str) -> ModuleType:
         raise UserError(
             f"{path}: model_type = {model_type!r} cannot be converted; there are "
             + ", ".join(sorted(known))
-            + "; --module_import names the module of another one"
+            + "; --module_import of xl_flax.convert names the module of another one"
         )
     return known[model_type]
 
