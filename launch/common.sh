@@ -26,7 +26,7 @@ read_arguments() {
   while [ $# -gt 0 ]; do
     key="${1#--}" key="${key%%=*}"
     case "$1" in
-      --help)
+      --help | -h)
         sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "launch/${0##*/}"
         exit ;;
       --)
@@ -37,6 +37,7 @@ read_arguments() {
         environment+=("${1#--env=}") ;;
       --env) wrong "$1: an environment variable is given as --env=NAME=VALUE" ;;
       --*=*)
+        [[ " ${switches[*]} dry_run " != *" $key "* ]] || wrong "--$key takes no value: give --$key, or leave it out"
         [[ " ${values[*]%%=*} " == *" $key "* ]] || unknown "$key"
         printf -v "$key" %s "${1#*=}" ;;
       --*)
@@ -76,16 +77,23 @@ check_number() { [[ "${!1}" =~ ^[0-9]{1,6}$ && "${!1}" -ge "$2" ]] || wrong "--$
 
 # The job must be a command of ours, whose results outlive the machines; its processes join with the flag `join`.
 check_job() {
-  local word model_dir=""
+  local word model_dir="" vocabulary="" outlives='^(/|~|(gs|s3)://)'
   case "${job[0]:-}" in
     train | evaluate) job=("${job[0]}" ${join:+"$join"} "${job[@]:1}") ;;
     vocab) [ ! "$join" ] || wrong "vocab is made once, on one machine: here, or with launch/gpu.sh" ;;
-    cache) [ ! "$join" ] || wrong "cache is for one machine: here, or with launch/gpu.sh; on many, train makes what is missing" ;;
+    cache) [ ! "$join" ] || wrong "cache is for one machine: here, or with launch/gpu.sh; on many, train makes what a shared folder lacks" ;;
     *) wrong "say behind -- what to run, as in: -- train --gin_file=FILE …; there are train, evaluate, vocab and cache" ;;
   esac
-  for word in "${job[@]}"; do [[ "$word" != --gin.MODEL_DIR=* ]] || model_dir="${word#*=}"; done
-  [[ "${job[0]}" =~ ^(vocab|cache)$ || "$model_dir" =~ ^(/|~|[a-z0-9]+://) ]] ||
+  for word in "${job[@]}"; do
+    case "$word" in
+      --gin.MODEL_DIR=*) model_dir="${word#*=}" ;;
+      --gin.VOCABULARY=*) vocabulary="${word#*=}" ;;
+    esac
+  done
+  [[ "${job[0]}" =~ ^(vocab|cache)$ || "$model_dir" =~ $outlives ]] ||
     wrong "the machines come and go: give --gin.MODEL_DIR=gs://BUCKET/RUN, or an absolute path that all of them see"
+  [[ ! "$join" || ! "$vocabulary" || "$vocabulary" =~ $outlives ]] || git cat-file -e "${ref:-HEAD}:$vocabulary" 2>/dev/null ||
+    wrong "--gin.VOCABULARY=$vocabulary is only here: give gs://BUCKET/FILE, or an absolute path that all machines see"
 }
 
 # ---- Run or print
@@ -125,8 +133,9 @@ attempt() {
 
 # reason FILE EXITCODE: what a program said of its error, on one line, with what to do about it.
 reason() {
-  local text
-  text="$(grep -i -A3 -m1 'error' "$1" || tail -n 3 "$1")"
+  local text said
+  said="$(grep -v '^[EIW][0-9]\{4\} [0-9:.]* ' "$1" || cat "$1")"  # without what kubectl logs before it says it
+  text="$(grep -i -A3 -m1 'error' <<<"$said" || tail -n 3 <<<"$said")"
   text="$(tr -s '\n\t ' ' ' <<<"${text:-exit code ${2:-1}}")"
   text="${text% }"
   echo "${text:0:400}$(remedy "$text")"
@@ -140,6 +149,8 @@ remedy() {
       echo " (there are none left just now: try again, another zone, or a reservation)" ;;
     *"Permission denied on 'locations/"* | *"Invalid value"*zone* | *"Location"*"not found"*)
       echo " (is --zone right? gcloud compute tpus locations list shows the zones)" ;;
+    *"connection to the server"*)
+      echo " (which cluster? gcloud container clusters get-credentials NAME tells kubectl of it; --context chooses one)" ;;
     *'no matches for kind "JobSet"'* | *"resource type \"jobset\""*)
       echo " (install JobSet: jobset.sigs.k8s.io/docs/installation)" ;;
     *"has not been used"* | *SERVICE_DISABLED*) echo " (enable it: gcloud services enable NAME.googleapis.com)" ;;

@@ -159,7 +159,7 @@ pods="jobset.sigs.k8s.io/jobset-name=$name"
 case "$action" in
   start | manifest)
     needs bucket accelerator topology
-    [[ "$bucket" == gs://* ]] || wrong "--bucket=$bucket: is written as gs://BUCKET/FOLDER"
+    [[ "$bucket" == gs://[a-z0-9]* ]] || wrong "--bucket=$bucket: is written as gs://BUCKET/FOLDER"
     read_topology
     check_job
     find_commit

@@ -76,6 +76,11 @@ follow() {
 
 action="${1:-}"
 case "$action" in
+  run) [ $# -ge 2 ] || { echo "error: run needs a command, as in: bash launch/host.sh run train" >&2; exit 2; } ;;
+  start | record | state | follow | stop)
+    [ $# -ge 2 ] || { echo "error: $action needs the job's name; see --help" >&2; exit 2; } ;;
+esac
+case "$action" in
   run)
     source launch/environment.sh eval
     # Where notices of maintenance and preemption are read (xl_flax/notices.py); TPUs are Google's.

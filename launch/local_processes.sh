@@ -30,6 +30,7 @@ count="${1:-}"
 [[ "$count" =~ ^[1-9][0-9]{0,2}$ ]] || fail "N, the number of processes, must come first, from 1 to 999"
 shift
 [ $# -gt 0 ] || fail "no command"
+[[ "$1" != -* ]] || fail "$1 stands where the command begins; flags of this script come before N"
 
 free_port() {
   local port

@@ -9,6 +9,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+case " $* " in *" --help "*)
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' launch/parallel.sh
+  exit ;;
+esac
 source launch/environment.sh eval
 gin=(--gin_file=gin/runs/parallel_bible.gin "$@")
 folder="${PARALLEL_DIR:-runs/parallel}"

@@ -8,6 +8,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+case " $* " in *" --help "*)
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' launch/synthetic.sh
+  exit ;;
+esac
 folder="${SYNTHETIC_DIR:-runs/synthetic}"
 run() {
   local setting="$1" seed="$2" file="$1_synthetic"

@@ -50,7 +50,7 @@ read_arguments "$@"
 # Sets `chips` and the default of --runtime. Up to v5p, types count cores, of which a chip has two.
 read_type() {
   local generation="${type%-*}" number="${type##*-}" software
-  [[ "$type" =~ ^v[0-9][a-z]*-[0-9]+$ ]] || wrong "--type=$type: a type is written as in v5litepod-64 or v6e-256"
+  [[ "$type" =~ ^v[0-9][a-z]*-[1-9][0-9]*$ ]] || wrong "--type=$type: a type is written as in v5litepod-64 or v6e-256"
   case "$generation" in
     v2 | v3 | v4) software=tpu-ubuntu2204-base number=$((number / 2)) ;;
     v5litepod) software=v2-alpha-tpuv5-lite ;;
@@ -58,6 +58,7 @@ read_type() {
     v6e) software=v2-alpha-tpuv6e ;;
     *) wrong "--type=$type: there are v2, v3, v4, v5litepod, v5p and v6e; newer ones are had on GKE only (launch/gke.sh)" ;;
   esac
+  ((number)) || wrong "--type=$type is less than a chip: up to v5p, types count cores, of which a chip has two"
   runtime="${runtime:-$software}"
   chips=$((number * slices))
 }

@@ -183,7 +183,8 @@ def test_a_dry_run_prints_what_a_start_does(gke, world):
 
 
 FAILURES = {  # the call, what is said, the advice, what the call did all the same, what is left
-    "no cluster": (" get ", "The connection to the server was refused", "", None, None),
+    "no cluster": (" get ", "The connection to the server was refused", "get-credentials",
+                   None, None),
     "no rights": (" create ", 'Error from server (Forbidden): jobsets is forbidden: User "u"',
                   "has your account the rights", None, "no JobSet n is left"),
     "no JobSet": (" create ", 'error: no matches for kind "JobSet" in version "v1"',
@@ -196,11 +197,12 @@ FAILURES = {  # the call, what is said, the advice, what the call did all the sa
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_refusal_is_one_line_and_says_what_is_left(gke, world, name):
     match, said, advice, after, left = FAILURES[name]
-    world.fail(match, said, after=after)
+    logged = 'E1129 08:59:31.687568    5682 memcache.go:265] "Unhandled Error" err="refused"\n'
+    world.fail(match, logged * 2 + said, after=after)
     run = gke("start", "n", *WHERE, *POD, "--", *JOB)
     assert run.returncode == 1
     (line,) = errors(run)
-    assert said in line and advice in line
+    assert said in line and advice in line and "Unhandled" not in line
     assert (left or "error:") in run.stderr
     assert ("node pools COST" in run.stderr) == bool(left)
 
@@ -210,6 +212,7 @@ WRONG = {
     ("start", "n", "--topology=2x2", "--accelerator=a", "--", *JOB): "start needs --bucket=VALUE",
     ("start", "n", *WHERE, "--topology=16", "--", *JOB): "is written as 16x16 or 4x4x8",
     ("start", "n", *WHERE, "--topology=1x3", "--", *JOB): "has 3 chips, which 4 a host do not",
+    ("start", "n", *WHERE, *POD, "--bucket=gs://", "--", *JOB): "is written as gs://BUCKET/FOLDER",
     ("start", "n", *WHERE, *POD, "--bucket=b", "--", *JOB): "is written as gs://BUCKET/FOLDER",
     ("start", "n", *WHERE, *POD, "--", "train", "--gin.MODEL_DIR=r"): "give --gin.MODEL_DIR=gs://",
 }  # fmt: skip

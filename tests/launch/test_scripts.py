@@ -11,6 +11,7 @@ from xl_flax import cli
 
 LAUNCH = Path(cli.ROOT, "launch")
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), Path(cli.ROOT, "tests", "run.sh")])
+COMMANDS = [path for path in LAUNCH.glob("*.sh") if path.read_text().startswith("#!")]
 JOBS = [path.name for path in SCRIPTS if "read_arguments " in path.read_text(encoding="utf-8")]
 
 
@@ -37,6 +38,16 @@ def test_help_names_every_option_and_action(launch, name):
     assert max(map(len, run.stdout.splitlines())) <= 130
 
 
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
+def test_help_is_the_head_and_runs_nothing(world, path):
+    head = re.match(r"#!.*\n# (.*)", path.read_text(encoding="utf-8"))
+    run = subprocess.run(
+        ["bash", path, "--help"], env=world.environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0 and run.stdout.startswith(head[1]) and not run.stderr
+    assert not world.calls()
+
+
 @pytest.mark.parametrize("name", JOBS)
 def test_the_example_of_the_head_is_understood(world, project, name):
     head = re.match(r"(?:#.*\n)*", (LAUNCH / name).read_text(encoding="utf-8"))[0]
@@ -48,6 +59,13 @@ def test_the_example_of_the_head_is_understood(world, project, name):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "launch/host.sh" in run.stdout and not world.calls()
+
+
+@pytest.mark.parametrize("words", [["run"], ["state"], ["stop"]])
+def test_a_host_is_told_what_is_missing(launch, words):
+    run = launch("host.sh", *words)
+    (line,) = run.stderr.splitlines()
+    assert run.returncode == 2 and line.startswith(f"error: {words[0]} needs ")
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -49,7 +49,14 @@ def test_a_dry_run_prints_what_would_run():
 
 def test_help_and_bad_flags():
     assert "launch/local_processes.sh 2 python -m xl_flax.train" in script("--help").stdout
-    for wrong in ((), ("0", "true"), ("two", "true"), ("2",), ("--three", "2", "true")):
+    for wrong in (
+        (),
+        ("0", "true"),
+        ("two", "true"),
+        ("2",),
+        ("--three", "2", "true"),
+        ("2", "--dry_run", "true"),
+    ):
         ended = script(*wrong)
         assert ended.returncode == 2 and ended.stderr.startswith("error: "), wrong
 
