@@ -94,6 +94,11 @@ if [ "$missing" ]; then
 fi
 export PATH="$PWD/$venv/bin:$PATH"
 case "$venv" in /*) export PATH="$venv/bin:$PATH" ;; esac
+# A chip or driver that fails is an error: JAX by itself would go on without, on the processors.
+case ",$extras," in
+  *,tpu,*) export JAX_PLATFORMS="${JAX_PLATFORMS:-tpu,cpu}" ;;
+  *,gpu,*) export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}" ;;
+esac
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 # Large arrays in huge pages: on Linux a step on CPUs spends less of its time on page faults.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"

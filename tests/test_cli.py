@@ -165,6 +165,17 @@ def test_a_value_missing_when_it_is_needed_is_one_line(gin_file, text, message, 
     assert message.replace("\\", "") in error
 
 
+def test_chips_that_cannot_be_used_are_one_line(capsys):
+    def main(argv):
+        raise RuntimeError("Unable to initialize backend 'tpu': UNKNOWN: chip 3 failed\n  at x.cc")
+
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(main)
+    assert exit_.value.code == cli.EXIT_ERROR
+    said = "error: Unable to initialize backend 'tpu': UNKNOWN: chip 3 failed at x.cc\n"
+    assert capsys.readouterr().err == said
+
+
 def test_an_unknown_flag_is_a_usage_error(capsys):
     with pytest.raises(SystemExit) as exit_:
         parse("--steps=3")

@@ -274,7 +274,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         code = EXIT_ERROR
     except Exception as error:
-        if not _from_gin(error):
+        if not _from_gin(error) and not _from_chips(error):
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         code = EXIT_ERROR
@@ -315,6 +315,11 @@ def explain(error: Exception) -> str:
 def _from_gin(error: Exception) -> bool:
     """Whether Gin raised this because a value is missing."""
     return "Required bindings for" in str(error) or "macro() missing" in str(error)
+
+
+def _from_chips(error: Exception) -> bool:
+    """Whether JAX raised this because it cannot begin to use the chips of this machine."""
+    return isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error)
 
 
 def _names() -> list[str]:

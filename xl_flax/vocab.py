@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_PLATFORMS"] = "cpu"  # an accelerator is left to what runs on it
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import logging

@@ -13,13 +13,13 @@ def gpu(launch):
 
 def test_a_run_trains_to_its_end(gpu, world):
     world.job(
-        'echo "$XL_FLAX_EXTRAS $A"; [ -e "$HOME/saved" ] && exit 0; touch "$HOME/saved"; exit 75'
+        'echo "$JAX_PLATFORMS $A"; [ -e "$HOME/saved" ] && exit 0; touch "$HOME/saved"; exit 75'
     )
     run = gpu("run", "--env=A=b c", "--price=2", "--", *JOB, *ODD)
     assert run.returncode == 0, run.stderr
     machine = world.folder / "hosts/0"
     assert ran(machine) == [["-m", "xl_flax.train", *JOB[1:], *ODD]] * 2  # without --distributed
-    assert run.stdout.count("gpu b c") == 2
+    assert run.stdout.count("cuda,cpu b c") == 2
     assert "the machine me@gpu costs as long as it is there" in run.stderr
     status = gpu("status")
     assert status.returncode == 0 and status.stdout == "host0 ended 0\n"

@@ -163,14 +163,16 @@ def test_a_preempted_slice_is_asked_for_again(tpu_vm, world):
 def test_a_job_that_saved_or_lost_a_process_is_started_again(tpu_vm, world, codes):
     """Where no process has failed by its own mistake."""
     world.job(
-        'echo "$GCE_METADATA_HOST"; [ -e "$HOME/saved" ] && exit 0; touch "$HOME/saved";'
-        f' [ "$HOST" = host0 ] && exit {codes[0]}; exit {codes[1]}'
+        'echo "$GCE_METADATA_HOST $JAX_PLATFORMS"; [ -e "$HOME/saved" ] && exit 0;'
+        f' touch "$HOME/saved"; [ "$HOST" = host0 ] && exit {codes[0]}; exit {codes[1]}'
     )
     run = tpu_vm("run", "n", *SLICE, "--", *JOB)
     assert run.returncode == 0, run.stderr
     assert all(len(ran(host)) == 2 for host in world.hosts())
     assert verbs(world).count("create") == 1
-    assert run.stdout.splitlines().count("metadata.google.internal") == 2  # xl_flax/notices.py
+    assert (
+        run.stdout.splitlines().count("metadata.google.internal tpu,cpu") == 2
+    )  # xl_flax/notices.py
 
 
 def test_a_host_that_hangs_ends_the_run(tpu_vm, world):

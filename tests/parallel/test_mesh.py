@@ -40,6 +40,12 @@ def test_a_mesh_that_does_not_match_the_devices_names_both(ici):
         make_partitioning(MeshConfig(ici=ici))
 
 
+def test_processors_do_not_take_the_place_of_chips(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    with pytest.raises(UserError, match="JAX_PLATFORMS=cuda,cpu, but no cuda is found here"):
+        make_partitioning(MeshConfig())
+
+
 @pytest.mark.parametrize("ici", [(-1, -1, 1), (0, 1, 1), (8, 1)])
 def test_malformed_sizes_are_refused(ici):
     with pytest.raises(UserError, match=r"MeshConfig\.ici"):

@@ -5,6 +5,7 @@ Where slices divide the data, a fourth one, `slice`, comes before them.
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -77,9 +78,10 @@ def make_partitioning(
     slices takes long.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or these are not those that
+        JAX_PLATFORMS names first.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    devices = list(_found() if devices is None else devices)
     slices = len({getattr(d, "slice_index", 0) for d in devices})
     dcn = _fill(config.dcn, slices if slices > 1 else math.prod(_known(config.dcn)))
     ici = _fill(config.ici, len(devices) // math.prod(dcn))
@@ -106,6 +108,18 @@ def make_partitioning(
         rules = tuple((name, _over_slices(own)) for name, own in rules)
     mesh = Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
     return Partitioning(mesh, rules, tuple(config.optimizer))
+
+
+def _found() -> list[jax.Device]:
+    """All devices. Where no driver finds a GPU, JAX goes on without a word, on the processors."""
+    devices, names = jax.devices(), os.environ.get("JAX_PLATFORMS", "")
+    wanted = names.partition(",")[0]
+    if wanted not in ("", "cpu") and devices[0].platform == "cpu":
+        raise UserError(
+            f"JAX_PLATFORMS={names}, but no {wanted} is found here: is there one, "
+            "and a driver that works? JAX_PLATFORMS=cpu computes without"
+        )
+    return devices
 
 
 def _over_slices(axes: str | Sequence[str] | None) -> tuple[str, ...]:
