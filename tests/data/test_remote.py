@@ -14,7 +14,9 @@ from xl_flax.data.prepare import DatasetSpec, prepare
 from xl_flax.data.remote_vocabulary import fetch_vocabulary, vocabulary_there
 from xl_flax.data.vocabulary import load_vocabulary, run_vocabulary
 from xl_flax.errors import MissingError, UserError
+from xl_flax.evaluation.caches import prepare_together
 from xl_flax.files import remote
+from xl_flax.parallel import distributed
 
 WHERE = "memory://bucket/cache"
 TRAIN = DatasetSpec("all", "train", Layout(16))
@@ -125,6 +127,15 @@ def test_a_manifest_goes_up_last_and_what_was_built_here_is_not_replaced(store, 
     calls.clear()
     caches.send(cache.directory)
     assert calls == []
+
+
+def test_several_processes_build_nothing_in_a_store(store, monkeypatch):
+    """Each would build in a stage of its own."""
+    monkeypatch.setattr(distributed, "place", lambda: (1, 2))
+    monkeypatch.setattr(distributed, "on_first", lambda _: 1)  # process 0 has found that it lacks
+    cache, vocabulary = Cache(WHERE, ["none"]), load_vocabulary("vocabulary.model")
+    with pytest.raises(UserError, match=f"{WHERE} lacks rows that are read: run .*xl_flax.cache"):
+        prepare_together([TRAIN], cache, vocabulary, [])
 
 
 def test_other_layouts_come_where_the_one_that_is_read_can_be_made_of_them(store):

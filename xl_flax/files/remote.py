@@ -2,8 +2,8 @@
 
 Nothing else of the house knows of stores. A remote folder has a *stage*, a local folder below
 XL_FLAX_STAGE_DIR whose place follows from the address; everything is read and written there, and
-comes from the store and goes to it at a few places (`checkpoints/remote.py`, `data/remote.py`,
-`training/remote.py`). A store has no atomic renames and no locks: what is whole is known by an
+comes from the store and goes to it at a few places (`checkpoints/remote.py` and `remote_run.py`,
+`data/remote.py`). A store has no atomic renames and no locks: what is whole is known by an
 object that is written last.
 """
 
