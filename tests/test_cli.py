@@ -3,6 +3,7 @@
 import os
 
 import gin
+import jax
 import pytest
 
 from xl_flax import cache, cli, convert, evaluate, report, train, vocab
@@ -174,6 +175,26 @@ def test_chips_that_cannot_be_used_are_one_line(capsys):
     assert exit_.value.code == cli.EXIT_ERROR
     said = "error: Unable to initialize backend 'tpu': UNKNOWN: chip 3 failed at x.cc\n"
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("INTERNAL: Program hung: TPU core 3 halted", cli.EXIT_LOST),
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3 bytes", None),
+    ],
+)
+def test_a_device_that_fails_may_be_tried_again_but_not_one_that_is_too_small(
+    message, code, capsys
+):
+    def main(argv):
+        raise jax.errors.JaxRuntimeError(message)
+
+    with pytest.raises(SystemExit if code else jax.errors.JaxRuntimeError) as exit_:
+        cli.run(main)
+    assert getattr(exit_.value, "code", None) == code
+    if code:
+        assert "error: a device failed: run the same command again" in capsys.readouterr().err
 
 
 def test_an_unknown_flag_is_a_usage_error(capsys):

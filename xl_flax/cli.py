@@ -18,7 +18,7 @@ from typing import TextIO
 import gin
 
 from xl_flax import notices, stopping
-from xl_flax.errors import LostError, UserError, message
+from xl_flax.errors import LostError, UserError, device_failed, message
 from xl_flax.files import remote
 from xl_flax.files.read import check_local, check_regular
 
@@ -274,10 +274,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         code = EXIT_ERROR
     except Exception as error:
-        if not _from_gin(error) and not _from_chips(error):
+        if _from_gin(error) or _from_chips(error):
+            print(f"error: {explain(error)}", file=sys.stderr)
+            code = EXIT_ERROR
+        elif device_failed(error):
+            traceback.print_exc()  # which names the program that ran
+            print("error: a device failed: run the same command again", file=sys.stderr)
+            code = EXIT_LOST
+        else:
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
-        code = EXIT_ERROR
     sys.stdout.flush()
     sys.exit(code)
 

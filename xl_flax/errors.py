@@ -19,6 +19,15 @@ class MissingError(UserError):
     """A file is not there yet, and the message says which command makes it."""
 
 
+MEMORY = "RESOURCE_EXHAUSTED"  # the run is too large for the device
+
+
+def device_failed(error: BaseException) -> bool:
+    """Whether an error is one of a device, or of what devices send, and not for want of memory."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # JAX is not imported for this
+    return "JaxRuntimeError" in kinds and MEMORY not in str(error)
+
+
 def message(error: UserError) -> str:
     """What an error says; Gin adds where it was when a configurable raised it."""
     return str(error).split("\n  In call to configurable")[0]

@@ -12,10 +12,8 @@ import threading
 import time
 from typing import Any, NoReturn
 
-import jax
-
 from xl_flax import stopping
-from xl_flax.errors import LostError, UserError, message
+from xl_flax.errors import LostError, UserError, device_failed, message
 from xl_flax.parallel.agreement import named
 from xl_flax.parallel.rollcall import Link
 
@@ -31,7 +29,6 @@ NEWS = 10.0  # seconds in which the others' end explains an error here,
 SOON = 1.0  # and one that names a reason itself
 LEAVE = 15.0  # seconds in which a process that failed is to be gone
 END = "the end"
-MEMORY = "RESOURCE_EXHAUSTED"  # an error of the chip that says that the run is too large for it
 
 
 class Peers:
@@ -135,7 +132,7 @@ class Peers:
             why, seconds = message(error), SOON
         elif isinstance(error, OSError | KeyboardInterrupt):
             seconds = SOON
-        elif isinstance(error, jax.errors.JaxRuntimeError) and MEMORY not in str(error):
+        elif device_failed(error):
             # A chip; or a collective whose other end is gone, or hangs, which is known later.
             code, seconds = stopping.LOST, BEAT * (BEATS + 2)
         if why == type(error).__name__ and str(error):
