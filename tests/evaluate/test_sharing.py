@@ -21,18 +21,19 @@ import counted
 include 'gin/eval/base.gin'
 TASK_MODULES = ['none']
 Cache.on_missing = 'stop'
-EvaluateConfig.evaluations = [@a/Counted(), @b/Counted(), @c/Counted()]
+EvaluateConfig.evaluations = [@a/Counted(), @b/Counted(), @c/Counted(), @d/Counted()]
 a/Counted.name = 'a'
 b/Counted.name = 'b'
 c/Counted.name = 'c'
+d/Counted.name = 'd'
 """
-NAMES = "abc"
+RUNS, NAMES = 5, "abcd"  # ten checkpoints, as each run has two
 
 
 @pytest.fixture
 def start(tmp_path, vocabulary, cache):
     """Starts the command in a process of its own, on runs of which each has two checkpoints."""
-    for number in range(3):
+    for number in range(RUNS):
         make_run(str(tmp_path / "runs" / str(number)), vocabulary, seed=100 * number)
     (tmp_path / "counted.gin").write_text(GIN)
     started = []
@@ -75,7 +76,7 @@ def measured(tmp_path):
     """The cells in the files of results: (run's number and step, evaluation), once for a line."""
     return [
         (f"{run}/{row.step}", row.metric)
-        for run in range(3)
+        for run in range(RUNS)
         for row in results.read(f"{tmp_path}/out/runs/{run}/{results.FILE}")
     ]
 
@@ -93,7 +94,7 @@ def wait_for(condition, process, limit=300):
         time.sleep(0.02)
 
 
-EVERY = {(f"{run}/{step}", name) for run in range(3) for step in (5, 10) for name in NAMES}
+EVERY = {(f"{run}/{step}", name) for run in range(RUNS) for step in (5, 10) for name in NAMES}
 
 
 @pytest.mark.slow
@@ -109,7 +110,7 @@ def test_a_sweep_that_is_killed_goes_on_and_repeats_no_cell(start, log, tmp_path
         assert there and len(measured(tmp_path)) == len(there)
         checked.append((len(log()), there))
     out, err = start(0).communicate(timeout=300)
-    assert "18 cells done, 0 failed, 0 left" in out, err
+    assert "40 cells done, 0 failed, 0 left" in out, err
     assert sorted(measured(tmp_path)) == sorted(EVERY)
     for begun, there in checked:
         assert not there & set(of_log(log()[begun:]))
@@ -119,12 +120,12 @@ def test_a_sweep_that_is_killed_goes_on_and_repeats_no_cell(start, log, tmp_path
 
 @pytest.mark.slow
 def test_two_processes_share_a_sweep_and_one_of_them_is_killed(start, log, tmp_path):
-    first, second = start(0.3), start(0.3)
+    first, second = start(0.15), start(0.15)
     wait_for(lambda: len({line[0] for line in log()}) == 2 and len(log()) > 4, first)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     out, err = second.communicate(timeout=300)
-    assert second.returncode == 0 and "18 cells done, 0 failed, 0 left" in out, err
+    assert second.returncode == 0 and "40 cells done, 0 failed, 0 left" in out, err
     assert sorted(measured(tmp_path)) == sorted(EVERY)  # each cell once, in the files
     again = [cell for cell, n in collections.Counter(of_log(log())).items() if n > 1]
     assert len(again) <= 1  # that in which the first one died
@@ -140,7 +141,7 @@ def test_processes_of_one_job_sweep_together(start, log, tmp_path):
     joining = f"--coordinator=127.0.0.1:{port}", "--num_processes=2"
     first, second = (start(0, *joining, f"--process_id={i}") for i in range(2))
     out, err = first.communicate(timeout=300)
-    assert "18 cells done, 0 failed, 0 left" in out, err
+    assert "40 cells done, 0 failed, 0 left" in out, err
     assert "cells done" not in second.communicate(timeout=300)[0]
     assert first.returncode == second.returncode == 0
     assert sorted(measured(tmp_path)) == sorted(EVERY)

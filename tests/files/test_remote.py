@@ -1,9 +1,9 @@
 """Addresses, their stages, and what is said where a store fails; stores are fsspec's memory."""
 
+import importlib
 import os
 import sys
 
-import fsspec  # noqa: F401 before it is hidden
 import pytest
 import stores
 
@@ -153,9 +153,8 @@ def test_a_moment_without_network_is_no_error(store, monkeypatch):
 
 def test_a_missing_package_is_one_line(monkeypatch):
     remote._file_system.cache_clear()
-    monkeypatch.setattr(
-        sys.modules["fsspec.registry"], "_registry", {}
-    )  # where it was imported before
+    registry = importlib.import_module("fsspec.registry")
+    monkeypatch.delitem(registry._registry, "gs", raising=False)  # where it was imported before
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=r"needs gcsfs, .*pip install 'xl-flax\[gcs\]'"):
         remote.read("gs://b/run")

@@ -84,6 +84,9 @@ def test_a_process_that_hangs_is_named(data):
                 break
         assert "process 0 of 2 " in line and "has not been heard of for 4 s: it hangs" in line
         assert time.monotonic() - begin < SECONDS / 2
+        while os.path.exists(f"/proc/{pids[1]}") and time.monotonic() - begin < SECONDS:
+            time.sleep(0.1)
+        time.sleep(1.0)  # the script has seen how it ended before the other one ends
     finally:
         os.kill(pids[0], signal.SIGKILL)
     code, said = processes.finish(start)
