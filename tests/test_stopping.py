@@ -14,18 +14,28 @@ from xl_flax import stopping
 # A command whose main thread is in Python, in compiled code, or where ending would lose work.
 COMMAND = """
 import subprocess, sys, time
+import jax
 import numpy as np
 from xl_flax import cli, stopping
 
 stopping.GRACE = 0.5
 
+def sorts(x):
+    for i in range(1500):
+        x = jax.lax.sort(x + i, dimension=i % 2)
+    return x
+
 def main(argv):
     what = argv[0]
+    if what == "compiling":
+        lowered = jax.jit(sorts).lower(jax.ShapeDtypeStruct((64, 64), "float32"))
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     with stopping.child(child):
         print(child.pid, flush=True)
         if what == "python":
             time.sleep(600)
+        if what == "compiling":
+            lowered.compile()
         if what == "compiled":
             np.linalg.svd(np.random.default_rng(0).normal(size=(6000, 6000)))
         if what == "deferred":
@@ -41,7 +51,7 @@ cli.run(main)
 """
 
 
-@pytest.mark.parametrize("what", ["python", "compiled", "deferred"])
+@pytest.mark.parametrize("what", ["python", "compiled", "compiling", "deferred"])
 def test_a_command_and_its_children_end(what):
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, what],

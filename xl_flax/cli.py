@@ -269,7 +269,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         code = EXIT_ERROR
     except stopping.Stopped as stopped:
         print(stopping.LINE, file=sys.stderr)
-        code = stopped.code
+        # JAX compiles in a thread of its own, which crashes when Python takes its modules down.
+        stopping.end(stopped.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_ERROR
