@@ -168,6 +168,8 @@ def flags_only(monkeypatch):
 
         return wrapped
 
+    # A process of several that ends before it joins them waits to tell them why.
+    monkeypatch.setenv("XL_FLAX_JOIN_SECONDS", "0.1")
     monkeypatch.setattr(cli, "parse", stop(parse))
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop(parse_args))
     yield
