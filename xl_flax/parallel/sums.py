@@ -74,7 +74,7 @@ def sum_over_devices(
         others = tuple(a for a in axes if a not in axes_of(spec) and mesh.shape[a] > 1)
         if not others:
             return x
-        if not axes_of(spec):
+        if all(mesh.shape[a] == 1 for a in axes_of(spec)):  # it is sent whole
             return jax.lax.psum(x, others)
         # Flat: a TPU pads the last axis to 128, of which few are left, and sends it so to slices.
         apart = jax.lax.optimization_barrier  # else the compiler undoes it
