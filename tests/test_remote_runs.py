@@ -23,11 +23,7 @@ from xl_flax.files import remote
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder with a vocabulary, a cache and a Gin file."""
-    folder = tmp_path_factory.mktemp("remote")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        house.make_data()
-    return folder
+    return house.made_in(tmp_path_factory.mktemp("remote"))
 
 
 @pytest.fixture(scope="module")

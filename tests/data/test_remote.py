@@ -24,11 +24,7 @@ TRAIN = DatasetSpec("all", "train", Layout(16))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("remote")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        house.make_data()
-    return folder
+    return house.made_in(tmp_path_factory.mktemp("remote"))
 
 
 @pytest.fixture

@@ -15,8 +15,4 @@ def nothing_left():
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """A folder with all that the run `run.gin` reads; each test has a MODEL_DIR of its own."""
-    folder = tmp_path_factory.mktemp("processes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        house.make_data()
-    return folder
+    return house.made_in(tmp_path_factory.mktemp("processes"))

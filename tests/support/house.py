@@ -1,6 +1,8 @@
 """A finished run and its cache, small and made without TensorFlow, for tests that damage it."""
 
+import contextlib
 import io
+from pathlib import Path
 
 import numpy as np
 import sentencepiece
@@ -65,6 +67,13 @@ COMMANDS = {
     "best": ("xl_flax.evaluate", [*RUN, "--checkpoint=best"]),
     "convert": ("xl_flax.convert", ["--source=run", "--target=exported"]),
 }
+
+
+def made_in(folder: Path) -> Path:
+    """A folder, in which `make_data` has written its files."""
+    with contextlib.chdir(folder):
+        make_data()
+    return folder
 
 
 def make_data() -> None:

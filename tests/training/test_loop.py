@@ -34,11 +34,7 @@ RUN = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder with a vocabulary, a cache and a Gin file."""
-    folder = tmp_path_factory.mktemp("loop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        house.make_data()
-    return folder
+    return house.made_in(tmp_path_factory.mktemp("loop"))
 
 
 @pytest.fixture
