@@ -14,9 +14,9 @@ from flax import nnx
 from xl_flax import progress as progress_lib
 from xl_flax.data.packing import best_fit
 from xl_flax.data.vocabulary import SpecialIds
+from xl_flax.evaluation.ahead import run_ahead
 from xl_flax.ops.pooling import Pooling
 from xl_flax.ops.pooling import pool as pool_sentences
-from xl_flax.parallel.distributed import may_stop_here
 from xl_flax.parallel.rules import Partitioning
 
 # In a batch, per device, padding included; a CPU is fastest while a layer stays in its cache.
@@ -119,8 +119,6 @@ def run_batches(
 ) -> Iterator[tuple["Batch", Any]]:
     """Yields each batch with the function's output as NumPy arrays.
 
-    The devices work on a batch while the caller has the one before.
-
     Args:
       function: jitted, of (params, tokens, segment_ids, positions, languages); its output lies
         whole on each device.
@@ -129,15 +127,8 @@ def run_batches(
       partitioning: the batch is spread over its data axes.
     """
     sharding = partitioning.sharding(("batch", None))
-    waiting = None
-    for batch in batches:
-        may_stop_here()
-        output = function(params, *(_put(array, sharding) for array in batch.arrays))
-        if waiting is not None:
-            yield waiting[0], jax.tree.map(np.asarray, waiting[1])
-        waiting = batch, output
-    if waiting is not None:
-        yield waiting[0], jax.tree.map(np.asarray, waiting[1])
+    placed = ((batch, tuple(_put(x, sharding) for x in batch.arrays)) for batch in batches)
+    return run_ahead(function, params, placed, partitioning)
 
 
 def sentences_per_row(length: int) -> int:

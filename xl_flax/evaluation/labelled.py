@@ -28,6 +28,7 @@ from xl_flax.data.stream import HeldOutRows
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report_labelled
+from xl_flax.evaluation.ahead import run_ahead
 from xl_flax.evaluation.base import Baseline, Evaluation, Subject
 from xl_flax.evaluation.bootstrap import DRAWS, Score, drawn_sums, interval
 from xl_flax.evaluation.context import Context
@@ -35,7 +36,6 @@ from xl_flax.evaluation.results import MACRO, OTHERS, Result, data_name, of_mode
 from xl_flax.models.heads import Model
 from xl_flax.models.labelling import Batch, Reading
 from xl_flax.ops.languages import language_rows
-from xl_flax.parallel.distributed import may_stop_here
 from xl_flax.settings import MixtureNames, Name, Names
 
 TOKENS_PER_DEVICE = 8192  # in a batch, padding included
@@ -220,13 +220,16 @@ class LabelledEvaluation(Evaluation):
         most = shards * max(1, TOKENS_PER_DEVICE // rows.length)
         size = min(most, -(-len(rows) // shards) * shards)
         sharding = partitioning.sharding(("batch", None))
-        for first in range(0, len(rows), size):
-            may_stop_here()
-            outputs = function(subject.params, global_batch(rows, first, size, sharding))
+
+        def batches() -> Iterator[tuple[int, tuple]]:
+            for first in range(0, len(rows), size):
+                yield first, (global_batch(rows, first, size, sharding),)
+
+        for first, outputs in run_ahead(function, subject.params, batches(), partitioning):
             last = min(first + size, len(rows))
             # Read again rather than fetched: another process may hold these rows' devices.
             own = rows.rows(range(first, last))
-            yield own, jax.tree.map(lambda x, n=last - first: np.asarray(x)[:n], outputs)
+            yield own, jax.tree.map(lambda x, n=last - first: x[:n], outputs)
 
     def _baseline(self, name: str, sign: str, context: Context) -> list[Result]:
         scored = self.baseline_scored(name, context)

@@ -24,6 +24,7 @@ from xl_flax.data.stream import HeldOutRows
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report
+from xl_flax.evaluation.ahead import run_ahead
 from xl_flax.evaluation.base import Evaluation, NotFiniteError, Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, signature
@@ -31,7 +32,6 @@ from xl_flax.models.heads import MLM_HEAD, mlm_prediction
 from xl_flax.ops.cross_entropy import chunk_size, linear_cross_entropy
 from xl_flax.ops.languages import language_rows
 from xl_flax.ops.masking import select_slots
-from xl_flax.parallel.distributed import may_stop_here
 from xl_flax.parallel.rules import Partitioning, constrain, local_shape
 from xl_flax.settings import Count, MixtureNames, Name, Names, Rate
 
@@ -325,7 +325,7 @@ def score_rows(
     Returns:
       The sums of each language in `rows.languages`.
     """
-    table = jnp.asarray(language_rows(rows.languages, languages))
+    table = language_rows(rows.languages, languages)
     shards = partitioning.batch_shards
     tokens = TOKENS_PER_DEVICE["cpu" if partitioning.platform == "cpu" else "other"]
     most = shards * max(1, tokens // rows.length)
@@ -333,10 +333,13 @@ def score_rows(
     sharding = partitioning.sharding(("batch", None))
     scores = {language: Score() for language in rows.languages}
 
-    def add(first: int, scored: Mapping[str, jax.Array]) -> None:
-        hidden_BxL, loss_BxL, correct_BxL = (
-            np.asarray(scored[name]) for name in ("hidden", "loss", "correct")
-        )
+    def batches() -> Iterator[tuple[int, tuple]]:
+        for first in range(0, len(rows), batch_size):
+            batch = global_batch(rows, first, batch_size, sharding)
+            yield first, (batch | {"languages": _looked_up(table, batch["languages"])},)
+
+    for first, scored in run_ahead(score, params, batches(), partitioning):
+        hidden_BxL, loss_BxL, correct_BxL = (scored[k] for k in ("hidden", "loss", "correct"))
         # Read again rather than fetched: another process may hold these rows' devices.
         own = rows.rows(range(first, first + batch_size))
         for i in np.unique(own["languages"]):
@@ -345,19 +348,12 @@ def score_rows(
             total.loss_sum += float(loss_BxL[hidden].sum(dtype=np.float64))
             total.correct += float(correct_BxL[hidden].sum(dtype=np.float64))
             total.targets.append(own["tokens"][hidden])
-
-    waiting = None  # the devices have a batch while the one before is added
-    for first in range(0, len(rows), batch_size):
-        may_stop_here()
-        batch = global_batch(rows, first, batch_size, sharding)
-        batch["languages"] = table[batch["languages"]]
-        started = first, score(params, batch)
-        if waiting is not None:
-            add(*waiting)
-        waiting = started
-    if waiting is not None:
-        add(*waiting)
     return scores
+
+
+@jax.jit
+def _looked_up(table: jax.Array, indices: jax.Array) -> jax.Array:
+    return table[indices]
 
 
 def unigram_scores(

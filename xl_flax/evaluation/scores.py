@@ -92,23 +92,21 @@ def _share_of_best(candidates: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 def _blockwise(x_NxD: Vectors, y_NxD: Vectors, penalty_2xN: np.ndarray) -> tuple:
     """As `found_at_1`, by cos(x, y) - penalty(x) - penalty(y), among all candidates."""
-    x_penalty_N, y_penalty_N = penalty_2xN
     if issparse(x_NxD):
-        cos_N = x_NxD.multiply(y_NxD).sum(axis=1)
+        cos_N, compare = x_NxD.multiply(y_NxD).sum(axis=1), _compare_sparse
     else:
-        x_NxD, y_NxD = jnp.asarray(x_NxD), jnp.asarray(y_NxD)
-        cos_N = jnp.einsum("nd,nd->n", x_NxD, y_NxD, precision="highest")
-    gold_N = cos_N - x_penalty_N - y_penalty_N
+        cos_N, compare = np.einsum("nd,nd->n", x_NxD, y_NxD), _compare
+    gold_N = cos_N - penalty_2xN.sum(axis=0)
     n = len(gold_N)
+    parts = [slice(i, i + BLOCK) for i in range(0, n, BLOCK)]
+    sides = [
+        [(vectors[part], penalty_N[part], gold_N[part]) for part in parts]
+        for vectors, penalty_N in zip((x_NxD, y_NxD), penalty_2xN, strict=True)
+    ]
     counts = np.zeros((2, 2, n), np.int64)  # direction; above the right one, tied with it
-    for i in range(0, n, BLOCK):
-        for j in range(0, n, BLOCK):
-            rows, columns = slice(i, i + BLOCK), slice(j, j + BLOCK)
-            forward, backward = _compare(
-                products(x_NxD[rows], y_NxD[columns]),
-                (x_penalty_N[rows], gold_N[rows]),
-                (y_penalty_N[columns], gold_N[columns]),
-            )
+    for rows, queries in zip(parts, sides[0], strict=True):
+        for columns, candidates in zip(parts, sides[1], strict=True):
+            forward, backward = compare(*queries, *candidates)
             counts[0, :, rows] += np.asarray(forward)
             counts[1, :, columns] += np.asarray(backward)
     above, tied = counts[:, 0], counts[:, 1]
@@ -116,13 +114,25 @@ def _blockwise(x_NxD: Vectors, y_NxD: Vectors, penalty_2xN: np.ndarray) -> tuple
 
 
 @jax.jit
-def _compare(s_QxC, queries, candidates) -> tuple[jax.Array, jax.Array]:
+def _compare(
+    x_QxD, x_penalty_Q, x_gold_Q, y_CxD, y_penalty_C, y_gold_C
+) -> tuple[jax.Array, jax.Array]:
     """Counts of similarities above and equal to the right one, int32[2, Q] and int32[2, C]."""
-    (x_penalty_Q, gold_Q), (y_penalty_C, gold_C) = queries, candidates
+    s_QxC = products(x_QxD, y_CxD)
+    return _counts(s_QxC, x_penalty_Q, x_gold_Q, y_penalty_C, y_gold_C)
+
+
+def _compare_sparse(x_QxD, x_penalty_Q, x_gold_Q, y_CxD, y_penalty_C, y_gold_C) -> tuple:
+    s_QxC = products(x_QxD, y_CxD)
+    return _counts(s_QxC, x_penalty_Q, x_gold_Q, y_penalty_C, y_gold_C)
+
+
+@jax.jit
+def _counts(s_QxC, x_penalty_Q, x_gold_Q, y_penalty_C, y_gold_C) -> tuple[jax.Array, jax.Array]:
     s_QxC = s_QxC - x_penalty_Q[:, None] - y_penalty_C
 
     def count(margin_QxC: jax.Array, axis: int) -> jax.Array:
         above = (margin_QxC > TIE).sum(axis)
         return jnp.stack([above, (margin_QxC >= -TIE).sum(axis) - above])
 
-    return count(s_QxC - gold_Q[:, None], 1), count(s_QxC - gold_C[None, :], 0)
+    return count(s_QxC - x_gold_Q[:, None], 1), count(s_QxC - y_gold_C, 0)

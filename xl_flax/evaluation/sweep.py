@@ -90,7 +90,10 @@ class Sweep:
     _cells: dict[str, list[Cell]] = dataclasses.field(default_factory=dict)  # by checkpoint
     # By vocabulary, of each evaluation.
     _contexts: dict[str, list[Context | UserError]] = dataclasses.field(default_factory=dict)
-    _rows: dict[str, tuple[tuple, list[Row]]] = dataclasses.field(default_factory=dict)
+    # By file how it looked, and by checkpoint what it held then.
+    _rows: dict[str, tuple[tuple | None, dict[tuple, list[Row]]]] = dataclasses.field(
+        default_factory=dict
+    )
     _fresh: set[tuple[str, str]] = dataclasses.field(default_factory=set)  # checkpoint, signature
     _beside: dict[str, dict[int, list[Result]]] = dataclasses.field(default_factory=dict)
 
@@ -292,24 +295,27 @@ class Sweep:
         """Whether there are all these results, of this command where they are to be replaced."""
         if self.overwrite:
             return {(target.checkpoint, sign) for sign in signatures} <= self._fresh
-        there = results_lib.done(self._lines(target), target.source)
+        there = {row.signature for row in self._lines(target)}
         return distributed.decide_on_first(signatures <= there)
 
     def _kept(self, cell: Cell) -> list[Result]:
         """The results of a cell that are in the file, part by part."""
-        rows = [r for r in self._lines(cell.target) if results_lib.same(r, cell.target.source)]
+        rows = self._lines(cell.target)
         return [r for _, signs in cell.parts for r in results_lib.from_rows(rows, signs)]
 
     def _lines(self, target: Target) -> list[Row]:
-        """What a target's file holds, read again only when it has changed."""
+        """What the file holds of a target, read again only when it has changed."""
         path = results_path(target)
         state = None
         with contextlib.suppress(FileNotFoundError):
             stat = os.stat(path)
             state = stat.st_mtime_ns, stat.st_size, stat.st_ino
         if path not in self._rows or self._rows[path][0] != state:
-            self._rows[path] = state, results_lib.read(path)
-        return self._rows[path][1]
+            of_sources: dict[tuple, list[Row]] = {}
+            for row in results_lib.read(path):
+                of_sources.setdefault((row.step, row.id), []).append(row)
+            self._rows[path] = state, of_sources
+        return self._rows[path][1].get((target.source.step, target.source.id), [])
 
 
 def results_path(target: Target) -> str:
