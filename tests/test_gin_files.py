@@ -155,6 +155,7 @@ def test_an_evaluation_stands_alone(path):
         "masked_lm.gin": ["MaskedAccuracy"],
         "retrieval.gin": ["SentenceRetrieval"],
         "mining.gin": ["BitextMining"],
+        "representation.gin": ["RepresentationSimilarity"],
         "both.gin": ["MaskedAccuracy", "SentenceRetrieval"],
         "classification.gin": ["ClassificationScores"],
         "tagging.gin": ["TaggingScores"],

@@ -40,6 +40,7 @@ CONFIGURABLES = (
     "xl_flax.evaluation.mining",
     "xl_flax.evaluation.parsing",
     "xl_flax.evaluation.questions",
+    "xl_flax.evaluation.representation",
     "xl_flax.evaluation.retrieval",
     "xl_flax.evaluation.tagging",
     "xl_flax.models.config",

@@ -127,6 +127,21 @@ def test_mining_finds_copies_and_little_else(command, rows, capsys):
     assert len(rows()) == first and "From " in capsys.readouterr().out
 
 
+def test_copies_have_one_shape_in_each_layer(command, rows, capsys):
+    flags = ["--gin_file=gin/eval/representation.gin", "--gin.EvaluateConfig.controls=True"]
+    flags += ["--gin.RepresentationSimilarity.mixture=all"]
+    command(*flags, "--gin.RepresentationSimilarity.length=16")
+    for layer in range(3):
+        (same,) = rows(languages=["one", "same"], metric="cka", layer=layer, model=None)
+        (other,) = rows(languages=["one", "other"], metric="cka", layer=layer, model=None)
+        (null,) = rows(languages=["one", "same"], metric="cka_shuffled", layer=layer, model=None)
+        assert same["value"] == pytest.approx(1) and other["value"] < 0.95 > null["value"]
+    text = capsys.readouterr().out
+    assert "Similarity of representations, all/test" in text and "tf-idf" in text
+    assert max(len(x) for x in text.splitlines() if "|version:" not in x and "/" not in x) <= 80
+    assert {r["model"] for r in rows(metric="cka")} == {None, "untrained", "tf-idf", "length"}
+
+
 def test_a_layer_is_chosen_on_other_text_and_its_results_are_results(
     command, rows, monkeypatch, capsys
 ):

@@ -265,6 +265,8 @@ def test_vectors_made_in_two_ways_are_drawn_apart(folder, tmp_path):
             for layer in (1, 2):
                 run = f"{folder}/mlm/{seed}"
                 pairs(run, values(rng), layer=layer, step=step, center="test_mean")
+        alike = {(a, b): 0.5 for a in NAMES for b in NAMES if a < b}
+        pairs(run, alike, layer=2, step=10, metric="cka", task="representation")
     out = f"{tmp_path}/out"
     scatter = "--scatter=loss:ntrex/test,p@1:ntrex/test"
     report.main(
@@ -274,6 +276,7 @@ def test_vectors_made_in_two_ways_are_drawn_apart(folder, tmp_path):
         ]
     )  # fmt: skip
     names = {"similarity-mlm-ntrex-test.png", "similarity-mlm-ntrex-test-center-test_mean.png"}
+    names.add("similarity-mlm-ntrex-test-representation.png")
     assert names | {"heatmap.png", "scatter.png"} < {*os.listdir(out)}
     assert "<bdi>test_mean</bdi>" in open(f"{out}/report.html", encoding="utf-8").read()
 

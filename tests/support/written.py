@@ -9,9 +9,10 @@ from xl_flax.evaluation.results import Result, Source
 def pairs(run, values, step=10, center="none", metric="p@1", data="ntrex/test", layer=3, **more):
     """Results of retrieval in one layer: {(query, searched) or a language: value}."""
     of, model, seeds = (more.pop(k, None) for k in ("of", "model", "seeds"))
-    sign = results.signature("retrieval", data=data, layer=layer, center=center, **more)
+    task = more.pop("task", "retrieval")
+    sign = results.signature(task, data=data, layer=layer, center=center, **more)
     if layer is None:
-        sign = results.signature("retrieval", data=data, **more)
+        sign = results.signature(task, data=data, **more)
     about = {"similarity": "cosine", "layer": layer}
     if model:
         sign, step, about = results.of_model(sign, model), 0, about | {"model": model}
@@ -19,7 +20,7 @@ def pairs(run, values, step=10, center="none", metric="p@1", data="ntrex/test", 
     path = os.path.join(run, results.FILE)
     source = Source(model or f"checkpoints/{step}", step, id=of or f"{run}{step}")
     named = [((k,) if isinstance(k, str) else k, v) for k, v in values.items()]
-    given = [Result("retrieval", data, k, metric, v, 100, sign, **about) for k, v in named]
+    given = [Result(task, data, k, metric, v, 100, sign, **about) for k, v in named]
     there = [row for row in results.read(path) if results.same(row, source)]
     before = [r for r in results.from_rows(there, {sign}) if r.metric != metric]
     results.write(path, source, [*before, *given])

@@ -181,7 +181,7 @@ def _languages_across(records: Sequence[Record], down: Sequence[str]) -> Table:
 
 
 def similarity(records: Sequence[Record]) -> Drawings:
-    """For each setting and test a matrix: sentences of a language down look for those across.
+    """For each setting and test a matrix of pairs: what is searched, or alike, stands across.
 
     Of several steps of a run the last one is drawn.
     """
@@ -192,9 +192,10 @@ def similarity(records: Sequence[Record]) -> Drawings:
     for record in pairs:
         last[record.run] = max(last.get(record.run, 0), record.row.step)
     pairs = [r for r in pairs if r.row.step == last[r.run]]
-    drawn = dict.fromkeys((r.setting, r.data, variant_of(r)) for r in pairs)
-    for setting, data, variant in drawn:
-        own = [r for r in pairs if (r.setting, r.data, variant_of(r)) == (setting, data, variant)]
+    kind = lambda r: (r.setting, r.data, variant_of(r), r.row.task)  # noqa: E731
+    drawn = dict.fromkeys(map(kind, pairs))
+    for setting, data, variant, task in drawn:
+        own = [r for r in pairs if kind(r) == (setting, data, variant, task)]
         first = own[0].row
         own = [
             r for r in own if (r.row.metric, r.row.similarity) == (first.metric, first.similarity)
@@ -202,7 +203,7 @@ def similarity(records: Sequence[Record]) -> Drawings:
         own = [r for r in own if r.layer == max(x.layer or 0 for x in own) or r.layer is None]
         table = make(own, ["language"], ["target"])
         table.rows.sort(key=lambda row: str(row[0]))
-        if len(table.rows) < 3:
+        if len({language for r in own for language in r.row.languages}) < 3:
             continue
         size = 0.42 * len(table.columns) + 1.6
         figure, (axis,) = drawing.figure(size + 0.6, size)
@@ -211,9 +212,11 @@ def similarity(records: Sequence[Record]) -> Drawings:
         more = f", {variant}" if variant else ""
         title = f"{setting}: {first.metric} on {data}{layer}{more}{drawing.unit(first.metric)}"
         axis.set_title(drawing.LEFT_TO_RIGHT + title, fontsize=9, loc="left")
-        axis.set_ylabel("query")
-        axis.set_xlabel("searched")
-        name = drawing.file_name("similarity", setting, data, *filter(None, [variant]))
+        if first.metric != "cka":  # which is of both alike
+            axis.set_ylabel("query")
+            axis.set_xlabel("searched")
+        parts = filter(None, [variant, "" if task == "retrieval" else task])
+        name = drawing.file_name("similarity", setting, data, *parts)
         drawings[name] = Drawing(figure, title)
     return drawings
 
