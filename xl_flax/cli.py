@@ -239,8 +239,8 @@ def _quiet() -> Iterator[None]:
 
 def _check_macros(config: str, from_files: str) -> None:
     """Refuses a value that is required but not set, and a macro that is set but not used."""
-    for name in re.findall(r"^([\w./]+) = %gin\.REQUIRED$", config, re.MULTILINE):
-        raise UserError(_unset(name))
+    if lacking := re.findall(r"^([\w./]+) = %gin\.REQUIRED$", config, re.MULTILINE):
+        raise UserError(_unset(", ".join(lacking)))
     # Another flag may have replaced the binding that used the macro: the files' use counts too.
     used = set(re.findall(r"%(\w+)", config + from_files))
     for name in re.findall(r"^(\w+) = ", config, re.MULTILINE):
