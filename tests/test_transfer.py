@@ -16,14 +16,6 @@ from xl_flax.evaluation.predictions import FOLDER
 PRETRAINING, STEPS = 300, 60
 
 
-@pytest.fixture(scope="module", autouse=True)
-def optimised():
-    """Hundreds of steps are run here: compiling well pays."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A pretrained encoder, and runs that were fine-tuned from it and from scratch."""
@@ -32,7 +24,12 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
         patch.setattr(sys, "path", [str(folder), *sys.path])
-        assert train.main([f"--gin_file={folder}/pretrain.gin"]) == 0
+        # Of its hundreds of steps compiling well pays; of the runs that follow it does not.
+        jax.config.update("jax_disable_most_optimizations", False)
+        try:
+            assert train.main([f"--gin_file={folder}/pretrain.gin"]) == 0
+        finally:
+            jax.config.update("jax_disable_most_optimizations", True)
         finetune(folder, "pos", "--gin.SEEDS=[0, 1]")
         yield folder
 
@@ -77,7 +74,6 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_trees_and_answers_transfer_to_a_language_without_a_letter_in_common(folder, kind):
     metric, control, chance = KINDS[kind]
-    jax.config.update("jax_disable_most_optimizations", True)  # few steps: compiling costs more
     finetune(folder, kind)
     trained, scratch, words = (
         scores(folder, setting, model=model, kind=kind, metric=metric)
