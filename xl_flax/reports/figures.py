@@ -126,7 +126,7 @@ def training(runs: Sequence[Run], rule: str = SETTING) -> Drawings:
 def heatmap(records: Sequence[Record]) -> Drawings:
     """Zero-shot transfer at a glance: languages across, settings and controls down, by test.
 
-    Of one setting, tests are down instead, and its controls are below.
+    Of one setting at one step, tests are down instead, and its controls are below.
     """
     found: dict[tuple[str, str], list[Record]] = {}
     for data, metric, every in tests(records):
@@ -135,9 +135,9 @@ def heatmap(records: Sequence[Record]) -> Drawings:
             similarity = own[0].row.similarity
             found[data, metric] = [r for r in own if r.row.similarity in (similarity, None)]
     shares = [test for test in found if scale(test[1])[0] == 100]  # losses have colours apart
-    settings = {r.setting for test in shares for r in found[test] if not r.is_control}
+    models = {(r.setting, r.row.step) for t in shares for r in found[t] if not r.is_control}
     tables = []
-    if len(shares) > len(settings) == 1:
+    if len(shares) > len(models) == 1:
         tables += _by_model([r for test in shares for r in found.pop(test)])
     for (data, metric), own in found.items():
         table = _languages_across(own, ["setting", *differing(own, ("step", *VARIANTS))])
