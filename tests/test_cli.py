@@ -63,6 +63,11 @@ def test_bare_words_and_paths_are_strings(gin_file):
         ("TrainConfig.steps = %STEPS\n", ["--gin.STEPZ=5"], "STEPZ.*did you mean STEPS"),
         ("TrainConfig.steps = %STEPS\nSTEPZ = 5\n", [], "STEPZ.*did you mean STEPS"),
         ("MODEL_DIR = %gin.REQUIRED\n", [], "MODEL_DIR must be set"),
+        (
+            "MODEL_DIR = %gin.REQUIRED\nCACHE_DIR = %gin.REQUIRED\n",
+            [],
+            "CACHE_DIR, MODEL_DIR must be set: in a Gin file",
+        ),
         ("TrainConfig.encoder = @EncoderConf()\n", [], "Did you mean 'EncoderConfig'"),
     ],
 )

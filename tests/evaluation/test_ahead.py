@@ -24,7 +24,7 @@ def batches(count, sizes=(4, 6)):
 
 @jax.jit
 def scaled(params, x, more):
-    return {"y": jnp.tanh(x * params) + more["add"]}
+    return {"y": jnp.tanh(x @ x.T * params) @ x + more["add"]}
 
 
 def test_outputs_come_in_order_and_as_alone(partitioning):
@@ -41,7 +41,25 @@ def test_no_program_is_compiled_twice(partitioning):
     assert count() == 3
 
 
+def test_two_batches_are_computed_at_once_on_one_device_and_one_on_several(partitioning):
+    both, first = threading.Barrier(2, timeout=60 if partitioning.mesh.size == 1 else 0.1), []
+
+    def meet(params, x, more):
+        if first:  # the first of a shape is computed before all others
+            both.wait()
+        first.append(x)
+        return x
+
+    run = run_ahead(meet, 1.0, batches(5, sizes=(4,)), partitioning)
+    if partitioning.mesh.size == 1:
+        assert len(list(run)) == 5
+    else:
+        with pytest.raises(threading.BrokenBarrierError):
+            list(run)
+
+
 def test_only_a_few_batches_are_under_way(partitioning):
+    depth = AT_ONCE if partitioning.mesh.size == 1 else 1
     read = []
 
     def counted():
@@ -50,7 +68,7 @@ def test_only_a_few_batches_are_under_way(partitioning):
             yield i, arrays
 
     for i, _ in run_ahead(scaled, 1.0, counted(), partitioning):
-        assert len(read) <= i + 1 + AT_ONCE
+        assert len(read) <= i + 1 + depth
 
 
 def test_what_a_batch_raises_reaches_the_caller_and_no_thread_stays(partitioning):
@@ -62,7 +80,7 @@ def test_what_a_batch_raises_reaches_the_caller_and_no_thread_stays(partitioning
     before = threading.active_count()
     with pytest.raises(ValueError, match="batch 5"):
         list(run_ahead(fails, 1.0, batches(9), partitioning))
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_a_caller_may_leave(partitioning):
@@ -70,4 +88,4 @@ def test_a_caller_may_leave(partitioning):
     for i, _ in run_ahead(scaled, 1.0, batches(9), partitioning):
         if i == 2:
             break
-    assert threading.active_count() == before
+    assert threading.active_count() <= before

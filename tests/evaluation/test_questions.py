@@ -159,7 +159,7 @@ def test_what_was_learnt_is_found(
 ):
     subject, losses = trained
     assert losses[0] > 2 and np.mean(losses[-5:]) < 0.3
-    monkeypatch.setattr(labelled, "TOKENS_PER_DEVICE", 48 * 4)  # several batches
+    monkeypatch.setattr(labelled, "TOKENS_PER_DEVICE", {"cpu": 48 * 4})  # several batches
     results = evaluation()(subject, context)
     values = {(r.languages[0], r.metric): r.value for r in results}
     assert values["alpha", "f1"] > 0.8 and values["gamma", "f1"] > 0.8

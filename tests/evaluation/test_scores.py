@@ -115,6 +115,12 @@ def test_blocks_give_what_the_whole_matrix_gives(monkeypatch, block, similarity)
     assert precision_at_1(x, y, similarity) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("n", [1997, 4796])
+def test_a_copy_is_not_beaten_by_itself_in_many_dimensions(n):
+    x = np.random.default_rng(0).normal(size=(n, 1024)).astype(np.float32) + 0.5
+    assert [found.mean() for found in scores.found_at_1(x, x)] == [1, 1]
+
+
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_sparse_vectors_score_as_dense_ones_do(monkeypatch, similarity):
     monkeypatch.setattr(scores, "BLOCK", 16)

@@ -37,7 +37,7 @@ from xl_flax.settings import Count, MixtureNames, Name, Names, Rate
 
 # In a batch, padding included; a CPU is fastest while a layer stays in its cache.
 TOKENS_PER_DEVICE = {"cpu": 2048, "other": 8192}
-LOGITS_MIB = 128  # memory for the logits that exist at once, per device
+LOGITS_MIB = 128  # memory for the logits of a batch that exist at once, per device
 KEY = 0  # of the masks: every evaluation hides the same tokens
 
 

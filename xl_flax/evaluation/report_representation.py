@@ -14,13 +14,14 @@ def similarity(results: Sequence[Result]) -> str:
     """CKA by layer, the mean over all pairs, with its controls; then of each language."""
     data = once(r.data for r in results if is_pair(r))
     name = data[0] if len(data) == 1 else f"{len(data)} mixtures"
-    none = dict.fromkeys((r.model for r in results if r.layer is not None), -1)  # gets a star
+    # No layer is -1: none is chosen, and none gets a star.
+    unstarred = dict.fromkeys((r.model for r in results if r.layer is not None), -1)
     columns = {"CKA": (results, "cka"), "shuffled": (results, "cka_shuffled")}
     meanings = {name: MEANINGS[name] for name in controls_of(results)}
     parts = [
         f"Similarity of representations, {name}\n"
         "Linear CKA · 100, mean over all pairs, by layer (0 = embeddings); 100: one shape\n"
-        + by_layer(columns, none),
+        + by_layer(columns, unstarred),
         *(_languages(results, one) for one in data),
         "\n".join(
             [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import gin
 import numpy as np
-from scipy.sparse import issparse
+from scipy.sparse import csr_array, issparse
 
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.evaluation import report_representation as report
@@ -94,36 +94,40 @@ def linear_cka(x_NxD: Vectors, y_NxE: Vectors) -> tuple[float, float]:
       y_NxE: of their translations, in the same order; sparse if x is.
 
     Returns:
-      It, and the same with the rows of y in an order drawn once for all; both between 0 and 1, and
-      0 where all vectors of a side are equal.
+      It, and the same with the rows of y in a fixed random order; both between 0 and 1, and 0 where
+      all vectors of a side are equal.
     """
     order_N = np.random.default_rng(0).permutation(x_NxD.shape[0])
-    inner = _inner_sparse if issparse(x_NxD) else _inner
-    if inner is _inner:
-        x_NxD, y_NxE = (v.astype(np.float64) - v.mean(axis=0, dtype=np.float64)
-                        for v in (x_NxD, y_NxE))  # fmt: skip
-    norm = np.sqrt(inner(x_NxD, x_NxD) * inner(y_NxE, y_NxE))
-    return tuple(inner(x_NxD, y) / norm if norm else 0.0 for y in (y_NxE, y_NxE[order_N]))
+    inner = _inner_products_sparse if issparse(x_NxD) else _inner_products
+    xx, yy, *others = inner(x_NxD, y_NxE, order_N)
+    norm = np.sqrt(xx * yy)
+    return tuple(xy / norm if norm else 0.0 for xy in others)
 
 
-def _inner(x_NxD: np.ndarray, y_NxE: np.ndarray) -> float:
-    """⟨XXᵀ, YYᵀ⟩ = ‖YᵀX‖² of centred vectors."""
-    return float(np.square(y_NxE.T @ x_NxD).sum())
+def _inner_products(x_NxD: np.ndarray, y_NxE: np.ndarray, order_N: np.ndarray) -> list[float]:
+    """⟨XXᵀ, YYᵀ⟩ = ‖YᵀX‖² of centred vectors: of x and x, y and y, x and y, x and y in an order."""
+    x, y = ((v - v.mean(axis=0, dtype=np.float64)).astype(np.float32) for v in (x_NxD, y_NxE))
+    pairs = (x, x), (y, y), (x, y), (x, y[order_N])
+    return [float(np.square(b.T @ a).sum(dtype=np.float64)) for a, b in pairs]
 
 
-def _inner_sparse(x_NxD: Vectors, y_NxE: Vectors) -> float:
-    """The same of sparse vectors, whose products are centred, a few rows at a time."""
+def _inner_products_sparse(x_NxD: csr_array, y_NxE: csr_array, order_N: np.ndarray) -> list[float]:
+    """The same, from the matrices of sentences by sentences, a few of their rows at a time."""
     n = x_NxD.shape[0]
-    means = [v @ np.asarray(v.sum(axis=0)).ravel() / n for v in (x_NxD, y_NxE)]
-    total, rows = 0.0, max(1, SIMILARITIES // n)
+    sides = [v.astype(np.float64) for v in (x_NxD, y_NxE, y_NxE[order_N])]
+    means = [v @ np.asarray(v.sum(axis=0)).ravel() / n for v in sides]
+    sums, rows = np.zeros(4), max(1, SIMILARITIES // n)
     for i in range(0, n, rows):
         part = slice(i, i + rows)
-        centred = (
+        x, y, shuffled = (
             products(v[part], v) - own[part, None] - own + own.mean()
-            for v, own in zip((x_NxD, y_NxE), means, strict=True)
+            for v, own in zip(sides, means, strict=True)
         )
-        total += float(np.multiply(*centred).sum(dtype=np.float64))
-    return total
+        sums += [np.vdot(a, b) for a, b in ((x, x), (y, y), (x, y), (x, shuffled))]
+    # What is left of equal vectors are rounding errors.
+    squares = [v.multiply(v).sum() for v in sides[:2]]
+    sums[:2] *= sums[:2] > 1e-20 * np.square(squares)
+    return sums.tolist()
 
 
 def _means(pairs: Sequence[Result], template: Callable[..., Result]) -> list[Result]:

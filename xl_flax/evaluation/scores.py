@@ -1,5 +1,6 @@
 """How well vectors of two languages find each other: P@1 by cosine, CSLS and ratio margin."""
 
+import itertools
 from typing import Literal, get_args
 
 import jax
@@ -92,43 +93,42 @@ def _share_of_best(candidates: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 def _blockwise(x_NxD: Vectors, y_NxD: Vectors, penalty_2xN: np.ndarray) -> tuple:
     """As `found_at_1`, by cos(x, y) - penalty(x) - penalty(y), among all candidates."""
-    if issparse(x_NxD):
-        cos_N, compare = x_NxD.multiply(y_NxD).sum(axis=1), _compare_sparse
-    else:
-        cos_N, compare = np.einsum("nd,nd->n", x_NxD, y_NxD), _compare
-    gold_N = cos_N - penalty_2xN.sum(axis=0)
-    n = len(gold_N)
+    n = x_NxD.shape[0]
     parts = [slice(i, i + BLOCK) for i in range(0, n, BLOCK)]
-    sides = [
-        [(vectors[part], penalty_N[part], gold_N[part]) for part in parts]
-        for vectors, penalty_N in zip((x_NxD, y_NxD), penalty_2xN, strict=True)
-    ]
+    put = (lambda part: part) if issparse(x_NxD) else jax.device_put
+    x_blocks, y_blocks = ([put(v[part]) for part in parts] for v in (x_NxD, y_NxD))
+    x_penalties, y_penalties = ([own[part] for part in parts] for own in penalty_2xN)
     counts = np.zeros((2, 2, n), np.int64)  # direction; above the right one, tied with it
-    for rows, queries in zip(parts, sides[0], strict=True):
-        for columns, candidates in zip(parts, sides[1], strict=True):
-            forward, backward = compare(*queries, *candidates)
-            counts[0, :, rows] += np.asarray(forward)
-            counts[1, :, columns] += np.asarray(backward)
+
+    def add(i: int, j: int, forward: jax.Array, backward: jax.Array) -> None:
+        counts[0, :, parts[i]] += np.asarray(forward)
+        counts[1, :, parts[j]] += np.asarray(backward)
+
+    # The right candidates' scores come from these very products: others of the same vectors may
+    # differ by more than TIE, and a copy would be beaten by itself.
+    gold = []
+    for i, (x, y) in enumerate(zip(x_blocks, y_blocks, strict=True)):
+        own, *found = _compare_right(products(x, y), x_penalties[i], y_penalties[i])
+        gold.append(own)
+        add(i, i, *found)
+    for i, j in itertools.permutations(range(len(parts)), 2):
+        queries, candidates = (x_penalties[i], gold[i]), (y_penalties[j], gold[j])
+        add(i, j, *_compare(products(x_blocks[i], y_blocks[j]), queries, candidates))
     above, tied = counts[:, 0], counts[:, 1]
     return tuple(np.where(above == 0, 1 / np.maximum(tied, 1), 0.0))
 
 
 @jax.jit
-def _compare(
-    x_QxD, x_penalty_Q, x_gold_Q, y_CxD, y_penalty_C, y_gold_C
-) -> tuple[jax.Array, jax.Array]:
-    """Counts of similarities above and equal to the right one, int32[2, Q] and int32[2, C]."""
-    s_QxC = products(x_QxD, y_CxD)
-    return _counts(s_QxC, x_penalty_Q, x_gold_Q, y_penalty_C, y_gold_C)
-
-
-def _compare_sparse(x_QxD, x_penalty_Q, x_gold_Q, y_CxD, y_penalty_C, y_gold_C) -> tuple:
-    s_QxC = products(x_QxD, y_CxD)
-    return _counts(s_QxC, x_penalty_Q, x_gold_Q, y_penalty_C, y_gold_C)
+def _compare_right(s_NxN, x_penalty_N, y_penalty_N) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The score of each right candidate, which is on the diagonal, and counts as `_compare`."""
+    gold_N = jnp.diagonal(s_NxN) - x_penalty_N - y_penalty_N
+    return gold_N, *_compare(s_NxN, (x_penalty_N, gold_N), (y_penalty_N, gold_N))
 
 
 @jax.jit
-def _counts(s_QxC, x_penalty_Q, x_gold_Q, y_penalty_C, y_gold_C) -> tuple[jax.Array, jax.Array]:
+def _compare(s_QxC, queries, candidates) -> tuple[jax.Array, jax.Array]:
+    """Counts of similarities above and equal to the right one, int32[2, Q] and int32[2, C]."""
+    (x_penalty_Q, x_gold_Q), (y_penalty_C, y_gold_C) = queries, candidates
     s_QxC = s_QxC - x_penalty_Q[:, None] - y_penalty_C
 
     def count(margin_QxC: jax.Array, axis: int) -> jax.Array:

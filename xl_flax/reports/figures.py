@@ -188,10 +188,10 @@ def similarity(records: Sequence[Record]) -> Drawings:
     drawings = {}
     pairs = [r for r in records if r.target and not {*r.row.languages} & {*MEANS}]
     pairs = [r for r in pairs if not r.is_control and not r.row.metric.endswith("_mean")]
-    last: dict[str, int] = {}
-    for record in pairs:
-        last[record.run] = max(last.get(record.run, 0), record.row.step)
-    pairs = [r for r in pairs if r.row.step == last[r.run]]
+    last: dict[tuple[str, str], int] = {}
+    for r in pairs:
+        last[r.run, r.row.task] = max(last.get((r.run, r.row.task), 0), r.row.step)
+    pairs = [r for r in pairs if r.row.step == last[r.run, r.row.task]]
     kind = lambda r: (r.setting, r.data, variant_of(r), r.row.task)  # noqa: E731
     drawn = dict.fromkeys(map(kind, pairs))
     for setting, data, variant, task in drawn:
@@ -203,7 +203,8 @@ def similarity(records: Sequence[Record]) -> Drawings:
         own = [r for r in own if r.layer == max(x.layer or 0 for x in own) or r.layer is None]
         table = make(own, ["language"], ["target"])
         table.rows.sort(key=lambda row: str(row[0]))
-        if len({language for r in own for language in r.row.languages}) < 3:
+        languages = {language for r in own for language in r.row.languages}
+        if len(languages) < 3 or min(len(table.rows), len(table.columns)) < 2:
             continue
         size = 0.42 * len(table.columns) + 1.6
         figure, (axis,) = drawing.figure(size + 0.6, size)
@@ -212,7 +213,7 @@ def similarity(records: Sequence[Record]) -> Drawings:
         more = f", {variant}" if variant else ""
         title = f"{setting}: {first.metric} on {data}{layer}{more}{drawing.unit(first.metric)}"
         axis.set_title(drawing.LEFT_TO_RIGHT + title, fontsize=9, loc="left")
-        if first.metric != "cka":  # which is of both alike
+        if task == "retrieval":  # others are of both languages alike
             axis.set_ylabel("query")
             axis.set_xlabel("searched")
         parts = filter(None, [variant, "" if task == "retrieval" else task])

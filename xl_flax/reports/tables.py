@@ -11,7 +11,7 @@ from xl_flax.evaluation.results import MACRO, OTHERS
 from xl_flax.evaluation.selection import LOWER
 from xl_flax.reports.records import MEANS, Record, check_fields
 
-# Not shown in %: no shares.
+# They are no shares, so not shown in %.
 RAW = {"loss", "unigram_loss", "xsim", "threshold", "cka", "cka_shuffled"}
 # Parts of a signature that may differ between results that are averaged: what languages of how
 # many examples, by which version, and what belongs to a seed.
