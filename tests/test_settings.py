@@ -64,6 +64,7 @@ REQUIRED = {  # what has no default
     "EvaluateConfig": {"model_dir": "/m", "cache": Cache("/c", ["m"]), "evaluations": []},
     "MaskedAccuracy": ROWS,
     "BitextMining": {"mixture": "m"},
+    "RepresentationSimilarity": {"mixture": "m"},
     "SentenceRetrieval": {"mixture": "m"},
     "EncoderConfig": ENCODER,
     "Rows": ROWS,

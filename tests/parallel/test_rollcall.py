@@ -51,6 +51,14 @@ def test_who_is_missing_is_said_on_all_that_came(port):
         assert "3 of 5 processes did not come within 1 s: processes 1, 2, 4 are missing" in text
 
 
+def test_a_process_that_came_before_process_0_is_not_missing(port):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        early = pool.submit(meet, port, (5, 3))
+        time.sleep(SECONDS / 2)  # its time is over before that of process 0
+        said = [*meet(port, (5, 0)), *early.result()]
+    assert all("3 of 5 processes did not come" in text for text in said), said
+
+
 def test_without_process_0_the_address_is_named(port):
     (said,) = meet(port, (2, 1))
     assert f"process 0 of 2 cannot be reached at 127.0.0.1:{port} within 1 s" in said

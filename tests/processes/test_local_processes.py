@@ -74,7 +74,12 @@ def test_the_first_failure_is_the_exit_code_and_the_rest_is_ended(tmp_path):
     ("asked", "answer", "code"), [(signal.SIGTERM, "asked", 75), (signal.SIGINT, "interrupted", 1)]
 )
 def test_signals_are_passed_on(tmp_path, asked, answer, code):
-    started = processes.start(tmp_path, 2, "bash", "-c", WAITS, "bash")
+    # A suite that was started in the background ignores SIGINT, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        started = processes.start(tmp_path, 2, "bash", "-c", WAITS, "bash")
+    finally:
+        signal.signal(signal.SIGINT, before)
     lines = [started.stdout.readline() for _ in range(2)]
     started.send_signal(asked)
     ended, said = processes.finish(started)

@@ -24,6 +24,8 @@ LONGEST_LINE = 1 << 26  # bytes
 PAUSE = 0.2  # seconds between attempts
 HELLO_SECONDS = 2.0  # within which whoever connects says who it is
 LATE_SECONDS = 10.0  # in which those that come late hear why there is no run
+# Process 0, whose time may have begun later, has the last word on who is missing.
+LAST_WORD_SECONDS = 1.0
 WAITS_LONGER = "--join_seconds waits longer"
 # Of a connection whose other end says nothing: probed after 10 s, given up after 20 s more. The
 # kernels do this, whatever the processes are doing.
@@ -261,7 +263,7 @@ def _call(
             continue
         link.send(process=index, of=count, host=socket.gethostname(), **more)
         with contextlib.suppress(TimeoutError):
-            while said := link.receive(max(deadline - time.monotonic(), 0.01)):
+            while said := link.receive(max(deadline - time.monotonic(), 0) + LAST_WORD_SECONDS):
                 if "refused" in said:
                     lost = said.get("code") == stopping.LOST
                     raise (LostError if lost else UserError)(str(said["refused"]))
