@@ -3,6 +3,7 @@ import types
 
 import numpy as np
 import pytest
+from fake_context import FakeContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,19 +135,6 @@ def test_the_threshold_is_tuned_on_dev_only():
     after = score({"a": x, "b": y}, dev, test)
     assert after["threshold"] == before["threshold"] and after["dev_f1"] == before["dev_f1"]
     assert after["f1"]["value"] < 0.1 < before["f1"]["value"]
-
-
-class FakeContext:
-    vocabulary = types.SimpleNamespace(special=types.SimpleNamespace(unk=3), fingerprint="v")
-
-    def __init__(self, examples):
-        self.examples = examples
-
-    def aligned(self, spec):
-        return self.examples
-
-    def once(self, key, make):
-        return make()
 
 
 def collections(examples, **settings):

@@ -2,6 +2,7 @@ import types
 
 import numpy as np
 import pytest
+from fake_context import FakeContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
@@ -61,19 +62,6 @@ def test_where_all_are_equal_nothing_is_alike():
     other = csr_array(normal(0, 9, 3))
     for same in (csr_array((9, 3), dtype=np.float32), csr_array(np.full((9, 3), 3**-0.5))):
         assert linear_cka(same, other) == (0, 0)
-
-
-class FakeContext:
-    vocabulary = types.SimpleNamespace(special=types.SimpleNamespace(unk=3), fingerprint="v")
-
-    def __init__(self, examples):
-        self.examples = examples
-
-    def aligned(self, spec):
-        return self.examples
-
-    def once(self, key, make):
-        return make()
 
 
 DESCRIPTION = types.SimpleNamespace(
