@@ -51,6 +51,7 @@ setup(
             "hypothesis",
             "jsonschema",
             "matplotlib",
+            "mteb",
             "pandas",
             "pytest",
             "pytest-xdist",

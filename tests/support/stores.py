@@ -31,6 +31,7 @@ def memory(monkeypatch, stage):
     monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
     fs = remote._file_system("memory")
     fs.store.clear()
+    fs.pseudo_dirs[:] = [""]  # folders that another test made stand in a list of their own
     return fs
 
 
