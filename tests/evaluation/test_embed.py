@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xl_flax.data.vocabulary import SpecialIds
-from xl_flax.evaluation import embed as embed_lib
+from xl_flax.evaluation import ahead
 from xl_flax.evaluation.embed import Encoding, embed, make_pool, plan_rows, sentences_per_row
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import build_model
@@ -38,7 +38,7 @@ def sentences():
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(embed_lib, "TOKENS_PER_DEVICE", {"cpu": 128})  # several of each shape
+    monkeypatch.setattr(ahead, "CPU_TOKENS", 128)  # several of each shape
 
 
 def run(model, sentences, encoding, devices=1):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xl_flax.evaluation import masked_lm
+from xl_flax.evaluation import ahead
 from xl_flax.evaluation.masked_lm import make_score, score_rows, unigram_scores
 from xl_flax.models.config import EncoderConfig
 from xl_flax.models.heads import mlm_prediction
@@ -88,7 +88,7 @@ def plain_logits(model, batch, hidden):
 def test_loss_and_accuracy_are_those_of_the_plain_softmax(
     model, vocabulary, monkeypatch, devices, tokens
 ):
-    monkeypatch.setattr(masked_lm, "TOKENS_PER_DEVICE", {"cpu": tokens})
+    monkeypatch.setattr(ahead, "CPU_TOKENS", tokens)
     score, found = scores_on(model, vocabulary, devices)
     rows = FakeRows()
     batch = rows.rows(range(len(rows)))

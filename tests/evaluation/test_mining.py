@@ -101,8 +101,8 @@ def test_halves_are_what_they_say_and_depend_on_nothing_but_the_number():
 
 def score(vectors, dev, test):
     both = vectors["a"], vectors["b"]
-    results = mining._score_pair(("a", "b"), (dev, test), both, False, lambda **row: row)
-    return {row["metric"]: row for row in results}
+    numbers = mining.score_pair(("a", "b"), (dev, test), both, False)
+    return {number.metric: number._asdict() for number in numbers}
 
 
 def test_a_small_case_by_hand():

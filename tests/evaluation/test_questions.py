@@ -29,7 +29,7 @@ from xl_flax.data.synthetic.passages import passage
 from xl_flax.data.vocabulary import VocabularyConfig, load_vocabulary
 from xl_flax.data.vocabulary_training import Corpus, train_model
 from xl_flax.errors import UserError
-from xl_flax.evaluation import answers, labelled
+from xl_flax.evaluation import ahead, answers
 from xl_flax.evaluation.base import NotFiniteError, Subject
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.context import Context
@@ -159,7 +159,7 @@ def test_what_was_learnt_is_found(
 ):
     subject, losses = trained
     assert losses[0] > 2 and np.mean(losses[-5:]) < 0.3
-    monkeypatch.setattr(labelled, "TOKENS_PER_DEVICE", {"cpu": 48 * 4})  # several batches
+    monkeypatch.setattr(ahead, "CPU_TOKENS", 48 * 4)  # several batches
     results = evaluation()(subject, context)
     values = {(r.languages[0], r.metric): r.value for r in results}
     assert values["alpha", "f1"] > 0.8 and values["gamma", "f1"] > 0.8

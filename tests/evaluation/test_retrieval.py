@@ -13,11 +13,9 @@ from xl_flax.data.prepare import CachedMixture, Caches, DatasetSpec
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.errors import UserError
 from xl_flax.evaluation import context as context_lib
-from xl_flax.evaluation import retrieval
 from xl_flax.evaluation.context import Context, check_aligned
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.retrieval import SentenceRetrieval
-from xl_flax.evaluation.scores import found_at_1
 from xl_flax.evaluation.sentences import Space, check_finite, is_about
 from xl_flax.models.config import EncoderConfig
 
@@ -185,13 +183,21 @@ def test_results_know_how_much_of_each_language_is_unknown(description):
     assert made(languages=("something else",), **rest).unknown is None
 
 
-def scored(vectors, shared, similarity, template):
-    """The results of all pairs."""
-    found = []
-    for (a, b), shared_N in shared.items():
-        own = found_at_1(vectors[a], vectors[b], similarity)
-        found += retrieval._pair((a, b), own, shared_N, template)
-    return found
+@pytest.fixture
+def scored(monkeypatch):
+    """scored(vectors, shared, similarity, template): the results of all pairs, and their means."""
+
+    def score(vectors, shared, similarity, template):
+        monkeypatch.setattr(SentenceRetrieval, "_shared", lambda *_: shared)
+        evaluation, pairs = SentenceRetrieval("m", similarity=(similarity,)), []
+        for a, b in shared:
+            both = vectors[a], vectors[b]
+            for way, number in evaluation.compare(SPEC, (a, b), both, False, None):
+                assert way == similarity
+                pairs.append(template(**number._asdict()))
+        return pairs, evaluation.means(pairs, template)
+
+    return score
 
 
 def make(**row):
@@ -202,13 +208,13 @@ def make_by(**row):
     return Result("retrieval", "m/test", signature="s", **row)
 
 
-def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
+def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side(scored):
     x = normal(0, 30, 8)
     vectors = {"a": x, "b": x.copy(), "c": normal(1, 30, 8)}
     shared = {pair: np.ones(30, bool) for pair in SentenceRetrieval("m").pairs(SPEC, vectors)}
-    pairs = scored(vectors, shared, "cosine", make)
+    pairs, means = scored(vectors, shared, "cosine", make)
     of = {r.languages: r.value for r in pairs if r.metric == "p@1"}
-    found = {r.languages: r for r in retrieval._means(pairs, make)}
+    found = {r.languages: r for r in means}
     assert of["a", "b"] == of["b", "a"] == 1.0
     assert found["a", MACRO].value == pytest.approx((of["a", "b"] + of["a", "c"]) / 2)
     assert found[MACRO, "c"].value == pytest.approx((of["a", "c"] + of["b", "c"]) / 2)
@@ -216,20 +222,20 @@ def test_means_are_over_ordered_pairs_and_by_the_language_on_either_side():
     assert found[(MACRO,)].n == 6 and len(found) == 7
 
 
-def test_queries_that_share_a_string_are_left_out_but_stay_candidates():
+def test_queries_that_share_a_string_are_left_out_but_stay_candidates(scored):
     x = normal(0, 12, 8)
     x[3] = x[8]  # query 8 finds 3 as near as 8, also when 3 is no query
     shared = {("a", "b"): np.arange(12) < 5, ("a", "c"): np.arange(12) < 12}
     vectors = {"a": x, "b": x.copy(), "c": x.copy()}
     for similarity in ("cosine", "csls", "margin"):
-        pairs = scored(vectors, shared, similarity, make_by)
+        pairs, means = scored(vectors, shared, similarity, make_by)
         found = {(r.metric, r.languages): (r.value, r.n) for r in pairs}
         for pair in (("a", "b"), ("b", "a")):
             assert found["p@1", pair] == (pytest.approx(11 / 12), 12)
             assert found["p@1_unshared", pair] == (pytest.approx(6.5 / 7), 7)
         assert found["p@1", ("a", "c")][1] == 12
         assert ("p@1_unshared", ("a", "c")) not in found  # no query is left
-    means = {(r.metric, r.languages): r for r in retrieval._means(pairs, make_by)}
+    means = {(r.metric, r.languages): r for r in means}
     assert means["p@1_unshared", (MACRO,)].n == 2 and means["p@1", (MACRO,)].n == 4
 
 

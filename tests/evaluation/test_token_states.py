@@ -16,6 +16,7 @@ from xl_flax.data.manifest import Cache
 from xl_flax.data.prepare import CachedMixture, Caches, DatasetSpec
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.errors import UserError
+from xl_flax.evaluation import ahead
 from xl_flax.evaluation import embed as embed_lib
 from xl_flax.evaluation import token_states as token_states_lib
 from xl_flax.evaluation.base import Subject
@@ -47,7 +48,7 @@ def sentences():
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(embed_lib, "TOKENS_PER_DEVICE", {"cpu": 128})  # several of each shape
+    monkeypatch.setattr(ahead, "CPU_TOKENS", 128)  # several of each shape
 
 
 def run(model, sentences, devices=1, layers=LAYERS, **options):

@@ -16,6 +16,24 @@ T = TypeVar("T")
 # Of a small model's program many parts are too short for all cores: two cores do 1.2 to 1.3 times
 # as many batches in the same time when three are under way.
 AT_ONCE = 3
+CPU_TOKENS = 2048  # in a batch on a CPU, which is fastest while a layer stays in its cache
+
+
+def rows_per_batch(
+    length: int, tokens: int, partitioning: Partitioning, rows: int | None = None
+) -> int:
+    """Rows of a batch, over all devices.
+
+    Args:
+      length: tokens of a row, padding included.
+      tokens: in a batch, for each device that is no CPU.
+      partitioning: rows are spread over its data axes.
+      rows: that there are, if it is known: no more are needed.
+    """
+    tokens = CPU_TOKENS if partitioning.platform == "cpu" else tokens
+    shards = partitioning.batch_shards
+    most = shards * max(1, tokens // length)
+    return most if rows is None else min(most, -(-rows // shards) * shards)
 
 
 def run_ahead(

@@ -23,7 +23,7 @@ from xl_flax.evaluation.base import Baseline, Evaluation, NotFiniteError, Subjec
 from xl_flax.evaluation.bootstrap import DRAWS, drawn_sums, interval
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.links import ALPHA, ITERATIONS, METHODS, Method
-from xl_flax.evaluation.results import MACRO, Result, data_name, of_model, signature
+from xl_flax.evaluation.results import MACRO, Result, data_name, means, of_model, signature
 from xl_flax.evaluation.sentences import Layers, is_about
 from xl_flax.evaluation.token_states import mixture_states
 from xl_flax.settings import MixtureNames, Name
@@ -225,10 +225,11 @@ class WordAlignment(Evaluation):
                     for result in _scored(own, manifests[task].languages, template)
                 ]
                 every.setdefault(way, []).extend(pairs)
-                results += pairs + _means(pairs, template)
+                results += pairs + means(pairs, _over_pairs, template)
         if len(counts) > 1:
             for way, pairs in every.items():
-                results += _means(pairs, self._template([*counts], way, length, context))
+                template = self._template([*counts], way, length, context)
+                results += means(pairs, _over_pairs, template)
         return results
 
     def _signatures(self, ways: Sequence[Way], length: int | None, context: Context) -> list[str]:
@@ -302,12 +303,5 @@ def _scored(
     ]
 
 
-def _means(pairs: Sequence[Result], template: Callable[..., Result]) -> list[Result]:
-    """Unweighted means over pairs of languages."""
-    values: dict[str, list[float]] = {}
-    for result in pairs:
-        values.setdefault(result.metric, []).append(result.value)
-    return [
-        template(languages=(MACRO,), metric=metric, value=float(np.mean(own)), n=len(own))
-        for metric, own in values.items()
-    ]
+def _over_pairs(_: Result) -> list[tuple[str]]:
+    return [(MACRO,)]

@@ -14,13 +14,12 @@ from flax import nnx
 from xl_flax import progress as progress_lib
 from xl_flax.data.packing import best_fit
 from xl_flax.data.vocabulary import SpecialIds
-from xl_flax.evaluation.ahead import run_ahead
+from xl_flax.evaluation.ahead import rows_per_batch, run_ahead
 from xl_flax.ops.pooling import Pooling
 from xl_flax.ops.pooling import pool as pool_sentences
 from xl_flax.parallel.rules import Partitioning
 
-# In a batch, per device, padding included; a CPU is fastest while a layer stays in its cache.
-TOKENS_PER_DEVICE = {"cpu": 2048, "other": 16384}
+TOKENS_PER_DEVICE = 16384  # in a batch, padding included
 ROW = 64  # tokens of the shortest rows
 TOKENS_PER_SENTENCE = 4  # a row has room for one vector per so many tokens
 
@@ -174,12 +173,6 @@ class Batch(NamedTuple):
     column: np.ndarray  # of a sentence's first token, which is [CLS]
 
 
-def rows_per_batch(row_length: int, partitioning: Partitioning) -> int:
-    """Rows of so many tokens in a batch, over all devices."""
-    platform = "cpu" if partitioning.platform == "cpu" else "other"
-    return partitioning.batch_shards * max(1, TOKENS_PER_DEVICE[platform] // row_length)
-
-
 def packed_batches(
     sentences: Sequence[np.ndarray],
     languages: np.ndarray | None,
@@ -200,7 +193,7 @@ def packed_batches(
     framed[inside] = np.concatenate([s[: length - 2] for s in sentences])
 
     for row_length, rows in plan_rows(sizes, length):
-        count = rows_per_batch(row_length, partitioning)
+        count = rows_per_batch(row_length, TOKENS_PER_DEVICE, partitioning)
         for first in range(0, len(rows), count):
             chosen = rows[first : first + count]
             members = np.concatenate(chosen)

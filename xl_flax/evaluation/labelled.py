@@ -28,7 +28,7 @@ from xl_flax.data.stream import HeldOutRows
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report_labelled
-from xl_flax.evaluation.ahead import run_ahead
+from xl_flax.evaluation.ahead import rows_per_batch, run_ahead
 from xl_flax.evaluation.base import Baseline, Evaluation, Subject
 from xl_flax.evaluation.bootstrap import DRAWS, Score, drawn_sums, interval
 from xl_flax.evaluation.context import Context
@@ -38,8 +38,7 @@ from xl_flax.models.labelling import Batch, Reading
 from xl_flax.ops.languages import language_rows
 from xl_flax.settings import MixtureNames, Name, Names
 
-# In a batch, padding included; a CPU is fastest while a layer stays in its cache.
-TOKENS_PER_DEVICE = {"cpu": 2048, "other": 8192}
+TOKENS_PER_DEVICE = 8192  # in a batch, padding included
 
 
 class Scored(NamedTuple):
@@ -217,10 +216,7 @@ class LabelledEvaluation(Evaluation):
             (self.task, self.head, subject.graph, static, table),
             lambda: jax.jit(run, out_shardings=partitioning.sharding(())),
         )
-        shards = partitioning.batch_shards
-        tokens = TOKENS_PER_DEVICE["cpu" if partitioning.platform == "cpu" else "other"]
-        most = shards * max(1, tokens // rows.length)
-        size = min(most, -(-len(rows) // shards) * shards)
+        size = rows_per_batch(rows.length, TOKENS_PER_DEVICE, partitioning, len(rows))
         sharding = partitioning.sharding(("batch", None))
 
         def batches() -> Iterator[tuple[int, tuple]]:

@@ -24,7 +24,7 @@ from xl_flax.data.stream import HeldOutRows
 from xl_flax.data.vocabulary import Vocabulary
 from xl_flax.errors import UserError
 from xl_flax.evaluation import report
-from xl_flax.evaluation.ahead import run_ahead
+from xl_flax.evaluation.ahead import rows_per_batch, run_ahead
 from xl_flax.evaluation.base import Evaluation, NotFiniteError, Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.results import MACRO, Result, signature
@@ -35,8 +35,7 @@ from xl_flax.ops.masking import select_slots
 from xl_flax.parallel.rules import Partitioning, constrain, local_shape
 from xl_flax.settings import Count, MixtureNames, Name, Names, Rate
 
-# In a batch, padding included; a CPU is fastest while a layer stays in its cache.
-TOKENS_PER_DEVICE = {"cpu": 2048, "other": 8192}
+TOKENS_PER_DEVICE = 8192  # in a batch, padding included
 LOGITS_MIB = 128  # memory for the logits of a batch that exist at once, per device
 KEY = 0  # of the masks: every evaluation hides the same tokens
 
@@ -326,10 +325,7 @@ def score_rows(
       The sums of each language in `rows.languages`.
     """
     table = language_rows(rows.languages, languages)
-    shards = partitioning.batch_shards
-    tokens = TOKENS_PER_DEVICE["cpu" if partitioning.platform == "cpu" else "other"]
-    most = shards * max(1, tokens // rows.length)
-    batch_size = min(most, -(-len(rows) // shards) * shards)
+    batch_size = rows_per_batch(rows.length, TOKENS_PER_DEVICE, partitioning, len(rows))
     sharding = partitioning.sharding(("batch", None))
     scores = {language: Score() for language in rows.languages}
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, NamedTuple
 
 import gin
@@ -14,7 +14,7 @@ from xl_flax.errors import UserError
 from xl_flax.evaluation import report_pairs as report
 from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.pairs import Embedded, PairEvaluation
+from xl_flax.evaluation.pairs import Number, PairEvaluation
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, ratio_margins
 from xl_flax.evaluation.search import Vectors, unit
@@ -62,35 +62,20 @@ class BitextMining(PairEvaluation):
         """
         for spec in self.mixtures(context):
             self._halves(spec, context)
-        return [
-            self._template(specs, space, context).keywords["signature"]
-            for specs in self.scopes(context)
-            for space in spaces
-        ]
+        return super().signed(spaces, context)
 
-    def score(self, embedded: Iterable[Embedded], context: Context) -> list[Result]:
-        """The results.
+    def compare(self, spec, pair, vectors, center, context) -> Iterator[tuple[None, Number]]:
+        """Mines a pair.
 
-        Returns:
-          Per mixture, space and pair of languages: "precision" (n = pairs mined), "recall" and "f1"
-          (n = right pairs) on test, "dev_f1", and the "threshold" that was tuned; their unweighted
-          means over pairs (but for the threshold) as ("macro",), over all mixtures too if there
-          are several.
+        "precision" (n = pairs mined), "recall" and "f1" (n = right pairs) on test, "dev_f1", and
+        the "threshold" that was tuned.
         """
-        results: list[Result] = []
-        by_space: dict[Space, list[Result]] = {}
-        for spec, space, vectors in embedded:
-            template = self._template([spec], space, context)
-            center = self.center is True and space.model is None
-            pairs = []
-            for pair, dev_test in self._halves(spec, context).items():
-                pairs += _score_pair(pair, dev_test, vectors(*pair), center, template)
-            by_space.setdefault(space, []).extend(pairs)
-            results += pairs + _means(pairs, template)
-        if len(sets := self.mixtures(context)) > 1:
-            for space, pairs in by_space.items():
-                results += _means(pairs, self._template(sets, space, context))
-        return results
+        for number in score_pair(pair, self._halves(spec, context)[pair], vectors, center):
+            yield None, number
+
+    def averaged_as(self, result: Result) -> list[tuple[str, ...]]:
+        """All pairs; a threshold has no mean."""
+        return [] if result.metric == "threshold" else [(MACRO,)]
 
     def table(self, results: Sequence[Result]) -> str:
         """Macro F1 by layer, then the pairs in the layer that is best on the dev half."""
@@ -130,9 +115,10 @@ class BitextMining(PairEvaluation):
                     )
         return pairs
 
-    def _template(
-        self, specs: Sequence[DatasetSpec], space: Space, context: Context
+    def template(
+        self, specs: Sequence[DatasetSpec], space: Space, way: None, context: Context
     ) -> functools.partial:
+        """As of `PairEvaluation`."""
         how = {
             "similarity": "ratio_margin",
             "k": K,
@@ -246,13 +232,13 @@ def evaluate_pairs(right: np.ndarray, gold: int) -> Scores:
     return Scores(hits / max(len(right), 1), hits / gold, 2 * hits / (len(right) + gold))
 
 
-def _score_pair(
+def score_pair(
     pair: tuple[str, str],
     dev_test: tuple[Half, Half],
     vectors: tuple[Vectors, Vectors],
     center: bool,
-    template: Callable[..., Result],
-) -> list[Result]:
+) -> list[Number]:
+    """Mines both halves, the test half with the threshold that is best on dev."""
     mined, right = [], []
     for half in dev_test:
         x, y = vectors[0][half.x], vectors[1][half.y]
@@ -273,18 +259,7 @@ def _score_pair(
         ("dev_f1", on_dev.f1, dev.gold),
         ("threshold", threshold, dev.gold),
     ]
-    return [template(languages=pair, metric=m, value=float(v), n=n) for m, v, n in rows]
-
-
-def _means(results: Sequence[Result], template: Callable[..., Result]) -> list[Result]:
-    values: dict[str, list[float]] = {}
-    for result in results:
-        values.setdefault(result.metric, []).append(result.value)
-    return [
-        template(languages=(MACRO,), metric=metric, value=float(np.mean(v)), n=len(v))
-        for metric, v in values.items()
-        if metric != "threshold"
-    ]
+    return [Number(pair, metric, float(value), n) for metric, value, n in rows]
 
 
 def _first_occurrences(sentences: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,15 +1,17 @@
 """Evaluations of pairs of languages, which score lexical baselines as they score a model."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from xl_flax.checkpoints.description import Description
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.evaluation.base import Baseline, Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.lexical import LEXICAL
-from xl_flax.evaluation.results import Result
+from xl_flax.evaluation.results import MACRO, Result, means
 from xl_flax.evaluation.search import Vectors
 from xl_flax.evaluation.sentences import SentenceEvaluation, Space
 
@@ -18,22 +20,89 @@ from xl_flax.evaluation.sentences import SentenceEvaluation, Space
 PairVectors = Callable[[str, str], tuple[Vectors, Vectors]]
 # A mixture, the space, and the vectors there: all that `score` is given, one after the other.
 Embedded = tuple[DatasetSpec, Space, PairVectors]
+# How the same vectors are compared, where an evaluation has several ways.
+Way = str | None
+
+
+class Number(NamedTuple):
+    """What was measured of a pair, as in `Result`."""
+
+    languages: tuple[str, ...]
+    metric: str
+    value: float
+    n: int
 
 
 @dataclasses.dataclass(frozen=True)
 class PairEvaluation(SentenceEvaluation):
     """How well vectors of two languages' sentences go together.
 
-    Must have `signed` and `score`.
+    Must have `compare` and `template`; its results are the numbers of each pair, and their means.
     """
 
-    def signed(self, spaces: Sequence[Space], context: Context) -> list[str]:
-        """The signatures of the results in these spaces; refuses as `signatures` does."""
+    @property
+    def ways(self) -> Sequence[Way]:
+        """Those that have results of their own."""
+        return (None,)
+
+    def compare(
+        self,
+        spec: DatasetSpec,
+        pair: tuple[str, str],
+        vectors: tuple[Vectors, Vectors],
+        center: bool,
+        context: Context,
+    ) -> Iterable[tuple[Way, Number]]:
+        """The numbers of a pair of a mixture's languages; `center`: without their own means."""
         raise NotImplementedError
 
-    def score(self, embedded: Iterable[Embedded], context: Context) -> list[Result]:
-        """The results."""
+    def template(
+        self, specs: Sequence[DatasetSpec], space: Space, way: Way, context: Context
+    ) -> functools.partial:
+        """`Result` without languages, metric, value and n."""
         raise NotImplementedError
+
+    def averaged_as(self, result: Result) -> Iterable[tuple[str, ...]]:
+        """The languages of the means that a pair's result counts in."""
+        return [(MACRO,)]
+
+    def signed(self, spaces: Sequence[Space], context: Context) -> list[str]:
+        """The signatures of the results: one per mixture, space and way.
+
+        Raises:
+          UserError: the tasks are not aligned, or a mixture lacks the pivot.
+        """
+        for spec in self.mixtures(context):
+            self.pairs(spec, self.texts(spec, context))
+        return [
+            self.template(specs, space, way, context).keywords["signature"]
+            for specs in self.scopes(context)
+            for space in spaces
+            for way in self.ways
+        ]
+
+    def score(self, embedded: Iterable[Embedded], context: Context) -> list[Result]:
+        """The results: of each mixture with their means, and means over all of several mixtures."""
+        results: list[Result] = []
+        every: dict[tuple[Space, Way], list[Result]] = {}
+        for spec, space, vectors in embedded:
+            templates = {way: self.template([spec], space, way, context) for way in self.ways}
+            center = self.center is True and space.model is None
+            own = collections.defaultdict(list)
+            for pair in self.pairs(spec, self.texts(spec, context)):
+                for way, number in self.compare(spec, pair, vectors(*pair), center, context):
+                    own[way].append(templates[way](**number._asdict()))
+            for way, found in own.items():
+                every.setdefault((space, way), []).extend(found)
+                results += found + self.means(found, templates[way])
+        if len(sets := self.mixtures(context)) > 1:
+            for (space, way), found in every.items():
+                results += self.means(found, self.template(sets, space, way, context))
+        return results
+
+    def means(self, results: Iterable[Result], template: Callable[..., Result]) -> list[Result]:
+        """Unweighted means over pairs."""
+        return means(results, self.averaged_as, template)
 
     def signatures(self, description: Description, context: Context) -> list[str]:
         """As of `signed`, in each layer.

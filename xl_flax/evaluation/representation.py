@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import gin
 import numpy as np
@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, issparse
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.evaluation import report_representation as report
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.pairs import Embedded, PairEvaluation
+from xl_flax.evaluation.pairs import Number, PairEvaluation
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.search import SIMILARITIES, Vectors, products
 from xl_flax.evaluation.sentences import Space
@@ -36,52 +36,24 @@ class RepresentationSimilarity(PairEvaluation):
         if self.center is not False:
             self.fail(f"center = {self.center!r}: means do not count in CKA; leave it out")
 
-    def signed(self, spaces: Sequence[Space], context: Context) -> list[str]:
-        """One per mixture and space.
+    def compare(self, spec, pair, vectors, center, context) -> Iterator[tuple[None, Number]]:
+        """Of a pair "cka" and "cka_shuffled", between 0 and 1, n sentences each."""
+        n = vectors[0].shape[0]
+        for metric, value in zip(("cka", "cka_shuffled"), linear_cka(*vectors), strict=True):
+            yield None, Number(pair, metric, value, n)
 
-        Raises:
-          UserError: the tasks are not aligned, or a mixture lacks the pivot.
-        """
-        for spec in self.mixtures(context):
-            self.pairs(spec, self.texts(spec, context))
-        return [
-            self._template(specs, space, context).keywords["signature"]
-            for specs in self.scopes(context)
-            for space in spaces
-        ]
-
-    def score(self, embedded: Iterable[Embedded], context: Context) -> list[Result]:
-        """The results.
-
-        Returns:
-          Per mixture and space "cka" and "cka_shuffled" of each pair of languages, between 0 and 1,
-          n sentences each; their unweighted means over the pairs of a language as (language,
-          "macro") and over all pairs as ("macro",), over all mixtures too if there are several.
-        """
-        results: list[Result] = []
-        by_space: dict[Space, list[Result]] = {}
-        for spec, space, vectors in embedded:
-            template = self._template([spec], space, context)
-            pairs: list[Result] = []
-            for pair in self.pairs(spec, self.texts(spec, context)):
-                x, y = vectors(*pair)
-                made = functools.partial(template, languages=pair, n=x.shape[0])
-                own = zip(("cka", "cka_shuffled"), linear_cka(x, y), strict=True)
-                pairs += [made(metric=metric, value=value) for metric, value in own]
-            by_space.setdefault(space, []).extend(pairs)
-            results += pairs + _means(pairs, template)
-        if len(sets := self.mixtures(context)) > 1:
-            for space, pairs in by_space.items():
-                results += _means(pairs, self._template(sets, space, context))
-        return results
+    def averaged_as(self, result: Result) -> list[tuple[str, ...]]:
+        """The pairs of each language, as (language, "macro"), and all pairs."""
+        return [*((language, MACRO) for language in result.languages), (MACRO,)]
 
     def table(self, results: Sequence[Result]) -> str:
         """The mean by layer, then each language by layer."""
         return report.similarity(results)
 
-    def _template(
-        self, specs: Sequence[DatasetSpec], space: Space, context: Context
+    def template(
+        self, specs: Sequence[DatasetSpec], space: Space, way: None, context: Context
     ) -> functools.partial:
+        """As of `PairEvaluation`."""
         how = {"kernel": "linear"} | ({"pivot": self.pivot} if self.pivot else {})
         return self.result_template("representation", specs, space, context, **how)
 
@@ -128,14 +100,3 @@ def _inner_products_sparse(x_NxD: csr_array, y_NxE: csr_array, order_N: np.ndarr
     squares = [v.multiply(v).sum() for v in sides[:2]]
     sums[:2] *= sums[:2] > 1e-20 * np.square(squares)
     return sums.tolist()
-
-
-def _means(pairs: Sequence[Result], template: Callable[..., Result]) -> list[Result]:
-    values: dict[tuple[tuple[str, ...], str], list[float]] = {}
-    for r in pairs:
-        for languages in (*((language, MACRO) for language in r.languages), (MACRO,)):
-            values.setdefault((languages, r.metric), []).append(r.value)
-    return [
-        template(languages=languages, metric=metric, value=float(np.mean(own)), n=len(own))
-        for (languages, metric), own in sorted(values.items())
-    ]

@@ -13,9 +13,10 @@ import os
 import statistics
 import sys
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pydantic
 
 import xl_flax
@@ -95,6 +96,28 @@ _ROW = pydantic.TypeAdapter(Row)
 # than the cells.
 _KNOWN: dict[str, _Read] = {}
 CHECKED = {"id", "lines", "crc"}  # a line that has one of these has the last
+
+
+def means(
+    results: Iterable[Result],
+    averaged_as: Callable[[Result], Iterable[tuple[str, ...]]],
+    template: Callable[..., Result],
+) -> list[Result]:
+    """Unweighted means of the results of each metric.
+
+    Args:
+      results: of pairs of languages, or of one language each.
+      averaged_as: the `languages` of the means that a result counts in.
+      template: `Result` without languages, metric, value and n, which is the number of terms.
+    """
+    values: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    for result in results:
+        for languages in averaged_as(result):
+            values.setdefault((result.metric, languages), []).append(result.value)
+    return [
+        template(languages=languages, metric=metric, value=float(np.mean(own)), n=len(own))
+        for (metric, languages), own in sorted(values.items())
+    ]
 
 
 def run_folder(checkpoint: str) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated
 
 import gin
@@ -15,7 +15,7 @@ from xl_flax.evaluation import report_pairs as report
 from xl_flax.evaluation.base import Evaluation
 from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.pairs import Embedded, PairEvaluation
+from xl_flax.evaluation.pairs import Embedded, Number, PairEvaluation
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, Similarity, found_at_1
 from xl_flax.evaluation.sentences import Space, is_about
@@ -68,51 +68,41 @@ class SentenceRetrieval(PairEvaluation):
         on = {"mixture": self.choose_on, "split": VALIDATION, "languages": None, "choose_on": None}
         return [self, dataclasses.replace(self, **on)]
 
-    def signed(self, spaces: Sequence[Space], context: Context) -> list[str]:
-        """One per mixture, space and similarity.
+    @property
+    def ways(self) -> Sequence[Similarity]:
+        """The similarities."""
+        return self.similarity
 
-        Raises:
-          UserError: the tasks are not aligned, or a mixture lacks the pivot.
+    def compare(self, spec, pair, vectors, center, context) -> Iterator[tuple[Similarity, Number]]:
+        """Both directions of a pair.
+
+        "p@1" of (query language, language searched), "p@1_mean" of both, and "p@1_unshared" where
+        there are such queries, n of them.
         """
-        for spec in self.mixtures(context):
-            self.pairs(spec, self.texts(spec, context))
-        return [
-            self._template(specs, space, similarity, context).keywords["signature"]
-            for specs in self.scopes(context)
-            for space in spaces
-            for similarity in self.similarity
-        ]
+        shared_N = self._shared(spec, context)[pair]
+        x, y = map(centred, vectors) if center else vectors
+        for similarity in self.similarity:
+            both = found_at_1(x, y, similarity)
+            yield similarity, Number(pair, "p@1_mean", float(np.mean(both)), 2 * len(shared_N))
+            for languages, found_N in zip((pair, pair[::-1]), both, strict=True):
+                for metric, own in (("p@1", found_N), ("p@1_unshared", found_N[~shared_N])):
+                    if own.size:
+                        yield similarity, Number(languages, metric, float(own.mean()), own.size)
+
+    def averaged_as(self, result: Result) -> list[tuple[str, ...]]:
+        """All ordered pairs, and by language: (language, "macro") where it is the query's."""
+        if result.metric == "p@1_mean":
+            return []
+        query, searched = result.languages
+        return [(query, MACRO), (MACRO, searched), (MACRO,)]
+
+    def means(self, results: Iterable[Result], template: Callable[..., Result]) -> list[Result]:
+        """Those over several ordered pairs."""
+        return [mean for mean in super().means(results, template) if mean.n > 1]
 
     def score(self, embedded: Iterable[Embedded], context: Context) -> list[Result]:
-        """The results.
-
-        Returns:
-          Per mixture, space and similarity: "p@1" of each ordered pair (query language, language
-          searched), "p@1_mean" of its two directions, and means over ordered pairs: of all as
-          ("macro",), and by language as (language, "macro") where it is the query's and ("macro",
-          language) where it is searched. By margin, all of them also as "xsim". And
-          "p@1_unshared" of the pairs that have such queries, n of them, with the same means. The
-          means come over all mixtures, too, if there are several.
-        """
-        results: list[Result] = []
-        all_pairs: dict[tuple[Space, Similarity], list[Result]] = {}
-        for spec, space, vectors in embedded:
-            templates = {s: self._template([spec], space, s, context) for s in self.similarity}
-            own: dict[Similarity, list[Result]] = {}
-            for pair, shared_N in self._shared(spec, context).items():
-                x, y = vectors(*pair)
-                if self.center is True and space.model is None:
-                    x, y = centred(x), centred(y)
-                for similarity, template in templates.items():
-                    found = found_at_1(x, y, similarity)
-                    own.setdefault(similarity, []).extend(_pair(pair, found, shared_N, template))
-            for similarity, pairs in own.items():
-                all_pairs.setdefault((space, similarity), []).extend(pairs)
-                results += pairs + _means(pairs, templates[similarity])
-        if len(sets := self.mixtures(context)) > 1:
-            for (space, similarity), pairs in all_pairs.items():
-                template = self._template(sets, space, similarity, context)
-                results += _means(pairs, template)
+        """The results; "p@1" by margin also as "xsim"."""
+        results = super().score(embedded, context)
         return results + [
             dataclasses.replace(r, metric="xsim", value=100 * (1 - r.value))
             for r in results
@@ -122,9 +112,11 @@ class SentenceRetrieval(PairEvaluation):
     def _shared(self, spec: DatasetSpec, context: Context) -> dict[tuple[str, str], np.ndarray]:
         """For each pair of languages, bool[N], which sentences share a string."""
         texts = self.texts(spec, context)
-        pairs = tuple(self.pairs(spec, texts))
-        count = functools.partial(share_a_string, texts, pairs, context.vocabulary)
-        return context.once(("shared", spec, pairs), count)
+
+        def count() -> dict[tuple[str, str], np.ndarray]:
+            return share_a_string(texts, self.pairs(spec, texts), context.vocabulary)
+
+        return context.once(("shared", spec, tuple(texts), self.pivot), count)
 
     def table(self, results: Sequence[Result]) -> str:
         """The mean by layer, then languages or pairs in the layer that is chosen."""
@@ -140,52 +132,15 @@ class SentenceRetrieval(PairEvaluation):
         choice = [r for r in results if is_about(r, specs)]
         return [r for r in results if not is_about(r, specs)], choice
 
-    def _template(
-        self,
-        specs: Sequence[DatasetSpec],
-        space: Space,
-        similarity: Similarity,
-        context: Context,
+    def template(
+        self, specs: Sequence[DatasetSpec], space: Space, way: Similarity, context: Context
     ) -> functools.partial:
+        """As of `PairEvaluation`."""
         how = {
             "direction": DIRECTION,
-            "similarity": "ratio_margin" if similarity == "margin" else similarity,
-            "k": NEIGHBOURS[similarity] or "none",
+            "similarity": "ratio_margin" if way == "margin" else way,
+            "k": NEIGHBOURS[way] or "none",
             "candidates": "one_language",
         } | ({"pivot": self.pivot} if self.pivot else {})
         template = self.result_template("retrieval", specs, space, context, **how)
-        return functools.partial(template, similarity=similarity)
-
-
-def _pair(
-    pair: tuple[str, str],
-    found: tuple[np.ndarray, np.ndarray],
-    shared_N: np.ndarray,
-    template: Callable[..., Result],
-) -> list[Result]:
-    """Both directions of a pair, of which `found_at_1` gave these."""
-    n, mean = len(shared_N), float(np.mean(found))
-    results = [template(languages=pair, metric="p@1_mean", value=mean, n=2 * n)]
-    for languages, found_N in zip((pair, pair[::-1]), found, strict=True):
-        for metric, own in (("p@1", found_N), ("p@1_unshared", found_N[~shared_N])):
-            if own.size:
-                value = float(own.mean())
-                results.append(
-                    template(languages=languages, metric=metric, value=value, n=own.size)
-                )
-    return results
-
-
-def _means(pairs: Sequence[Result], template: Callable[..., Result]) -> list[Result]:
-    """Unweighted means over ordered pairs: of all, and by the language on either side."""
-    values: dict[tuple[str, tuple[str, ...]], list[float]] = {}
-    for result in pairs:
-        if result.metric in ("p@1", "p@1_unshared"):
-            query, searched = result.languages
-            for languages in ((query, MACRO), (MACRO, searched), (MACRO,)):
-                values.setdefault((result.metric, languages), []).append(result.value)
-    return [
-        template(languages=languages, metric=metric, value=float(np.mean(own)), n=len(own))
-        for (metric, languages), own in sorted(values.items())
-        if len(own) > 1
-    ]
+        return functools.partial(template, similarity=way)

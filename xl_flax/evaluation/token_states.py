@@ -14,13 +14,14 @@ from xl_flax.data.features import Example
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.vocabulary import SpecialIds
 from xl_flax.errors import UserError
+from xl_flax.evaluation.ahead import rows_per_batch
 from xl_flax.evaluation.base import Subject
 from xl_flax.evaluation.context import Context
 from xl_flax.evaluation.embed import (
     ROW,
+    TOKENS_PER_DEVICE,
     Batch,
     packed_batches,
-    rows_per_batch,
     run_batches,
     show_progress,
 )
@@ -188,7 +189,7 @@ def _batches_in_order(
 ) -> Iterator[Batch]:
     """Yields batches of a part of the sentences, then of the next: only within one they mix."""
     sizes = np.array([min(len(s), length - 2) + 2 for s in sentences], int)
-    budget = BATCHES_IN_MEMORY * ROW * rows_per_batch(ROW, partitioning)
+    budget = BATCHES_IN_MEMORY * ROW * rows_per_batch(ROW, TOKENS_PER_DEVICE, partitioning)
     part = np.cumsum(sizes) // budget
     for members in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(part)) + 1):
         if len(members):
