@@ -117,20 +117,36 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+def _take_one_device(patch):
+    """Commands in this process take one device, as most users have: eight fake ones take longer."""
+    import jax  # late, as above
+
+    from xl_flax import evaluate
+    from xl_flax.parallel.mesh import make_partitioning
+    from xl_flax.training import setup
+
+    for module in (setup, evaluate):
+        patch.setattr(
+            module, "make_partitioning", lambda config: make_partitioning(config, jax.devices()[:1])
+        )
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Commands that the file's tests run here take one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        _take_one_device(patch)
+        yield
+
+
 @pytest.fixture
 def run_here(monkeypatch, capfd):
     """run_here("train", flags) -> what the command prints; in this process, on one device."""
     import gin
-    import jax  # late, as above
 
     from xl_flax import evaluate, train
-    from xl_flax.parallel.mesh import make_partitioning
-    from xl_flax.training import setup
 
-    for module in (setup, evaluate):  # one device, as most users have
-        monkeypatch.setattr(
-            module, "make_partitioning", lambda config: make_partitioning(config, jax.devices()[:1])
-        )
+    _take_one_device(monkeypatch)
 
     def run(command, flags):
         capfd.readouterr()

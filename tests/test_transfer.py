@@ -17,7 +17,7 @@ PRETRAINING, STEPS = 300, 60
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(one_device, tmp_path_factory):
     """A pretrained encoder, and runs that were fine-tuned from it and from scratch."""
     folder = tmp_path_factory.mktemp("transfer")
     small_transfer.make_data(folder, PRETRAINING, STEPS)

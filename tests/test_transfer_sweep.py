@@ -13,7 +13,7 @@ from xl_flax.training import transfer
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(one_device, tmp_path_factory):
     """A pretrained encoder with two checkpoints."""
     folder = tmp_path_factory.mktemp("transfer_sweep")
     small_transfer.make_data(folder, 4, 4)

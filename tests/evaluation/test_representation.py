@@ -19,6 +19,11 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def cka_of(x, y):
+    """It, and the same with the rows of y in another order."""
+    return tuple(float(cka[0, 1]) for cka in linear_cka([x, y]))
+
+
 def by_kernels(x, y):
     """As eq. 3 of Kornblith et al.: HSIC of the two kernels, centred by H = 1 - 1/n."""
     n = len(x)
@@ -32,36 +37,58 @@ def by_kernels(x, y):
 @given(n=st.integers(3, 40), d=st.integers(1, 12), e=st.integers(1, 12), shift=st.floats(-9, 9))
 def test_cka_is_that_of_the_definition(n, d, e, shift):
     x, y = normal(n, n, d) + shift, normal(d, n, e) - shift
-    assert linear_cka(x, y)[0] == pytest.approx(by_kernels(x, y), rel=1e-4)
-    sparse = linear_cka(csr_array(x), csr_array(y))
-    assert sparse == pytest.approx(linear_cka(x, y), rel=1e-2, abs=1e-3)  # of float32
+    assert cka_of(x, y)[0] == pytest.approx(by_kernels(x, y), rel=1e-4)
+    sparse = cka_of(csr_array(x), csr_array(y))
+    assert sparse == pytest.approx(cka_of(x, y), rel=1e-2, abs=1e-3)  # of float32
 
 
 def test_sparse_vectors_are_taken_a_few_rows_at_a_time(monkeypatch):
     x, y = (normal(i, 50, 30) * (normal(i + 9, 50, 30) > 1) for i in range(2))
-    whole = linear_cka(csr_array(x), csr_array(y))
+    whole = cka_of(csr_array(x), csr_array(y))
     monkeypatch.setattr("xl_flax.evaluation.representation.SIMILARITIES", 350)
     assert search.SIMILARITIES != 350
-    assert linear_cka(csr_array(x), csr_array(y)) == pytest.approx(whole, rel=1e-5)
+    assert cka_of(csr_array(x), csr_array(y)) == pytest.approx(whole, rel=1e-5)
     assert whole[0] == pytest.approx(by_kernels(x, y), rel=1e-4)
+
+
+def test_many_languages_are_compared_at_once(monkeypatch):
+    monkeypatch.setattr("xl_flax.evaluation.representation.SIMILARITIES", 2000)  # ten rows
+    every = [normal(i, 50, 8 + i) for i in range(4)]
+    every[3] = np.concatenate([every[0], every[2]], axis=1)
+    found, shuffled = linear_cka(every)
+    assert found.shape == shuffled.shape == (4, 4)
+    for i in range(4):
+        assert found[i, i] == pytest.approx(1, rel=1e-5)
+        for j in range(i):
+            assert (
+                found[i, j]
+                == found[j, i]
+                == pytest.approx(by_kernels(every[i], every[j]), rel=1e-4)
+            )
+            order = np.random.default_rng(0).permutation(50)
+            expected = by_kernels(every[i], every[j][order])
+            assert shuffled[i, j] == pytest.approx(expected, rel=1e-4)
 
 
 def test_turned_and_stretched_vectors_have_one_shape_and_others_have_not():
     x = normal(0, 400, 8)
     turned, _ = np.linalg.qr(normal(1, 8, 8))
-    cka, shuffled = linear_cka(x, 3 * x @ turned + 5)
+    cka, shuffled = cka_of(x, 3 * x @ turned + 5)
     assert cka == pytest.approx(1) and shuffled < 0.05
-    assert linear_cka(x, normal(2, 400, 8))[0] < 0.05
+    assert cka_of(x, normal(2, 400, 8))[0] < 0.05
     # Few sentences for many dimensions look alike whatever they are: what "shuffled" is for.
-    few, shuffled = linear_cka(normal(3, 20, 200), normal(4, 20, 200))
+    few, shuffled = cka_of(normal(3, 20, 200), normal(4, 20, 200))
     assert few > 0.8 and shuffled == pytest.approx(few, abs=0.05)
 
 
 def test_where_all_are_equal_nothing_is_alike():
-    assert linear_cka(np.ones((9, 3), np.float32), normal(0, 9, 3)) == (0, 0)
+    assert cka_of(np.ones((9, 3), np.float32), normal(0, 9, 3)) == (0, 0)
     other = csr_array(normal(0, 9, 3))
     for same in (csr_array((9, 3), dtype=np.float32), csr_array(np.full((9, 3), 3**-0.5))):
-        assert linear_cka(same, other) == (0, 0)
+        assert cka_of(same, other) == (0, 0)
+    # Nearly equal is not equal: float32 around 100 knows differences of 1e-3.
+    x = normal(0, 30, 4)
+    assert cka_of(1e-3 * x + 100, x)[0] == pytest.approx(1, abs=0.01)
 
 
 DESCRIPTION = types.SimpleNamespace(

@@ -190,11 +190,10 @@ def scored(monkeypatch):
     def score(vectors, shared, similarity, template):
         monkeypatch.setattr(SentenceRetrieval, "_shared", lambda *_: shared)
         evaluation, pairs = SentenceRetrieval("m", similarity=(similarity,)), []
-        for a, b in shared:
-            both = vectors[a], vectors[b]
-            for way, number in evaluation.compare(SPEC, (a, b), both, False, None):
-                assert way == similarity
-                pairs.append(template(**number._asdict()))
+        space, both = Space(64, 1, "mean"), lambda a, b: (vectors[a], vectors[b])
+        for way, number in evaluation.compare(SPEC, space, both, None):
+            assert way == similarity
+            pairs.append(template(**number._asdict()))
         return pairs, evaluation.means(pairs, template)
 
     return score

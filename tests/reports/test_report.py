@@ -131,6 +131,10 @@ def test_formats_say_the_same(folder, tmp_path, capsys):
     assert [row["setting"] for row in rows][-2:] == ["untrained", "tf-idf"]
     assert sum(row["best"] == "1" for row in rows) == 1
     assert r"ntrex/test" in tex and "\\toprule" in tex
+    assert tex.startswith(r"% Needs \usepackage{booktabs}, and LuaLaTeX or XeLaTeX with fonts of")
+    report.main([folder, "--where=setting=mlm", "--format=latex", f"--out={tmp_path}/latin"])
+    latin = open(capsys.readouterr().out.strip(), encoding="utf-8").read()
+    assert latin.startswith("% Needs \\usepackage{booktabs}.\n\\begin{table}")
 
 
 class Page(html.parser.HTMLParser):

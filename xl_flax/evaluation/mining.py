@@ -14,7 +14,7 @@ from xl_flax.errors import UserError
 from xl_flax.evaluation import report_pairs as report
 from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.pairs import Number, PairEvaluation
+from xl_flax.evaluation.pairs import Number, PairEvaluation, PairVectors
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, ratio_margins
 from xl_flax.evaluation.search import Vectors, unit
@@ -64,14 +64,17 @@ class BitextMining(PairEvaluation):
             self._halves(spec, context)
         return super().signed(spaces, context)
 
-    def compare(self, spec, pair, vectors, center, context) -> Iterator[tuple[None, Number]]:
-        """Mines a pair.
+    def compare(
+        self, spec: DatasetSpec, space: Space, vectors: PairVectors, context: Context
+    ) -> Iterator[tuple[None, Number]]:
+        """Mines each pair.
 
         "precision" (n = pairs mined), "recall" and "f1" (n = right pairs) on test, "dev_f1", and
         the "threshold" that was tuned.
         """
-        for number in score_pair(pair, self._halves(spec, context)[pair], vectors, center):
-            yield None, number
+        for pair, dev_test in self._halves(spec, context).items():
+            for number in score_pair(pair, dev_test, vectors(*pair), self.centers(space)):
+                yield None, number
 
     def averaged_as(self, result: Result) -> list[tuple[str, ...]]:
         """All pairs; a threshold has no mean."""

@@ -46,14 +46,9 @@ class PairEvaluation(SentenceEvaluation):
         return (None,)
 
     def compare(
-        self,
-        spec: DatasetSpec,
-        pair: tuple[str, str],
-        vectors: tuple[Vectors, Vectors],
-        center: bool,
-        context: Context,
+        self, spec: DatasetSpec, space: Space, vectors: PairVectors, context: Context
     ) -> Iterable[tuple[Way, Number]]:
-        """The numbers of a pair of a mixture's languages; `center`: without their own means."""
+        """The numbers of all pairs of a mixture's languages."""
         raise NotImplementedError
 
     def template(
@@ -87,11 +82,9 @@ class PairEvaluation(SentenceEvaluation):
         every: dict[tuple[Space, Way], list[Result]] = {}
         for spec, space, vectors in embedded:
             templates = {way: self.template([spec], space, way, context) for way in self.ways}
-            center = self.center is True and space.model is None
             own = collections.defaultdict(list)
-            for pair in self.pairs(spec, self.texts(spec, context)):
-                for way, number in self.compare(spec, pair, vectors(*pair), center, context):
-                    own[way].append(templates[way](**number._asdict()))
+            for way, number in self.compare(spec, space, vectors, context):
+                own[way].append(templates[way](**number._asdict()))
             for way, found in own.items():
                 every.setdefault((space, way), []).extend(found)
                 results += found + self.means(found, templates[way])
@@ -99,6 +92,10 @@ class PairEvaluation(SentenceEvaluation):
             for (space, way), found in every.items():
                 results += self.means(found, self.template(sets, space, way, context))
         return results
+
+    def centers(self, space: Space) -> bool:
+        """Whether sentences lose the mean of those that they are among; never a control's."""
+        return self.center is True and space.model is None
 
     def means(self, results: Iterable[Result], template: Callable[..., Result]) -> list[Result]:
         """Unweighted means over pairs."""

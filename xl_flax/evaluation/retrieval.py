@@ -15,7 +15,7 @@ from xl_flax.evaluation import report_pairs as report
 from xl_flax.evaluation.base import Evaluation
 from xl_flax.evaluation.centring import centred, noted
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.pairs import Embedded, Number, PairEvaluation
+from xl_flax.evaluation.pairs import Embedded, Number, PairEvaluation, PairVectors
 from xl_flax.evaluation.results import MACRO, Result
 from xl_flax.evaluation.scores import NEIGHBOURS, Similarity, found_at_1
 from xl_flax.evaluation.sentences import Space, is_about
@@ -73,21 +73,21 @@ class SentenceRetrieval(PairEvaluation):
         """The similarities."""
         return self.similarity
 
-    def compare(self, spec, pair, vectors, center, context) -> Iterator[tuple[Similarity, Number]]:
-        """Both directions of a pair.
+    def compare(
+        self, spec: DatasetSpec, space: Space, vectors: PairVectors, context: Context
+    ) -> Iterator[tuple[Similarity, Number]]:
+        """Both directions of each pair.
 
         "p@1" of (query language, language searched), "p@1_mean" of both, and "p@1_unshared" where
         there are such queries, n of them.
         """
-        shared_N = self._shared(spec, context)[pair]
-        x, y = map(centred, vectors) if center else vectors
-        for similarity in self.similarity:
-            both = found_at_1(x, y, similarity)
-            yield similarity, Number(pair, "p@1_mean", float(np.mean(both)), 2 * len(shared_N))
-            for languages, found_N in zip((pair, pair[::-1]), both, strict=True):
-                for metric, own in (("p@1", found_N), ("p@1_unshared", found_N[~shared_N])):
-                    if own.size:
-                        yield similarity, Number(languages, metric, float(own.mean()), own.size)
+        for pair, shared_N in self._shared(spec, context).items():
+            x, y = vectors(*pair)
+            if self.centers(space):
+                x, y = centred(x), centred(y)
+            for similarity in self.similarity:
+                for number in _numbers(pair, found_at_1(x, y, similarity), shared_N):
+                    yield similarity, number
 
     def averaged_as(self, result: Result) -> list[tuple[str, ...]]:
         """All ordered pairs, and by language: (language, "macro") where it is the query's."""
@@ -112,11 +112,9 @@ class SentenceRetrieval(PairEvaluation):
     def _shared(self, spec: DatasetSpec, context: Context) -> dict[tuple[str, str], np.ndarray]:
         """For each pair of languages, bool[N], which sentences share a string."""
         texts = self.texts(spec, context)
-
-        def count() -> dict[tuple[str, str], np.ndarray]:
-            return share_a_string(texts, self.pairs(spec, texts), context.vocabulary)
-
-        return context.once(("shared", spec, tuple(texts), self.pivot), count)
+        pairs = tuple(self.pairs(spec, texts))
+        count = functools.partial(share_a_string, texts, pairs, context.vocabulary)
+        return context.once(("shared", spec, pairs), count)
 
     def table(self, results: Sequence[Result]) -> str:
         """The mean by layer, then languages or pairs in the layer that is chosen."""
@@ -144,3 +142,14 @@ class SentenceRetrieval(PairEvaluation):
         } | ({"pivot": self.pivot} if self.pivot else {})
         template = self.result_template("retrieval", specs, space, context, **how)
         return functools.partial(template, similarity=way)
+
+
+def _numbers(
+    pair: tuple[str, str], both: tuple[np.ndarray, np.ndarray], shared_N: np.ndarray
+) -> Iterator[Number]:
+    """Of what `found_at_1` gave for a pair."""
+    yield Number(pair, "p@1_mean", float(np.mean(both)), 2 * len(shared_N))
+    for languages, found_N in zip((pair, pair[::-1]), both, strict=True):
+        for metric, own in (("p@1", found_N), ("p@1_unshared", found_N[~shared_N])):
+            if own.size:
+                yield Number(languages, metric, float(own.mean()), own.size)

@@ -113,6 +113,7 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
     "±": r"$\pm$", "→": r"$\to$", "—": "---", "−": "$-$",
 }  # fmt: skip
+FIRST_BEYOND_LATIN = 0x250  # up to here pdflatex has all letters
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -136,4 +137,8 @@ def latex(tables: Sequence[Table]) -> str:
             r"\end{table}",
         ]
         texts.append("\n".join(lines))
-    return "% Needs \\usepackage{booktabs}.\n" + "\n\n".join(texts) + "\n"
+    text = "\n\n".join(texts) + "\n"
+    needs = r"\usepackage{booktabs}"
+    if any(ord(c) >= FIRST_BEYOND_LATIN for c in text):
+        needs += ", and LuaLaTeX or XeLaTeX with fonts of the scripts of its names"
+    return f"% Needs {needs}.\n{text}"
