@@ -1,6 +1,7 @@
 """A sweep whose cells fine-tune: from each checkpoint, with its seeds, once."""
 
 import os
+import re
 import sys
 
 import pytest
@@ -39,19 +40,30 @@ def test_checkpoints_are_fine_tuned_with_their_seeds_and_only_once(folder, capsy
     said = capsys.readouterr().out
     assert "2 cells done, 0 failed" in said and "FineTuned as objects" in said
     assert "step " not in said.replace("steps", "")  # what runs print goes to their log
-    assert [run.seed for run in trained] == [0, 1, 0, 1]
+    # The untrained encoder is of the same shape for both checkpoints.
+    assert [(run.seed, run.init_from is None) for run in trained] == [
+        *((0, False), (1, False), (0, True), (1, True), (0, False), (1, False))
+    ]
     rows = results.read(f"{folder}/pretrained/results.jsonl")
     beside = [row for row in rows if row.model is not None]
     rows = [row for row in rows if row.model is None]
+    untrained = [row for row in beside if row.model == results.UNTRAINED]
+    about = lambda row: (*row.languages, row.metric)  # noqa: E731
+    assert {about(row) for row in untrained} == {about(row) for row in rows}
+    assert {len(row.seeds) for row in untrained} == {2}
     assert {row.step for row in rows} == {2, 4}
     (sign,) = {row.signature for row in rows}
     assert {row.step for row in beside} == {0} and {row.model for row in beside} >= {"majority"}
-    assert all(row.signature == results.of_model(sign, row.model) for row in beside)
+    for row in beside:
+        shape = "#[0-9a-f]{12}" if row.model == results.UNTRAINED else ""
+        assert re.sub(f"untrained{shape}", "untrained", row.signature) == results.of_model(
+            sign, row.model
+        )
     assert sign.startswith("transfer|run:objects#") and "|seeds:0,1|" in sign
     (beta,) = [r for r in rows if (r.step, *r.languages, r.metric) == (4, "beta", "accuracy")]
     assert len(beta.seeds) == 2 and beta.value == pytest.approx(sum(beta.seeds) / 2)
     places = sorted(os.listdir(f"{folder}/cache/transfer"))
-    assert len(places) == 2
+    assert len(places) == 3
     seeds = [
         row.value
         for seed in (0, 1)
@@ -62,11 +74,11 @@ def test_checkpoints_are_fine_tuned_with_their_seeds_and_only_once(folder, capsy
     assert set(beta.seeds) <= set(seeds)
 
     evaluate.main(flags)
-    assert len(trained) == 4 and "(was there)" in capsys.readouterr().out
+    assert len(trained) == 6 and "(was there)" in capsys.readouterr().out
     report.main([f"{folder}/pretrained", "--rows=language", "--columns=setting,metric"])
     shown = capsys.readouterr().out
     assert "alpha *" in shown and "±" in shown and "gap" in shown
-    assert "most frequent" in shown or "majority" in shown
+    assert ("most frequent" in shown or "majority" in shown) and "untrained" in shown
 
 
 def test_what_cannot_be_fine_tuned_is_refused(folder):

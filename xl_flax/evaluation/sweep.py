@@ -274,7 +274,10 @@ class Sweep:
             cells = self._cells[target.checkpoint]
             parts = [part for own in cells for part, _ in own.parts]
             kept = controls.kept_path(self.config.cache)
-            with _alone(os.path.dirname(kept)):
+            folder = os.path.dirname(kept)
+            with alone_in(
+                folder, f"waiting for another process that measures controls in {folder}"
+            ):
                 found = controls.measure(parts, target.description, context, kept)
                 if jax.process_index() == 0:
                     controls.add(kept, itertools.chain.from_iterable(found))
@@ -358,11 +361,10 @@ def _claim(cell: Cell) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def _alone(folder: str) -> Iterator[None]:
-    """Only one command at a time; of its processes the first one waits."""
+def alone_in(folder: str, busy: str) -> Iterator[None]:
+    """Only one command at a time works in a folder; of its processes the first one waits."""
     if jax.process_index():
         yield
         return
-    busy = f"waiting for another process that measures controls in {folder}"
     with locked(folder, busy, wait=True, name=".measuring.lock"):
         yield

@@ -17,13 +17,13 @@ from xl_flax.checkpoints.load import vocabulary_path
 from xl_flax.data.manifest import Cache
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
+from xl_flax.evaluation import controls, targets
 from xl_flax.evaluation import results as results_lib
-from xl_flax.evaluation import targets
 from xl_flax.evaluation.base import Evaluation, Subject
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.context import Context
-from xl_flax.evaluation.results import Result, Row, signature
-from xl_flax.evaluation.sweep import Sweep
+from xl_flax.evaluation.results import UNTRAINED, Result, Row, signature
+from xl_flax.evaluation.sweep import Sweep, alone_in
 from xl_flax.files.read import read_text
 from xl_flax.parallel.mesh import make_partitioning
 from xl_flax.settings import LocalPath, Name, Seeds
@@ -38,14 +38,18 @@ LOG = "log.txt"
 class FineTuned(Evaluation):
     """What a checkpoint gives when it is fine-tuned as a Gin file says, the mean over seeds.
 
+    Beside it an encoder of the same shape that was never trained is fine-tuned in the same way,
+    once for all checkpoints of that shape.
+
     The runs are kept, so that they go on where they were killed, and their own results, with those
-    of controls and each seed's, stand in their folders: FOLDER/transfer/CHECKPOINT/NAME/SEED.
+    of controls and each seed's, stand in their folders: FOLDER/transfer/NAME-DIGEST/SEED.
     """
 
     run: Name = gin.REQUIRED  # a Gin file that includes gin/finetune.gin
     folder: LocalPath = gin.REQUIRED  # holds the runs, and their caches
     seeds: Seeds = (0, 1, 2)
     settings: Sequence[Name] = ()  # bindings of Gin, as in ['STEPS=200']
+    from_scratch: bool = True  # fine-tune untrained encoders, too
 
     @property
     def datasets(self) -> list[DatasetSpec]:
@@ -72,22 +76,18 @@ class FineTuned(Evaluation):
         (sign,) = self.signatures(subject.description, context)
         if subject.checkpoint is None:
             self.fail("only a checkpoint can be fine-tuned")
-        digest = hashlib.sha256(f"{subject.key}{sign}".encode()).hexdigest()[:8]
-        place = os.path.join(self.folder, "transfer", f"{self._name}-{digest}")
-        os.makedirs(place, exist_ok=True)
-        with open(os.path.join(place, LOG), "a") as log, contextlib.redirect_stdout(log):
-            of_seeds = self._run(subject.checkpoint, subject.description, place)
-        merged = []
-        for key, first in of_seeds[0].items():
-            if first.model is not None:  # it needs no model, and so no seeds
-                merged.append(_result(first, signature=results_lib.of_model(sign, first.model)))
-                continue
-            values = tuple(own[key].value for own in of_seeds if key in own)
-            if len(values) == len(of_seeds):
-                seeds = values if len(values) > 1 else None
-                changed = {"value": statistics.fmean(values), "seeds": seeds, "interval": None}
-                merged.append(_result(first, **changed, signature=sign))
-        return merged
+        of_seeds = self._run(subject, f"{subject.key}{sign}")
+        results = _means(of_seeds, signature=sign)
+        for row in of_seeds[0].values():
+            if row.model is not None:  # it needs no model, and so no seeds
+                results.append(_result(row, signature=results_lib.of_model(sign, row.model)))
+        if self.from_scratch:
+            shape = controls.shape(dataclasses.replace(subject.description, heads={}))
+            of_scratch = results_lib.of_model(sign, f"{UNTRAINED}#{shape}")
+            run = lambda: self._run(subject, of_scratch, "TrainConfig.init_from = None")  # noqa: E731
+            of_seeds = context.once(of_scratch, run)
+            results += _means(of_seeds, signature=of_scratch, model=UNTRAINED)
+        return results
 
     @property
     def _name(self) -> str:
@@ -101,16 +101,29 @@ class FineTuned(Evaluation):
         seeds = ",".join(map(str, self.seeds))
         return signature("transfer", run=f"{self._name}#{digest}", seeds=seeds)
 
-    def _run(self, checkpoint: str, description: Description, place: str) -> list[dict[tuple, Row]]:
+    def _run(self, subject: Subject, about: str, *more: str) -> list[dict[tuple, Row]]:
+        """As `_trained`, in the folder of what the runs are about; one command at a time."""
+        digest = hashlib.sha256(about.encode()).hexdigest()[:8]
+        place = os.path.join(self.folder, "transfer", f"{self._name}-{digest}")
+        os.makedirs(place, exist_ok=True)
+        with (
+            alone_in(place, f"waiting for another process that fine-tunes in {place}"),
+            open(os.path.join(place, LOG), "a") as log,
+            contextlib.redirect_stdout(log),
+        ):
+            return self._trained(subject, place, more)
+
+    def _trained(self, subject: Subject, place: str, more: Sequence[str]) -> list[dict[tuple, Row]]:
         """Trains and evaluates; of each seed its results by what they are about."""
-        cache = Cache(self.folder, ()).of_vocabulary(description.vocabulary)
+        cache = Cache(self.folder, ()).of_vocabulary(subject.description.vocabulary)
         flags = {
-            "CHECKPOINT": checkpoint,
+            "CHECKPOINT": subject.checkpoint,
             "MODEL_DIR": place,
             "CACHE_DIR": cache.directory,
             "SEEDS": list(self.seeds),
         }
-        bindings = [*self.settings, *(f"{name} = {value!r}" for name, value in flags.items())]
+        bindings = [f"{name} = {value!r}" for name, value in flags.items()]
+        bindings = [*self.settings, *bindings, *more]
         cli.load_gin([self.run], bindings)
         pairs = (binding.partition("=")[::2] for binding in bindings)
         gin_flags = [f"--gin.{name.strip()}={value.strip()}" for name, value in pairs]
@@ -132,6 +145,18 @@ class FineTuned(Evaluation):
             own = [r for r in rows if r.model is not None or results_lib.same(r, target.source)]
             found.append({(r.model, r.data, r.languages, r.metric, r.layer): r for r in own})
         return found
+
+
+def _means(of_seeds: Sequence[dict[tuple, Row]], **about: Any) -> list[Result]:
+    """Of the models' results that all seeds have."""
+    means = []
+    for key, first in of_seeds[0].items():
+        values = tuple(own[key].value for own in of_seeds if key in own)
+        if first.model is None and len(values) == len(of_seeds):
+            seeds = values if len(values) > 1 else None
+            changed = {"value": statistics.fmean(values), "seeds": seeds, "interval": None}
+            means.append(_result(first, **changed, **about))
+    return means
 
 
 def _result(row: Row, **changed: Any) -> Result:
