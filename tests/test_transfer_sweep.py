@@ -23,6 +23,7 @@ def folder(one_device, tmp_path_factory):
         patch.setattr(sys, "path", [str(folder), *sys.path])
         more = ["--gin.TrainConfig.checkpoint_every=2", "--gin.OptimizerConfig.warmup_steps=0"]
         assert train.main([f"--gin_file={folder}/pretrain.gin", *more]) == 0
+        small_transfer.make_caches(folder, "objects")
         yield folder
 
 

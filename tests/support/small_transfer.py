@@ -5,9 +5,13 @@ Each kind of label has its tasks, `small_KIND_LANGUAGE`, and a Gin file, KIND.gi
 
 from pathlib import Path
 
+from xl_flax import cli
+from xl_flax.data.manifest import Cache
+from xl_flax.data.prepare import prepare
+from xl_flax.data.required import required
 from xl_flax.data.synthetic.generator import corpus_sentence
 from xl_flax.data.synthetic.language import FAMILY
-from xl_flax.data.vocabulary import VocabularyConfig
+from xl_flax.data.vocabulary import VocabularyConfig, run_vocabulary
 from xl_flax.data.vocabulary_training import Corpus, train_model
 
 TASKS = """
@@ -155,3 +159,15 @@ def make_data(folder: Path, pretraining: int, steps: int) -> None:
         "small", str(folder / "vocabulary.model"), 1200, model_type="bpe", character_coverage=1.0
     )
     (folder / "vocabulary.model").write_bytes(train_model(corpora, config))
+
+
+def make_caches(folder: Path, *kinds: str) -> None:
+    """Caches what these kinds read, once there is a pretrained encoder: in one process for all.
+
+    The module with tasks must be found, here and in other processes.
+    """
+    specs = {}
+    for kind in kinds:
+        cli.load_gin([f"{folder}/{kind}.gin"])
+        specs |= dict.fromkeys(required())
+    prepare([*specs], Cache(), run_vocabulary(), [f"--gin_file={folder}/{kinds[0]}.gin"])
