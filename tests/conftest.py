@@ -123,9 +123,9 @@ def _take_one_device(patch):
 
     from xl_flax import evaluate
     from xl_flax.parallel.mesh import make_partitioning
-    from xl_flax.training import setup
+    from xl_flax.training import setup, transfer
 
-    for module in (setup, evaluate):
+    for module in (setup, evaluate, transfer):
         patch.setattr(
             module, "make_partitioning", lambda config: make_partitioning(config, jax.devices()[:1])
         )

@@ -60,7 +60,7 @@ def test_checkpoints_are_fine_tuned_with_their_seeds_and_only_once(folder, capsy
         assert re.sub(f"untrained{shape}", "untrained", row.signature) == results.of_model(
             sign, row.model
         )
-    assert sign.startswith("transfer|run:objects#") and "|seeds:0,1|" in sign
+    assert sign.startswith("transfer|recipe:objects#") and "|seeds:0,1|" in sign
     (beta,) = [r for r in rows if (r.step, *r.languages, r.metric) == (4, "beta", "accuracy")]
     assert len(beta.seeds) == 2 and beta.value == pytest.approx(sum(beta.seeds) / 2)
     places = sorted(os.listdir(f"{folder}/cache/transfer"))
@@ -80,6 +80,42 @@ def test_checkpoints_are_fine_tuned_with_their_seeds_and_only_once(folder, capsy
     shown = capsys.readouterr().out
     assert "alpha *" in shown and "±" in shown and "gap" in shown
     assert ("most frequent" in shown or "majority" in shown) and "untrained" in shown
+
+
+@pytest.mark.slow
+def test_the_control_comes_later_and_may_fail_alone(folder, capsys, monkeypatch):
+    flags = ["--gin_file=gin/eval/transfer.gin", f"--checkpoints={folder}/pretrained/checkpoints/*"]
+    flags += [f"--gin.CACHE_DIR={folder}/cache", f"--gin.FineTuned.run={folder}/objects.gin"]
+    flags += ["--gin.FineTuned.seeds=[3]", "--gin.EvaluateConfig.controls=False"]
+    flags += ["--gin.FineTuned.settings=['OptimizerConfig.warmup_steps = 0', 'STEPS = 2']"]
+    trained, train_run = [], transfer.train
+
+    def train(run, **how):
+        trained.append(run)
+        if run.init_from is None and len(trained) == 2:
+            raise UserError("diverged")
+        return train_run(run, **how)
+
+    monkeypatch.setattr(transfer, "train", train)
+    with pytest.raises(UserError, match="2 cells failed: the untrained encoder, .*: diverged"):
+        evaluate.main(flags)
+    assert [run.init_from is None for run in trained] == [False, True, False]  # it fails once
+    rows = [
+        r for r in results.read(f"{folder}/pretrained/results.jsonl") if "seeds:3" in r.signature
+    ]
+    assert {row.step for row in rows if row.model is None} == {2, 4}
+    assert results.UNTRAINED not in {row.model for row in rows}
+    trained.clear()
+    evaluate.main([*flags, "--gin.FineTuned.from_scratch=False"])
+    assert not trained and capsys.readouterr().out.count("(was there)") == 2
+    trained.append(None)
+    trained.append(None)  # nothing fails any more
+    evaluate.main(flags)
+    (run,) = trained[2:]
+    assert run.init_from is None
+    rows = results.read(f"{folder}/pretrained/results.jsonl")
+    signs = {row.signature for row in rows if row.model == results.UNTRAINED}
+    assert any("seeds:3" in sign for sign in signs)
 
 
 def test_what_cannot_be_fine_tuned_is_refused(folder):

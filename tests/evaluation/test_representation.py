@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from xl_flax.errors import UserError
-from xl_flax.evaluation import search
+from xl_flax.evaluation import representation, search
 from xl_flax.evaluation.representation import RepresentationSimilarity, linear_cka
 from xl_flax.evaluation.results import MACRO
 from xl_flax.evaluation.sentences import Space
@@ -21,7 +21,7 @@ def normal(seed, *shape):
 
 def cka_of(x, y):
     """It, and the same with the rows of y in another order."""
-    return tuple(float(cka[0, 1]) for cka in linear_cka([x, y]))
+    return tuple(linear_cka([x, y], [(0, 1)])[0].tolist())
 
 
 def by_kernels(x, y):
@@ -51,23 +51,21 @@ def test_sparse_vectors_are_taken_a_few_rows_at_a_time(monkeypatch):
     assert whole[0] == pytest.approx(by_kernels(x, y), rel=1e-4)
 
 
-def test_many_languages_are_compared_at_once(monkeypatch):
-    monkeypatch.setattr("xl_flax.evaluation.representation.SIMILARITIES", 2000)  # ten rows
-    every = [normal(i, 50, 8 + i) for i in range(4)]
+@pytest.mark.parametrize("form", ["features", "kernels"])
+def test_many_languages_are_compared_at_once(monkeypatch, form):
+    other = {"features": "kernels", "kernels": "features"}[form]
+    monkeypatch.setattr(representation, "SUMMED", 500)  # ten rows
+    monkeypatch.setattr(representation, f"_inner_products_of_{other}", None)
+    n, more = (50, 0) if form == "features" else (30, 40)
+    every = [normal(i, n, 4 + i + more) for i in range(4)]
     every[3] = np.concatenate([every[0], every[2]], axis=1)
-    found, shuffled = linear_cka(every)
-    assert found.shape == shuffled.shape == (4, 4)
-    for i in range(4):
-        assert found[i, i] == pytest.approx(1, rel=1e-5)
-        for j in range(i):
-            assert (
-                found[i, j]
-                == found[j, i]
-                == pytest.approx(by_kernels(every[i], every[j]), rel=1e-4)
-            )
-            order = np.random.default_rng(0).permutation(50)
-            expected = by_kernels(every[i], every[j][order])
-            assert shuffled[i, j] == pytest.approx(expected, rel=1e-4)
+    pairs = [(0, 1), (2, 0), (3, 1), (2, 2)]
+    order = np.random.default_rng(0).permutation(n)
+    found = linear_cka(every, pairs)
+    assert found[3, 0] == pytest.approx(1)
+    for (a, b), (cka, shuffled) in zip(pairs, found, strict=True):
+        assert cka == pytest.approx(by_kernels(every[a], every[b]), rel=1e-4)
+        assert shuffled == pytest.approx(by_kernels(every[a], every[b][order]), rel=1e-4)
 
 
 def test_turned_and_stretched_vectors_have_one_shape_and_others_have_not():
@@ -89,6 +87,8 @@ def test_where_all_are_equal_nothing_is_alike():
     # Nearly equal is not equal: float32 around 100 knows differences of 1e-3.
     x = normal(0, 30, 4)
     assert cka_of(1e-3 * x + 100, x)[0] == pytest.approx(1, abs=0.01)
+    for factor in (1e-30, 3e7, 1e30):  # float32 does not have their fourth powers
+        assert cka_of(factor * x, x)[0] == pytest.approx(1)
 
 
 DESCRIPTION = types.SimpleNamespace(

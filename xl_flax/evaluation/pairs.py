@@ -20,8 +20,7 @@ from xl_flax.evaluation.sentences import SentenceEvaluation, Space
 PairVectors = Callable[[str, str], tuple[Vectors, Vectors]]
 # A mixture, the space, and the vectors there: all that `score` is given, one after the other.
 Embedded = tuple[DatasetSpec, Space, PairVectors]
-# How the same vectors are compared, where an evaluation has several ways.
-Way = str | None
+Way = str | None  # of comparing vectors, as by cosine or margin; None where there is one only
 
 
 class Number(NamedTuple):
@@ -42,7 +41,7 @@ class PairEvaluation(SentenceEvaluation):
 
     @property
     def ways(self) -> Sequence[Way]:
-        """Those that have results of their own."""
+        """In which the same vectors are compared; each has results, and a signature, of its own."""
         return (None,)
 
     def compare(

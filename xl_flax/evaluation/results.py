@@ -103,7 +103,7 @@ def means(
     averaged_as: Callable[[Result], Iterable[tuple[str, ...]]],
     template: Callable[..., Result],
 ) -> list[Result]:
-    """Unweighted means of the results of each metric.
+    """Unweighted means of the results of each metric, in the order of the first of each.
 
     Args:
       results: of pairs of languages, or of one language each.
@@ -114,9 +114,10 @@ def means(
     for result in results:
         for languages in averaged_as(result):
             values.setdefault((result.metric, languages), []).append(result.value)
+    place = {metric: i for i, metric in enumerate(dict.fromkeys(metric for metric, _ in values))}
     return [
         template(languages=languages, metric=metric, value=float(np.mean(own)), n=len(own))
-        for (metric, languages), own in sorted(values.items())
+        for (metric, languages), own in sorted(values.items(), key=lambda item: place[item[0][0]])
     ]
 
 

@@ -90,7 +90,10 @@ class SentenceRetrieval(PairEvaluation):
                     yield similarity, number
 
     def averaged_as(self, result: Result) -> list[tuple[str, ...]]:
-        """All ordered pairs, and by language: (language, "macro") where it is the query's."""
+        """All ordered pairs, those of a query's language, those of a language searched.
+
+        They are ("macro",), (language, "macro") and ("macro", language).
+        """
         if result.metric == "p@1_mean":
             return []
         query, searched = result.languages

@@ -40,6 +40,7 @@ from xl_flax.parallel.rules import Partitioning
 
 T, U = TypeVar("T"), TypeVar("U")
 CLAIMS = ".claims"  # in the folder of results
+CONTROLS = ()  # in place of a checkpoint's step and id
 POLL = 1.0  # seconds between two looks at what other processes do
 
 
@@ -256,8 +257,8 @@ class Sweep:
             results = part(subject, context)
             if jax.process_index() == 0:
                 path = results_path(target)
-                own = [result for result in results if result.model is None]
-                results_lib.write(path, target.source, own)
+                if own := [result for result in results if result.model is None]:
+                    results_lib.write(path, target.source, own)
                 if beside := controls.sourced(r for r in results if r.model is not None):
                     controls.add(path, beside)
                 for sign, (data, scored) in context.predictions.items():
@@ -298,12 +299,12 @@ class Sweep:
         """Whether there are all these results, of this command where they are to be replaced."""
         if self.overwrite:
             return {(target.checkpoint, sign) for sign in signatures} <= self._fresh
-        there = {row.signature for row in self._lines(target)}
+        there = {row.signature for row in self._lines(target) + self._control_lines(target)}
         return distributed.decide_on_first(signatures <= there)
 
     def _kept(self, cell: Cell) -> list[Result]:
         """The results of a cell that are in the file, part by part."""
-        rows = self._lines(cell.target)
+        rows = self._lines(cell.target) + self._control_lines(cell.target)
         return [r for _, signs in cell.parts for r in results_lib.from_rows(rows, signs)]
 
     def _lines(self, target: Target) -> list[Row]:
@@ -316,9 +317,15 @@ class Sweep:
         if path not in self._rows or self._rows[path][0] != state:
             of_sources: dict[tuple, list[Row]] = {}
             for row in results_lib.read(path):
-                of_sources.setdefault((row.step, row.id), []).append(row)
+                source = (row.step, row.id) if row.model is None else CONTROLS
+                of_sources.setdefault(source, []).append(row)
             self._rows[path] = state, of_sources
         return self._rows[path][1].get((target.source.step, target.source.id), [])
+
+    def _control_lines(self, target: Target) -> list[Row]:
+        """What the file holds of controls, whose signatures say what they are of."""
+        self._lines(target)
+        return self._rows[results_path(target)][1].get(CONTROLS, [])
 
 
 def results_path(target: Target) -> str:
@@ -362,7 +369,7 @@ def _claim(cell: Cell) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def alone_in(folder: str, busy: str) -> Iterator[None]:
-    """Only one command at a time works in a folder; of its processes the first one waits."""
+    """Keeps other commands out of a folder, as `locked` does; of several processes one waits."""
     if jax.process_index():
         yield
         return

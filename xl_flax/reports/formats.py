@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 
 from xl_flax.reports.tables import GAPS, Key, Number, Table, scale
@@ -113,7 +114,8 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
     "±": r"$\pm$", "→": r"$\to$", "—": "---", "−": "$-$",
 }  # fmt: skip
-FIRST_BEYOND_LATIN = 0x250  # up to here pdflatex has all letters
+# A letter that pdflatex may lack: Latin-1, Latin Extended-A, dashes, quotes and € it has.
+_BEYOND_PDFLATEX = re.compile(r"[^\x00-\u017f\u2013-\u2026\u20ac]")
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -139,6 +141,6 @@ def latex(tables: Sequence[Table]) -> str:
         texts.append("\n".join(lines))
     text = "\n\n".join(texts) + "\n"
     needs = r"\usepackage{booktabs}"
-    if any(ord(c) >= FIRST_BEYOND_LATIN for c in text):
+    if _BEYOND_PDFLATEX.search(text):
         needs += ", and LuaLaTeX or XeLaTeX with fonts of the scripts of its names"
     return f"% Needs {needs}.\n{text}"

@@ -275,7 +275,7 @@ def name_controls(records: Sequence[Record], say: Callable[[str], None]) -> list
             if (learnt := record.parts.get("trained")) and _learnt(records, record) > 1:
                 name += f" of {learnt}"
             key = (record.row.data, record.row.languages, record.row.metric, record.row.similarity)
-            key += (record.layer, record.parts.get("center"))
+            key += (record.layer, record.parts.get("center"), record.parts.get("recipe"))
             by_name.setdefault(name, {}).setdefault(record.setting, {}).setdefault(key, record)
     named = [record for record in records if record.row.model is None]
     for name, of_settings in by_name.items():

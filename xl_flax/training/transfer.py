@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import signal
 import statistics
@@ -17,8 +18,9 @@ from xl_flax.checkpoints.load import vocabulary_path
 from xl_flax.data.manifest import Cache
 from xl_flax.data.prepare import DatasetSpec
 from xl_flax.data.vocabulary import Vocabulary, load_vocabulary
-from xl_flax.evaluation import controls, targets
+from xl_flax.errors import UserError, message
 from xl_flax.evaluation import results as results_lib
+from xl_flax.evaluation import targets
 from xl_flax.evaluation.base import Evaluation, Subject
 from xl_flax.evaluation.config import EvaluateConfig
 from xl_flax.evaluation.context import Context
@@ -57,6 +59,14 @@ class FineTuned(Evaluation):
         return []
 
     @property
+    def parts(self) -> list[Evaluation]:
+        """The checkpoint, then its control, which may fail or be there without it."""
+        if not self.from_scratch:
+            return [self]
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return [self, _FromScratch(**own)]
+
+    @property
     def title(self) -> str:
         """The Gin file's name."""
         return f"{type(self).__name__} as {self._name}"
@@ -77,16 +87,10 @@ class FineTuned(Evaluation):
         if subject.checkpoint is None:
             self.fail("only a checkpoint can be fine-tuned")
         of_seeds = self._run(subject, f"{subject.key}{sign}")
-        results = _means(of_seeds, signature=sign)
+        results = _over_seeds(of_seeds, signature=sign)
         for row in of_seeds[0].values():
             if row.model is not None:  # it needs no model, and so no seeds
                 results.append(_result(row, signature=results_lib.of_model(sign, row.model)))
-        if self.from_scratch:
-            shape = controls.shape(dataclasses.replace(subject.description, heads={}))
-            of_scratch = results_lib.of_model(sign, f"{UNTRAINED}#{shape}")
-            run = lambda: self._run(subject, of_scratch, "TrainConfig.init_from = None")  # noqa: E731
-            of_seeds = context.once(of_scratch, run)
-            results += _means(of_seeds, signature=of_scratch, model=UNTRAINED)
         return results
 
     @property
@@ -99,7 +103,7 @@ class FineTuned(Evaluation):
         what = "\n".join([text, *self.settings])
         digest = hashlib.sha256(what.encode()).hexdigest()[:6]
         seeds = ",".join(map(str, self.seeds))
-        return signature("transfer", run=f"{self._name}#{digest}", seeds=seeds)
+        return signature("transfer", recipe=f"{self._name}#{digest}", seeds=seeds)
 
     def _run(self, subject: Subject, about: str, *more: str) -> list[dict[tuple, Row]]:
         """As `_trained`, in the folder of what the runs are about; one command at a time."""
@@ -147,8 +151,38 @@ class FineTuned(Evaluation):
         return found
 
 
-def _means(of_seeds: Sequence[dict[tuple, Row]], **about: Any) -> list[Result]:
-    """Of the models' results that all seeds have."""
+@dataclasses.dataclass(frozen=True)
+class _FromScratch(FineTuned):
+    """The control: an encoder of a checkpoint's shape that was never trained, fine-tuned alike."""
+
+    @property
+    def parts(self) -> list[Evaluation]:
+        return [self]
+
+    def signatures(self, description: Description, context: Context) -> list[str]:
+        (sign,) = super().signatures(description, context)
+        # All of the encoder: a run takes its dropout and dtype, too, where it sets none.
+        what = json.dumps([description.encoder.to_dict(), description.vocabulary], sort_keys=True)
+        shape = hashlib.sha256(what.encode()).hexdigest()[:12]
+        return [results_lib.of_model(sign, f"{UNTRAINED}#{shape}")]
+
+    def __call__(self, subject: Subject, context: Context) -> list[Result]:
+        (sign,) = self.signatures(subject.description, context)
+
+        def run() -> list[dict[tuple, Row]] | UserError:
+            try:
+                return self._run(subject, sign, "TrainConfig.init_from = None")
+            except UserError as error:
+                return UserError(f"the untrained encoder, a control: {message(error)}")
+
+        of_seeds = context.once(sign, run)  # also a failure, for the other checkpoints
+        if isinstance(of_seeds, UserError):
+            raise of_seeds
+        return _over_seeds(of_seeds, signature=sign, model=UNTRAINED)
+
+
+def _over_seeds(of_seeds: Sequence[dict[tuple, Row]], **about: Any) -> list[Result]:
+    """Means of the models' results that all seeds have."""
     means = []
     for key, first in of_seeds[0].items():
         values = tuple(own[key].value for own in of_seeds if key in own)
