@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from xl_flax.data.links import Links
 
@@ -74,6 +73,8 @@ def match(similarity_MxN: np.ndarray) -> np.ndarray:
     Returns:
       bool[M, N].
     """
+    from scipy.optimize import linear_sum_assignment  # late: every command imports this module
+
     links_MxN = np.zeros(similarity_MxN.shape, bool)
     links_MxN[linear_sum_assignment(similarity_MxN, maximize=True)] = True
     return links_MxN
