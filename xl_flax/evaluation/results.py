@@ -110,14 +110,14 @@ def means(
       averaged_as: the `languages` of the means that a result counts in.
       template: `Result` without languages, metric, value and n, which is the number of terms.
     """
-    values: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    values: dict[str, dict[tuple[str, ...], list[float]]] = {}
     for result in results:
         for languages in averaged_as(result):
-            values.setdefault((result.metric, languages), []).append(result.value)
-    place = {metric: i for i, metric in enumerate(dict.fromkeys(metric for metric, _ in values))}
+            values.setdefault(result.metric, {}).setdefault(languages, []).append(result.value)
     return [
         template(languages=languages, metric=metric, value=float(np.mean(own)), n=len(own))
-        for (metric, languages), own in sorted(values.items(), key=lambda item: place[item[0][0]])
+        for metric, by_languages in values.items()
+        for languages, own in by_languages.items()
     ]
 
 
