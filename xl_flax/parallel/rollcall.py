@@ -55,8 +55,8 @@ class Link:
         Raises:
           TimeoutError: there was none within so many seconds.
         """
-        self._socket.settimeout(seconds)
         try:
+            self._socket.settimeout(seconds)  # an error, too, once this side has closed it
             line = self._lines.readline(LONGEST_LINE)
             message = json.loads(line) if line.endswith(b"\n") else None
         except TimeoutError:
