@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -13,6 +14,7 @@ from xl_flax import cli, train
 from xl_flax.errors import UserError
 from xl_flax.objectives.mlm import MaskedLM
 from xl_flax.parallel.mesh import make_partitioning
+from xl_flax.training import setup
 from xl_flax.training.config import TrainConfig
 from xl_flax.training.program import assumed_streams, lower_without_data, make_program
 
@@ -82,3 +84,14 @@ def test_each_objective_says_what_it_usually_reads(tmp_path, objective):
     partitioning = make_partitioning(config.mesh, jax.devices()[:2])
     program = make_program(config, assumed_streams(config), partitioning)
     assert "mhlo.num_partitions = 2" in lower_without_data(program, config).as_text()
+
+
+def test_tables_that_others_rounded_up_may_be_trained_from_scratch():
+    xlm_r_xl = types.SimpleNamespace(size=250_002, path="v")
+    config = lambda rows: types.SimpleNamespace(  # noqa: E731
+        encoder=types.SimpleNamespace(vocab_size=rows), init_from=None
+    )
+    setup._check_vocabulary(xlm_r_xl, config(250_880))
+    for rows in (250_001, 253_000):
+        with pytest.raises(UserError, match="has 250,002 pieces, but EncoderConfig.vocab_size"):
+            setup._check_vocabulary(xlm_r_xl, config(rows))

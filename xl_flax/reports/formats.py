@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Callable, Sequence
 
 from xl_flax.reports.tables import GAPS, Key, Number, Table, scale
@@ -114,8 +113,6 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
     "±": r"$\pm$", "→": r"$\to$", "—": "---", "−": "$-$",
 }  # fmt: skip
-# A letter that pdflatex may lack: Latin-1, Latin Extended-A, dashes, quotes and € it has.
-_BEYOND_PDFLATEX = re.compile(r"[^\x00-\u017f\u2013-\u2026\u20ac]")
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -141,6 +138,6 @@ def latex(tables: Sequence[Table]) -> str:
         texts.append("\n".join(lines))
     text = "\n\n".join(texts) + "\n"
     needs = r"\usepackage{booktabs}"
-    if _BEYOND_PDFLATEX.search(text):
-        needs += ", and LuaLaTeX or XeLaTeX with fonts of the scripts of its names"
+    if not text.isascii():  # pdflatex has few letters more, and which ones depends on its fonts
+        needs += ", and LuaLaTeX or XeLaTeX with fonts of the letters beyond ASCII"
     return f"% Needs {needs}.\n{text}"
